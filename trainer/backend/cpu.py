@@ -92,7 +92,12 @@ def _complete_torch_cpu() -> None:
     for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats"):
         if not hasattr(torch.cpu, name):
             setattr(torch.cpu, name, lambda *args, **kwargs: None)
-    for name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
+    for name in (
+        "memory_allocated",
+        "memory_reserved",
+        "max_memory_allocated",
+        "max_memory_reserved",
+    ):
         if not hasattr(torch.cpu, name):
             setattr(torch.cpu, name, lambda *args, **kwargs: 0)
     # Checkpoints hold the device's random state beside torch's own; here they are the same.

@@ -13,15 +13,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer.backend.settings import last_saved_step
 from trainer.checkpoint import has_weights
 
 PROBE = "Let's check this checkpoint: 1 + 1 = 2."
-
-
-def last_saved_step(verl_folder: Path) -> int:
-    """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
-    tracker = verl_folder / "latest_checkpointed_iteration.txt"
-    return int(tracker.read_text()) if tracker.exists() else 0
 
 
 def export(verl_folder: Path, start: Path, target: Path, steps: int) -> dict:

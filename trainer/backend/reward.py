@@ -17,4 +17,8 @@ async def compute_score(data_source, solution_str: str, ground_truth, extra_info
         and `reason`, why it was decided so.
     """
     result = grade(solution_str, list(ground_truth))
-    return {"score": float(result.correct), "acc": float(result.correct), "reason": str(result.reason)}
+    return {
+        "score": float(result.correct),
+        "acc": float(result.correct),
+        "reason": str(result.reason),
+    }

@@ -59,6 +59,12 @@ def settings(
     }
 
 
+def last_saved_step(verl_folder: Path) -> int:
+    """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
+    tracker = verl_folder / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
 def _data(experiment: Experiment, stage: Stage, prompts: Path) -> dict[str, Any]:
     return {
         "data.train_files": str(prompts),
@@ -190,11 +196,7 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
         "ray_kwargs.ray_init.num_cpus": 16 * hardware.ranks if hardware.device == "cpu" else None,
         "+ray_kwargs.ray_init.include_dashboard": False,
-        **(
-            {"+ray_kwargs.ray_init.num_gpus": hardware.ranks}
-            if hardware.device == "cpu"
-            else {}
-        ),
+        **({"+ray_kwargs.ray_init.num_gpus": hardware.ranks} if hardware.device == "cpu" else {}),
     }
 
 
@@ -205,12 +207,14 @@ def environment(hardware) -> dict[str, str]:
         "VERL_USE_EXTERNAL_PLUGINS": "none",
         "HF_HUB_OFFLINE": "1",  # everything was downloaded before; nothing may be fetched now
         "TOKENIZERS_PARALLELISM": "false",
+        "TQ_NUM_THREADS": "1",  # threads of one small copy; more only adds a warning to each
         "RAY_DEDUP_LOGS": "1",
         "PYTHONUNBUFFERED": "1",
     }
     if hardware.device == "cpu":
         result |= {
             "VERL_PLATFORM": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",  # taken away: Ray refuses logical GPUs where it is set
             "OMP_NUM_THREADS": str(hardware.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "KMP_BLOCKTIME": "0",

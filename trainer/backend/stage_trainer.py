@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from trainer.backend.metrics import rollout_metrics, translated
-from trainer.backend.records import append_record, keep_steps
+from trainer.records import append_record, keep_steps
 from trainer.checkpoint import eos_ids
 
 NAME = "stagecraft"
@@ -98,7 +98,9 @@ class StageTrainer(PPOTrainerSync):
             "epoch": epoch,
         }
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
-        bad = [name for name in ("loss", "grad_norm", "entropy") if not np.isfinite(ours.get(name, 0))]
+        bad = [
+            name for name in ("loss", "grad_norm", "entropy") if not np.isfinite(ours.get(name, 0))
+        ]
         append_record(self.metrics_file, ours)
         if bad:
             raise FloatingPointError(

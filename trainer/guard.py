@@ -1,6 +1,6 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
-python -m trainer.backend.guard GRACE COMMAND...
+python -m trainer.guard GRACE COMMAND...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
@@ -35,7 +35,9 @@ def _die_with_guard() -> None:
 
 def descendants() -> list[psutil.Process]:
     """Every living process below this one."""
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return [
+        p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
