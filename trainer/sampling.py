@@ -147,7 +147,7 @@ def sample(
 ) -> list[Sample]:
     """One response to each prompt; a prompt that stands there several times is read once.
 
-        token = argmax_v (log p_v - log e_v),  e_v ~ Exp(1)
+        token = argmax_v (log p_v - log(-log u_v)),  u_v ~ U[0, 1)
 
     which draws v with probability p_v (Gumbel-max). The same model, prompts, settings and
     generator state give the same responses; another batch gives others.
@@ -301,6 +301,6 @@ def _choose(logits, temperature, top_p, top_k, generator) -> tuple[Tensor, Tenso
         admitted = (
             nucleus(logprobs, top_p, top_k) if top_p < 1 or top_k > 0 else logprobs
         )
-        noise = torch.empty_like(logprobs).exponential_(generator=generator)
-        chosen = (admitted - noise.log()).argmax(dim=-1)
+        noise = torch.empty_like(logprobs).uniform_(generator=generator)
+        chosen = (admitted - noise.log_().neg_().log_()).argmax(dim=-1)
     return chosen, logprobs.gather(-1, chosen[:, None]).squeeze(-1)

@@ -32,9 +32,7 @@ ENDS = {2, 30, 31, 32, 33}
 
 def tiny_model(name="qwen2"):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(
-        CONFIGS[name], attn_implementation="sdpa"
-    ).eval()
+    return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
 
 
 def seeded(seed=0):
@@ -57,19 +55,13 @@ def test_logprobs_are_those_of_a_full_forward_pass(name, temperature):
     model = tiny_model(name)
     prompts = PROMPTS * 4
     samples = draw(model, prompts, temperature=temperature)
-    assert (
-        len({len(one.tokens) for one in samples}) > 3
-    )  # ragged: rows left the batch on the way
+    assert len({len(one.tokens) for one in samples}) > 3  # ragged: rows left the batch on the way
     for prompt, one in zip(prompts, samples, strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + one.tokens])).logits[
-                0, len(prompt) - 1 : -1
-            ]
+            logits = model(torch.tensor([prompt + one.tokens])).logits[0, len(prompt) - 1 : -1]
         every = (logits / temperature).log_softmax(dim=-1)
         expected = every.gather(-1, torch.tensor(one.tokens)[:, None]).squeeze(-1)
-        torch.testing.assert_close(
-            torch.tensor(one.logprobs), expected, atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(one.logprobs), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -120,27 +112,20 @@ def test_equal_prompts_are_answered_independently():
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     model = tiny_model()
     count = 20_000
-    firsts = [
-        one.tokens[0] for one in draw(model, [[5, 6, 7]] * count, max_new_tokens=1)
-    ]
+    firsts = [one.tokens[0] for one in draw(model, [[5, 6, 7]] * count, max_new_tokens=1)]
     with torch.no_grad():
         expected = model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(dim=-1)
     seen = torch.bincount(torch.tensor(firsts), minlength=50) / count
     assert (seen - expected).abs().max() < 4 * math.sqrt(0.25 / count)
 
 
-@pytest.mark.parametrize(
-    "cut", [{"top_p": 0.5}, {"top_k": 3}, {"top_p": 0.8, "top_k": 2}]
-)
+@pytest.mark.parametrize("cut", [{"top_p": 0.5}, {"top_k": 3}, {"top_p": 0.8, "top_k": 2}])
 def test_nothing_outside_the_nucleus_is_drawn(cut):
     model = tiny_model()
     samples = draw(model, [[5, 6, 7]] * 2000, max_new_tokens=1, **cut)
     with torch.no_grad():
         ordered = (
-            model(torch.tensor([[5, 6, 7]]))
-            .logits[0, -1]
-            .softmax(dim=-1)
-            .sort(descending=True)
+            model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(dim=-1).sort(descending=True)
         )
     size = int((ordered.values.cumsum(-1) < cut.get("top_p", 1 - 1e-6)).sum()) + 1
     size = min(size, cut.get("top_k", size))
