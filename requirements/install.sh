@@ -130,7 +130,7 @@ if [ "$family" = cpu ]; then
     if ! install "$torch" 2>"$venv/torch.log"; then
         say "pip finds no $torch by its own configuration: asking PyTorch's CPU index"
         install --index-url "$pytorch_cpu_index" "$torch" 2>>"$venv/torch.log" || {
-            grep -i error "$venv/torch.log" >&2 || true
+            grep '^ERROR' "$venv/torch.log" | cut -c1-120 | sort -u >&2 || true
             refuse "$torch for Python $(version_of "$python") is neither where pip looks nor in PyTorch's CPU index" \
                 "put its wheel into a folder and set PIP_FIND_LINKS to it, or try the other Python (PYTHON=...)"
         }
