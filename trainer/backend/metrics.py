@@ -82,3 +82,32 @@ def rollout_metrics(
         if chosen.any():
             result[f"response_length/{name}"] = lengths[chosen].mean()
     return {name: float(value) for name, value in result.items()}
+
+
+class ProbabilityMismatchError(RuntimeError):
+    """Rollout and trainer disagree on how likely the sampled tokens were."""
+
+
+def check_probabilities(difference: float, tolerance: float, dtype: str, step: int) -> None:
+    """Refuse to train on rollouts of another policy than the one being trained.
+
+    Args:
+        difference: Largest |p_rollout - p_trainer| over the tokens of the step.
+        tolerance: Largest difference allowed.
+        dtype: Type that both compute in. Only float32 is held to the tolerance: bfloat16 differs
+            by more from rounding alone, so there the difference is recorded and not judged.
+        step: For the message.
+
+    Raises:
+        ProbabilityMismatchError: float32, and the difference is larger or not a number.
+    """
+    if dtype != "float32" or difference <= tolerance:
+        return
+    raise ProbabilityMismatchError(
+        f"step {step}: rollout and trainer probabilities differ by up to {difference:.3g}, "
+        f"more than {tolerance:.3g}\n\n"
+        "hint: likely causes are weights that did not reach the rollout engine, a model whose "
+        "vocabulary is larger than its tokenizer's (ids that one side masks and the other does "
+        "not), another temperature or dtype on one side, or padding that shifts positions; "
+        "`hardware.probability_tolerance` is the bound"
+    )

@@ -1,0 +1,175 @@
+"""The real flow on real verl: interrupted, resumed, finished, and run again. Minutes, no GPU.
+
+The runs share one output folder and build on each other, as they do for a person.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.artifacts import read_json
+from trainer.records import read_records
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "flows.pipeline", "experiment=lab/smoke", "stages.0.steps=3"]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+class Run:
+    """One `python -m flows.pipeline` as a person would start it, in a folder of its own."""
+
+    def __init__(self, output: Path, *overrides: str):
+        self.mark = uuid4().hex  # in the environment of every process that the run starts
+        self.log = output.parent / f"{self.mark}.log"
+        self.process = subprocess.Popen(
+            [*COMMAND, f"output={output}", *overrides],
+            cwd=output.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark},
+            stdout=self.log.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, pattern: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            assert self.process.poll() is None, f"ended before {pattern!r}:\n{self.text}"
+            assert time.monotonic() < deadline, f"{pattern!r} did not come:\n{self.text}"
+            time.sleep(0.1)
+
+    def left_behind(self) -> list[str]:
+        """Command lines of processes of this run that are still alive."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("STAGECRAFT_RUN") == self.mark:
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pipeline") / "outputs"
+
+
+@pytest.fixture(scope="module")
+def interrupted(output) -> Run:
+    run = Run(output)
+    run.wait_for(r"step 1/3", 600)
+    run.asked = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    run.process.wait(60)
+    run.took = time.monotonic() - run.asked
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted, output) -> Run:
+    """The same command again, to its end."""
+    run = Run(output)
+    run.process.wait(1200)
+    assert run.process.returncode == 0, run.text
+    return run
+
+
+@pytest.fixture(scope="module")
+def stages(finished, output) -> list[dict]:
+    found = [read_json(path) for path in (output / "stages").glob("*/stage.json")]
+    return sorted(found, key=lambda stage: stage["position"])
+
+
+def test_ctrl_c_ends_everything_within_ten_seconds(interrupted):
+    assert interrupted.process.returncode == 130, interrupted.text
+    assert interrupted.took < 10
+    assert interrupted.left_behind() == []
+    assert "goes on from the last checkpoint" in interrupted.text
+
+
+def test_the_next_run_resumes_and_makes_each_step_once(finished, stages):
+    assert "resumes after step 1" in finished.text
+    first = stages[0]
+    assert [attempt["outcome"] for attempt in first["attempts"]] == ["interrupted", "finished"]
+    records = read_records(Path(first["checkpoint"]["path"]).parent / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3]
+
+
+def test_a_stage_starts_where_the_one_before_ended(stages):
+    assert stages[1]["start"] == stages[0]["checkpoint"]
+    assert [stage["steps"] for stage in stages] == [3, 2]
+
+
+def test_rollout_and_trainer_agree_on_probabilities_at_every_step(stages):
+    for stage in stages:
+        for record in read_records(Path(stage["checkpoint"]["path"]).parent / "metrics.jsonl"):
+            assert 0 <= record["probability_difference/max"] < 1e-3
+
+
+def test_counters_are_what_was_asked_for(stages):
+    counters = stages[0]["counters"]
+    assert (counters["steps"], counters["updates"]) == (3, 3)
+    assert (counters["prompts"], counters["rollouts"]) == (3 * 8, 3 * 8 * 4)
+    assert 0 < counters["tokens_generated"] <= counters["rollouts"] * 64
+
+
+def test_every_response_of_every_evaluation_is_kept(finished, output):
+    folders = list((output / "evaluations").iterdir())
+    assert len(folders) == 3  # base and two stages
+    for folder in folders:
+        table = pq.read_table(folder / "responses.parquet")
+        assert len(table) == 8 * 2
+        score = read_json(folder / "evaluation.json")["metrics"]["avg_at_k"]
+        assert sum(table["correct"].to_pylist()) / 16 == pytest.approx(score)
+
+
+def test_progress_summary_and_report_are_shown(finished, output):
+    assert re.search(r"step 2/3 +reward \d.* tokens/s +left \d", finished.text)
+    assert re.search(r"^base ", finished.text, re.M)
+    assert "make ui" in finished.text
+    page = (output / "reports" / "lab_smoke-seed0" / "report.html").read_text()
+    assert "2-L2-" in page
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+
+
+def test_mlflow_has_a_run_for_each_attempt_with_its_outcome(finished, output):
+    from tasks.track import store_uri
+
+    mlflow = pytest.importorskip("mlflow")
+    client = mlflow.MlflowClient(store_uri(output))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "lab_smoke"]
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = [
+        (run.data.tags["stagecraft.kind"], run.data.tags.get("stagecraft.name"), run.info.status)
+        for run in runs
+    ]
+    names = sorted((name, status) for kind, name, status in kinds if kind == "stage")
+    assert [status for _, status in names] == ["FINISHED", "KILLED", "FINISHED"]
+    pipelines = sorted(status for kind, _, status in kinds if kind == "pipeline")
+    assert pipelines == ["FINISHED", "KILLED"]
+    parents = {run.info.run_id for run in runs if run.data.tags["stagecraft.kind"] == "pipeline"}
+    for run in runs:
+        if run.data.tags["stagecraft.kind"] == "stage":
+            assert run.data.tags["mlflow.parentRunId"] in parents
+            assert run.data.metrics and run.inputs.dataset_inputs
+
+
+def test_a_finished_experiment_trains_nothing(finished, output):
+    run = Run(output)
+    run.process.wait(120)
+    assert run.process.returncode == 0, run.text
+    assert run.text.count("already trained") == 2
+    assert "step 1/" not in run.text

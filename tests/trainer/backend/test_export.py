@@ -1,0 +1,71 @@
+"""Out of verl's folders: whole, loaded back, and refused where something is missing."""
+
+import shutil
+
+import pytest
+
+from trainer.backend.export import check, export
+from trainer.backend.settings import last_saved_step
+from trainer.checkpoint import eos_ids, has_weights
+from trainer.lab import BASE
+
+
+@pytest.fixture
+def verl_folder(tmp_path):
+    """What verl leaves after step 3: tokenizer, config and weights, and then the tracker file."""
+    folder = tmp_path / "verl"
+    shutil.copytree(BASE, folder / "global_step_3" / "actor" / "huggingface")
+    (folder / "latest_checkpointed_iteration.txt").write_text("3")
+    return folder
+
+
+def test_a_whole_checkpoint_is_exported_and_described(verl_folder, tmp_path):
+    target = tmp_path / "checkpoint"
+    result = export(verl_folder, BASE, target, steps=3)
+    assert has_weights(target) and (target / "handoff.json").exists()
+    assert result["parameters"] > 100_000 and result["probe_logprob"] < 0
+
+
+def test_fewer_steps_than_asked_are_an_error(verl_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"to make 5 steps.*of step 3"):
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=5)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_folder_without_weights_is_never_a_checkpoint(verl_folder, tmp_path):
+    (verl_folder / "global_step_3" / "actor" / "huggingface" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no weights"):
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_truncated_weights_do_not_load(verl_folder, tmp_path):
+    weights = verl_folder / "global_step_3" / "actor" / "huggingface" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(Exception, match=r"(?i)safetensor|header|incomplete|invalid"):
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_an_export_replaces_what_an_earlier_one_left(verl_folder, tmp_path):
+    target = tmp_path / "checkpoint"
+    target.mkdir()
+    (target / "old").write_text("")
+    export(verl_folder, BASE, target, steps=3)
+    assert not (target / "old").exists() and has_weights(target)
+
+
+def test_a_changed_chat_template_is_refused(verl_folder, tmp_path):
+    folder = verl_folder / "global_step_3" / "actor" / "huggingface"
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "!")
+    with pytest.raises(ValueError, match="chat template"):
+        check(folder, BASE)
+
+
+def test_nothing_saved_is_step_0(tmp_path):
+    assert last_saved_step(tmp_path) == 0
+
+
+def test_responses_end_where_the_tokenizer_and_the_generation_config_say():
+    assert len(eos_ids(BASE)) >= 1

@@ -1,0 +1,62 @@
+"""What a batch of rollouts was like, and verl's names under ours."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.backend.metrics import (
+    ProbabilityMismatchError,
+    check_probabilities,
+    rollout_metrics,
+    translated,
+)
+
+
+def test_two_prompt_groups_by_hand():
+    """Group a has rewards 1 0, group b 1 1: one of two groups teaches nothing."""
+    found = rollout_metrics(
+        uids=["a", "b", "a", "b"],
+        rewards=[1, 1, 0, 1],
+        correct=[1, 1, 0, 1],
+        lengths=[10, 20, 30, 40],
+        truncated=[False, False, True, False],
+    )
+    assert found["reward/mean"] == 0.75
+    assert found["zero_variance_share"] == 0.5
+    assert found["truncated_share"] == 0.25
+    assert (found["prompts"], found["rollouts"], found["tokens/generated"]) == (2, 4, 100)
+    assert found["response_length/wrong"] == 30
+    assert found["response_length/correct"] == pytest.approx(70 / 3)
+
+
+def test_a_shaped_reward_does_not_pass_for_correctness():
+    found = rollout_metrics(["a", "a"], [-5, 5], [0, 1], [1, 1], [False, False])
+    assert (found["reward/mean"], found["correct/mean"]) == (0, 0.5)
+
+
+@given(st.permutations(range(6)))
+def test_the_order_of_rollouts_does_not_matter(order):
+    columns = (list("aabbcc"), [1, 0, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0], [5, 6, 7, 8, 9, 10])
+    cut = [False, True, False, False, True, False]
+    shuffled = [[column[i] for i in order] for column in (*columns, cut)]
+    straight = rollout_metrics(*columns, cut)
+    assert rollout_metrics(*shuffled) == pytest.approx(straight)
+
+
+def test_verls_names_become_ours_and_unknown_ones_are_left_out():
+    found = translated({"actor/entropy": 0.5, "timing_s/step": 2, "perf/mfu/actor": 0.1})
+    assert found == {"entropy": 0.5, "seconds/step": 2.0}
+
+
+def test_probabilities_that_agree_are_let_pass():
+    check_probabilities(9e-4, 1e-3, "float32", step=1)
+
+
+@pytest.mark.parametrize("difference", [2e-3, float("nan"), float("inf")])
+def test_probabilities_that_differ_stop_the_stage_and_name_likely_causes(difference):
+    with pytest.raises(ProbabilityMismatchError, match=r"(?s)step 4.*vocabulary.*hardware\."):
+        check_probabilities(difference, 1e-3, "float32", step=4)
+
+
+def test_in_bfloat16_the_difference_is_recorded_and_not_judged():
+    check_probabilities(0.1, 1e-3, "bfloat16", step=1)

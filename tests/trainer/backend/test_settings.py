@@ -1,0 +1,112 @@
+"""Our words to verl's words: what we ask for, and that verl's own configuration takes it."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.load import choices, load
+from conf.schema import Experiment, Hardware, Method, Stage
+from trainer.backend.settings import environment, micro_batch, overrides, settings
+
+FOLDER = Path("/runs/a stage, with 'quotes'=1")
+
+
+def of(experiment: Experiment, position: int = 0) -> dict:
+    return settings(
+        experiment,
+        experiment.stages[position],
+        start=Path("/models/base"),
+        prompts=FOLDER / "prompts.parquet",
+        folder=FOLDER,
+    )
+
+
+def experiment(**changes) -> Experiment:
+    stage = Stage(context_length=64, steps=7, batch_size=32, mini_batch_size=16, group_size=8)
+    return Experiment(**{"stages": [stage], "seed": 3} | changes)
+
+
+def test_a_stage_says_the_same_in_both_languages():
+    values = of(experiment(method=Method(advantage="rloo", clip_high=0.28)))
+    assert values["data.max_response_length"] == 64
+    assert values["data.train_batch_size"] == 32
+    assert values["actor_rollout_ref.actor.ppo_mini_batch_size"] == 16
+    assert values["actor_rollout_ref.rollout.n"] == 8
+    assert values["trainer.total_training_steps"] == 7
+    assert values["trainer.total_epochs"] > 7  # verl stops at whichever comes first
+    assert values["algorithm.adv_estimator"] == "rloo"
+    assert values["actor_rollout_ref.actor.clip_ratio_high"] == 0.28
+    assert values["data.seed"] == 3
+    assert values["+trainer.stagecraft.updates_per_step"] == 2
+
+
+def test_without_a_kl_term_no_reference_is_kept():
+    assert of(experiment())["actor_rollout_ref.actor.use_kl_loss"] is False
+    values = of(experiment(stages=[Stage(kl_coefficient=0.001)]))
+    assert values["actor_rollout_ref.actor.use_kl_loss"] is True
+    assert values["actor_rollout_ref.actor.kl_loss_coef"] == 0.001
+
+
+def test_every_checkpoint_holds_what_a_resume_and_the_next_stage_need():
+    contents = of(experiment())["actor_rollout_ref.actor.checkpoint.save_contents"]
+    assert set(contents) == {"model", "optimizer", "extra", "hf_model"}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_micro_batches_come_out_even_on_every_rank(ranks):
+    values = of(experiment(hardware=Hardware(ranks=ranks, micro_batch=48)))
+    micro = values["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"]
+    assert micro <= 48 and (16 * 8 // ranks) % micro == 0
+    micro = values["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"]
+    assert micro <= 48 and (32 * 8 // ranks) % micro == 0
+
+
+def test_a_prime_share_is_cut_into_single_rollouts():
+    assert micro_batch(31, 16) == 1
+
+
+def test_the_trainer_process_calls_nobody_and_knows_our_plugin():
+    variables = environment(Hardware())
+    assert variables["HF_HUB_OFFLINE"] == "1"
+    assert variables["VERL_PLATFORM"] == "cpu"
+    assert variables["VERL_USE_EXTERNAL_MODULES"] == "trainer.backend.plugin"
+    assert "VERL_PLATFORM" not in environment(Hardware(device="cuda", rollout="vllm"))
+
+
+@pytest.fixture(scope="module")
+def compose():
+    pytest.importorskip("verl")
+    from conf.compose import compose
+
+    return lambda values: compose("verl.trainer.config", "ppo_trainer", overrides(values))
+
+
+CASES = [(name, hardware) for name in choices("experiment") for hardware in choices("hardware")]
+
+
+@pytest.mark.parametrize(("name", "hardware"), CASES, ids="-".join)
+def test_verl_takes_every_stage_of_every_experiment_on_every_machine(compose, name, hardware):
+    """verl's own ppo_trainer composes with our settings and then says what we asked for."""
+    chosen = load(f"experiment={name}", f"hardware={hardware}")
+    for position in range(len(chosen.stages)):
+        values = of(chosen, position)
+        config = compose(values)
+        for key, value in values.items():
+            node = config
+            for part in key.lstrip("+").split("."):
+                node = node[part]
+            assert node == value, key
+
+
+def test_verl_refuses_a_setting_that_it_does_not_have(compose):
+    with pytest.raises(Exception, match="use_dynamic_size"):
+        compose({"actor_rollout_ref.actor.use_dynamic_size": True})
+
+
+def test_verl_finds_the_composed_configuration_valid(compose):
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    config = compose(of(load("experiment=lab/fastcurl")))
+    assert not need_critic(config)
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)

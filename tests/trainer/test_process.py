@@ -1,0 +1,115 @@
+"""A program under guard: its exit code, its stall, its stop, and nothing left of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer.process import StalledError, how_it_ended, run_guarded
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(tmp_path: Path, text: str) -> str:
+    (tmp_path / "prog.py").write_text(textwrap.dedent(text))
+    return "prog"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(text: str, *arguments: str, progress=lambda: False, stall_timeout=60.0, **environment):
+        return run_guarded(
+            program(tmp_path, text),
+            arguments,
+            log=tmp_path / "log",
+            environment=environment,
+            progress=progress,
+            stall_timeout=stall_timeout,
+        )
+
+    return run
+
+
+def alive(pid_file: Path) -> bool:
+    return psutil.pid_exists(int(pid_file.read_text()))
+
+
+# Starts a grandchild in a session of its own, as Ray's daemons are, and writes down its pid.
+DAEMON = """
+    import subprocess, sys, time
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    open(sys.argv[1], "w").write(str(child.pid))
+"""
+
+
+def test_the_exit_code_comes_back_and_output_is_in_the_log(run, tmp_path):
+    assert run("print('hello'); raise SystemExit(7)") == 7
+    assert "hello" in (tmp_path / "log").read_text()
+
+
+def test_a_killed_program_is_told_from_one_that_failed(run):
+    code = run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "SIGKILL" in how_it_ended(code)
+
+
+def test_variables_are_added_and_an_empty_one_is_taken_away(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HIDDEN", "1")
+    run("import os; print(os.environ['SHOWN'], 'HIDDEN' in os.environ)", SHOWN="yes", HIDDEN="")
+    assert "yes False" in (tmp_path / "log").read_text()
+
+
+def test_daemons_that_left_the_session_end_with_the_program(run, tmp_path):
+    assert run(DAEMON, str(tmp_path / "pid")) == 0
+    assert not alive(tmp_path / "pid")
+
+
+def test_a_program_that_makes_no_progress_is_stopped(run, tmp_path):
+    started = time.monotonic()
+    with pytest.raises(StalledError, match="stall_timeout"):
+        run(DAEMON + "\n    time.sleep(600)", str(tmp_path / "pid"), stall_timeout=3)
+    assert time.monotonic() - started < 20
+    assert not alive(tmp_path / "pid")
+
+
+def test_progress_keeps_a_silent_program_alive(run):
+    assert run("import time; time.sleep(4)", progress=lambda: True, stall_timeout=1.5) == 0
+
+
+def test_a_program_that_ignores_sigterm_is_killed_all_the_same(run, tmp_path):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    with pytest.raises(StalledError):
+        run(deaf, stall_timeout=3)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_the_process_that_started_it(tmp_path, how):
+    program(tmp_path, DAEMON + "\n    time.sleep(600)")
+    caller = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from pathlib import Path; from trainer.process import run_guarded; "
+            f"run_guarded('prog', [{str(tmp_path / 'pid')!r}], log=Path({str(tmp_path / 'log')!r}),"
+            " environment={}, progress=lambda: False, stall_timeout=600)",
+        ],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    caller.send_signal(how)
+    caller.wait(15)
+    deadline = time.monotonic() + 12
+    while alive(tmp_path / "pid"):
+        assert time.monotonic() < deadline, "the daemon is still alive"
+        time.sleep(0.1)

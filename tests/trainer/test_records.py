@@ -1,0 +1,32 @@
+"""Records of steps survive being cut and being resumed."""
+
+from trainer.records import append_record, keep_steps, read_records
+
+
+def test_what_is_appended_is_read_back(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_records(path) == []
+    append_record(path, {"step": 1, "reward": 0.5})
+    append_record(path, {"step": 2, "reward": 1.0})
+    assert [record["step"] for record in read_records(path)] == [1, 2]
+
+
+def test_a_line_that_was_cut_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_record(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "rew')
+    assert read_records(path) == [{"step": 1}]
+
+
+def test_a_resume_forgets_the_steps_that_it_makes_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3, 4):
+        append_record(path, {"step": step})
+    keep_steps(path, 2)
+    assert read_records(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_first_start_makes_an_empty_file(tmp_path):
+    keep_steps(tmp_path / "metrics.jsonl", 0)
+    assert read_records(tmp_path / "metrics.jsonl") == []
