@@ -4,11 +4,9 @@ import json
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean, median
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.schema import Data, Source
@@ -41,7 +39,6 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         return Dataset.load(folder)
     rows, revision = {"lab": _from_lab, "hub": _from_hub, "file": _from_files}[source.kind](source)
     table = to_columns(rows, source.name, data.instruction)
-    lengths = pc.utf8_length(table["question"]).to_pylist()
     return Dataset.write(
         folder,
         source.name,
@@ -51,7 +48,6 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         revision=revision,
         upstream_digest=upstream or digest_of(revision),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        lengths={"mean": mean(lengths), "median": median(lengths), "max": max(lengths)},
     )
 
 
