@@ -119,7 +119,10 @@ say "$venv: Python $(version_of "$venv/bin/python")"
 
 # -qq: pip's warnings about index folders that are not there say nothing about us; errors show.
 # --no-deps: the pins are complete, and a resolver would look for CUDA builds.
-install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-deps "$@"; }
+# --no-compile: bytecode is written below, by all cores.
+install() {
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-compile --no-deps "$@"
+}
 
 if [ "$family" = cpu ]; then
     torch=$(grep -E '^torch==' requirements/cpu.txt)
@@ -127,7 +130,7 @@ if [ "$family" = cpu ]; then
     if ! install "$torch" 2>"$venv/torch.log"; then
         say "pip finds no $torch by its own configuration: asking PyTorch's CPU index"
         install --index-url "$pytorch_cpu_index" "$torch" 2>>"$venv/torch.log" || {
-            grep -i error "$venv/torch.log" >&2 || true
+            grep '^ERROR' "$venv/torch.log" | cut -c1-120 | sort -u >&2 || true
             refuse "$torch for Python $(version_of "$python") is neither where pip looks nor in PyTorch's CPU index" \
                 "put its wheel into a folder and set PIP_FIND_LINKS to it, or try the other Python (PYTHON=...)"
         }
@@ -141,6 +144,10 @@ for file in "${pins[@]}"; do
 done
 # The trainer's processes start in other folders and must find ours all the same.
 install --no-build-isolation --editable .
+
+# Some packages ship templates that are no Python, which compileall counts as a failure.
+"$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python3.*/site-packages >/dev/null 2>&1 || true
+say "bytecode"
 
 cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda)')
 if [ "$family" = cpu ] && [ "$cuda" != None ]; then

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from trainer.backend.metrics import rollout_metrics, translated
-from trainer.records import append_record, keep_steps
 from trainer.checkpoint import eos_ids
+from trainer.records import append_record, keep_steps
 
 NAME = "stagecraft"
 
