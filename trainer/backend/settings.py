@@ -18,6 +18,17 @@ def updates_per_step(stage: Stage) -> int:
     return stage.batch_size // stage.mini_batch_size
 
 
+def micro_batch(rollouts: int, most: int) -> int:
+    """The largest number of rollouts per forward pass that divides a rank's share, up to `most`.
+
+    verl cuts a rank's share into equal parts and raises where that does not come out even.
+
+    >>> micro_batch(256, 128), micro_batch(32, 128), micro_batch(96, 64)
+    (128, 32, 48)
+    """
+    return max(size for size in range(1, min(rollouts, most) + 1) if rollouts % size == 0)
+
+
 def settings(
     experiment: Experiment,
     stage: Stage,
@@ -92,7 +103,8 @@ def _model(hardware, start: Path) -> dict[str, Any]:
 
 def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
     actor = "actor_rollout_ref.actor"
-    micro = min(hardware.micro_batch, stage.mini_batch_size * stage.group_size)
+    ranks = hardware.ranks * hardware.nodes
+    micro = micro_batch(stage.mini_batch_size * stage.group_size // ranks, hardware.micro_batch)
     dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{actor}.strategy": "fsdp2",  # fsdp1 does not run on a CPU; one strategy everywhere
@@ -158,8 +170,10 @@ def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
             hardware.tokens_per_rank, context
         )
     else:
-        result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = hardware.micro_batch
-        result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = hardware.micro_batch
+        per_rank = stage.batch_size * stage.group_size // (hardware.ranks * hardware.nodes)
+        micro = micro_batch(per_rank, hardware.micro_batch)
+        result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = micro
+        result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = micro
     if on_cpu:
         result |= {
             f"{rollout}.enforce_eager": True,
