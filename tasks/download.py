@@ -130,6 +130,7 @@ READERS = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
 
 def _from_hub(source: Source) -> tuple[Rows, str]:
     """Rows of a Hub dataset, or of a folder laid out like one, with the commit they are of."""
+    import httpx
     from datasets import load_dataset
 
     try:
@@ -141,7 +142,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
             revision=None if revision == "local" else revision,
         )
     # Everything the Hub's libraries raise for a missing name, split, file or network.
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:
         raise ValueError(
             f"{source.name}: could not read split {source.split!r} of {source.path} at revision "
             f"{source.revision!r}: {error}\n\n"
@@ -152,6 +153,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
 
 def _commit(source: Source) -> str:
     """The commit that a revision names now; the revision itself where the Hub is out of reach."""
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -159,5 +161,5 @@ def _commit(source: Source) -> str:
         return "local"
     try:
         return HfApi().dataset_info(source.path, revision=source.revision, timeout=20).sha
-    except (OfflineModeIsEnabled, ConnectionError, TimeoutError):
+    except (OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx.TransportError):
         return source.revision

@@ -12,7 +12,8 @@ from conf.schema import Experiment
 from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
-from trainer.rewards import answer_is_parsable, grade, number
+from trainer.answers import number
+from trainer.rewards import answer_is_parsable, grade
 
 
 def check_settings(experiment: Experiment) -> None:

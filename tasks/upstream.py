@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.artifacts import COLUMNS
-from trainer.rewards import last_boxed
+from trainer.answers import last_boxed
 
 QUESTION = ("problem", "question")
 ANSWER = ("answers", "answer", "ground_truth", "solution")

@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -221,6 +222,17 @@ def test_what_the_hub_does_not_have_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="could not read split 'train' of nobody/nothing at revi"):
         download(Source(name="toy", kind="hub", path="nobody/nothing"), Data(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_out_of_reach_is_an_error_in_words(tmp_path, monkeypatch):
+    def out_of_reach(*_, **__):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", out_of_reach)
+    monkeypatch.setattr("datasets.load_dataset", out_of_reach)
+    source = Source(name="toy", kind="hub", path="nobody/nothing")
+    with pytest.raises(ValueError, match="could not read split 'train' of nobody/nothing"):
+        download(source, Data(), tmp_path / "out")
 
 
 GOOD = {"problem": "1+1?", "answer": "2"}

@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.rewards import (
-    Reason,
-    Verifier,
-    answer_is_parsable,
-    grade,
-    grade_many,
-    last_boxed,
-    normalized,
-    number,
-)
+from trainer.answers import last_boxed, normalized, number
+from trainer.rewards import Reason, Verifier, answer_is_parsable, grade, grade_many
 
 # (what stands in the box, accepted answers, expected reason), decided without a parser.
 CHEAP = [
