@@ -1,13 +1,11 @@
-"""The one place that knows Hydra: names and overrides in, a checked `Experiment` out."""
+"""Names and overrides in, a checked `Experiment` out."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from threading import Lock
 from typing import Any, get_args
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -16,14 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from conf.compose import compose
 from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
 GROUPS = ("experiment", "curriculum", "method", "data", "model", "hardware", "evaluation")
 REQUIRED = ("stages", "data", "model", "method", "hardware", "evaluation")
-
-# Hydra keeps its search path in a process-wide singleton: one composition at a time.
-_ONE_AT_A_TIME = Lock()
 
 
 class ConfigError(ValueError):
@@ -45,11 +41,7 @@ def load(*overrides: str) -> Experiment:
     """
     lines = [_checked(override) for override in _parsed(overrides)]
     try:
-        with (
-            _ONE_AT_A_TIME,
-            initialize_config_dir(str(FOLDER), version_base="1.3"),
-        ):
-            config = compose("config", overrides=lines)
+        config = compose("conf", "config", lines)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_told(error, overrides)) from error

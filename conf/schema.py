@@ -77,6 +77,11 @@ class Data(Knobs):
         "text",
     )
     segmentation: Segmentation = knob(Segmentation, "Division into L1, L2 and L3.", "rule")
+    unanswerable: Literal["refuse", "keep"] = knob(
+        "refuse",
+        "Problems without an answer to grade by: refuse to start, or keep them, never right.",
+        "choice",
+    )
     max_prompt_length: int = knob(
         1024, "Longest prompt admitted, chat template included.", "tokens", gt=0
     )

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 COLUMNS = pa.schema(
@@ -170,9 +172,11 @@ class Dataset:
             folder: Where it goes; replaced if it exists.
             name: Name of the set.
             table: The rows.
-            manifest: What else the manifest is to say, such as `source` or `lengths`.
+            manifest: What else the manifest is to say, such as `source`. It always has the rows,
+                their digest, and `lengths`: mean, median and max of the questions, in characters.
         """
         table = table.select(COLUMNS.names).cast(COLUMNS)
+        lengths = pc.utf8_length(table["question"]).to_pylist()
         with new_folder(folder) as aside:
             pq.write_table(table, aside / PROMPTS)
             write_json(
@@ -184,6 +188,11 @@ class Dataset:
                     "digest": rows_digest(table),
                     "file_digest": file_digest(aside / PROMPTS),
                     "columns": COLUMNS.names,
+                    "lengths": {
+                        "mean": mean(lengths) if lengths else None,
+                        "median": median(lengths) if lengths else None,
+                        "max": max(lengths, default=None),
+                    },
                     **manifest,
                 },
             )

@@ -4,11 +4,9 @@ import json
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean, median
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.schema import Data, Source
@@ -41,7 +39,6 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         return Dataset.load(folder)
     rows, revision = {"lab": _from_lab, "hub": _from_hub, "file": _from_files}[source.kind](source)
     table = to_columns(rows, source.name, data.instruction)
-    lengths = pc.utf8_length(table["question"]).to_pylist()
     return Dataset.write(
         folder,
         source.name,
@@ -51,7 +48,6 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         revision=revision,
         upstream_digest=upstream or digest_of(revision),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        lengths={"mean": mean(lengths), "median": median(lengths), "max": max(lengths)},
     )
 
 
@@ -134,6 +130,7 @@ READERS = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
 
 def _from_hub(source: Source) -> tuple[Rows, str]:
     """Rows of a Hub dataset, or of a folder laid out like one, with the commit they are of."""
+    import httpx
     from datasets import load_dataset
 
     try:
@@ -145,7 +142,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
             revision=None if revision == "local" else revision,
         )
     # Everything the Hub's libraries raise for a missing name, split, file or network.
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, httpx.HTTPError) as error:
         raise ValueError(
             f"{source.name}: could not read split {source.split!r} of {source.path} at revision "
             f"{source.revision!r}: {error}\n\n"
@@ -156,6 +153,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
 
 def _commit(source: Source) -> str:
     """The commit that a revision names now; the revision itself where the Hub is out of reach."""
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -163,5 +161,5 @@ def _commit(source: Source) -> str:
         return "local"
     try:
         return HfApi().dataset_info(source.path, revision=source.revision, timeout=20).sha
-    except (OfflineModeIsEnabled, ConnectionError, TimeoutError):
+    except (OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx.TransportError):
         return source.revision

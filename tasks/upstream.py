@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.artifacts import COLUMNS
+from trainer.answers import last_boxed
 
 QUESTION = ("problem", "question")
 ANSWER = ("answers", "answer", "ground_truth", "solution")
@@ -28,7 +29,8 @@ def to_columns(rows: Sequence[Mapping[str, Any]], name: str, instruction: str) -
         instruction: What each prompt is to end with. It is added where it is not there yet.
 
     Raises:
-        ValueError: when there are no rows, a column is missing, or a row has no answer.
+        ValueError: when there are no rows, or a row lacks a column. A row whose truth says nothing
+            gets no answers; `tasks.preflight` refuses it where the settings do.
     """
     if not rows:
         raise ValueError(f"{name} holds no rows, needed at least one\n\nhint: look at its source")
@@ -36,12 +38,6 @@ def to_columns(rows: Sequence[Mapping[str, Any]], name: str, instruction: str) -
     _check_columns(rows, name, chat)
     read = _from_chat if chat else _from_plain
     columns = [read(row, instruction) for row in rows]
-    for position, row in enumerate(columns):
-        if not row["answers"]:
-            raise ValueError(
-                f"{name}: row {position} has no answer to check against "
-                f"(question: {row['question'][:60]!r})\n\nhint: take the row out of the source"
-            )
     indices = [row["index"] for row in columns]
     if None in indices or len(set(indices)) < len(indices):
         for position, row in enumerate(columns):
@@ -56,8 +52,10 @@ def to_columns(rows: Sequence[Mapping[str, Any]], name: str, instruction: str) -
 def answers(truth: Any) -> list[str]:
     r"""The accepted answers that a ground truth holds: none, one or several, each once.
 
-    >>> answers(142.0), answers("025 "), answers(["0.01\n", "0.02\n"])
-    (['142'], ['025'], ['0.01', '0.02'])
+    Of a text with a box, what stands in its last one.
+
+    >>> answers(142.0), answers("025 "), answers(["0.01\n", "0.02\n"]), answers(r"\(\boxed{77}\)")
+    (['142'], ['025'], ['0.01', '0.02'], ['77'])
     """
     if hasattr(truth, "tolist"):  # numpy and torch, arrays and scalars
         truth = truth.tolist()
@@ -67,8 +65,10 @@ def answers(truth: Any) -> list[str]:
         return [str(int(truth)) if truth.is_integer() else repr(truth)]
     if isinstance(truth, int) and not isinstance(truth, bool):
         return [str(truth)]
-    if isinstance(truth, str) and truth.strip():
-        return [truth.strip()]
+    if isinstance(truth, str):
+        boxed = last_boxed(truth)  # some published truths are whole last lines
+        text = truth.strip() if boxed is None else boxed
+        return [text] if text else []
     return []
 
 
@@ -121,7 +121,7 @@ def _from_plain(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:
     key = next(key for key in ANSWER if key in row)
     truth = row[key]
     if isinstance(truth, str):
-        truth = _final_answer(truth)
+        truth = truth.rsplit("####", 1)[-1]  # GSM8K: the answer after the working
     return {
         "prompt": [{"role": "user", "content": f"{question} {instruction}".rstrip()}],
         "question": question,
@@ -130,16 +130,6 @@ def _from_plain(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:
         "index": row.get("index"),
         "level": _level(row.get("level")),
     }
-
-
-def _final_answer(text: str) -> str:
-    r"""The answer a worked solution ends with: in \boxed{}, after "####", or the text itself."""
-    from trainer.rewards import last_boxed
-
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
-    return text.rsplit("####", 1)[-1]
 
 
 def _level(level: Any) -> int | None:

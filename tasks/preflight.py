@@ -1,0 +1,299 @@
+"""Refuse what cannot work before anything is computed: settings first, then the data."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from conf.load import ConfigError
+from conf.schema import Experiment
+from tasks import disk
+from tasks.artifacts import Dataset
+from tasks.download import paths
+from trainer.answers import number
+from trainer.rewards import answer_is_parsable, grade
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Refuse settings that cannot work. Takes milliseconds, reads no data and no network.
+
+    Looks at group sizes, at ranks, at local files, at the output folder and, where it is on this
+    machine, at the model: its weights, its positions, and the disk its checkpoints need.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_groups(experiment)
+    _check_ranks(experiment)
+    for source in (experiment.data.train, *experiment.evaluation.benchmarks):
+        if source.kind == "file":
+            _as_config_error(paths, source)
+    _check_output(Path(experiment.output))
+    folder = _local_model(experiment.model.path)
+    if folder:
+        check_model(experiment, folder)
+
+
+def check_data(
+    experiment: Experiment,
+    segments: Mapping[str, Dataset],
+    benchmarks: Mapping[str, Dataset],
+    model_folder: Path | str,
+) -> None:
+    """Refuse data that the settings or the model cannot work with, before the first step.
+
+    Args:
+        experiment: The settings.
+        segments: The prompt sets by name: L1, L2 and L3.
+        benchmarks: The test sets by name.
+        model_folder: The starting model, in Hugging Face format.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    model_folder = Path(model_folder)
+    check_model(experiment, model_folder)
+    _check_sizes(experiment, segments)
+    tokenizer = _tokenizer(model_folder)
+    symbolic = False
+    for dataset in (segments["L2"], *benchmarks.values()):
+        rows = dataset.table().select(["id", "prompt", "answers"]).to_pylist()
+        if not rows:
+            raise _refusal(
+                f"{dataset.name}: found no rows, needed at least one", "look at its source"
+            )
+        _check_answers(experiment, dataset.name, rows)
+        _check_prompt_lengths(experiment, dataset.name, rows, tokenizer)
+        symbolic |= any(number(answer) is None for row in rows for answer in row["answers"])
+    if symbolic:
+        check_grader()
+
+
+def check_model(experiment: Experiment, folder: Path) -> None:
+    """Refuse a model folder without weights or positions enough, or a disk without room.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    if not (folder / "config.json").is_file():
+        raise _refusal(
+            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
+            "set model.path to the folder that holds config.json and *.safetensors",
+        )
+    if not disk.weight_files(folder):
+        raise _refusal(
+            f"model.path: found no weights in {folder}, needed *.safetensors or "
+            "pytorch_model*.bin, all shards of them",
+            "a trainer's folder may hold tokenizer and config only; export the weights there",
+        )
+    _check_positions(experiment, folder)
+    _check_disk(experiment, folder)
+
+
+def check_grader() -> None:
+    """Grade one answer that only the parser can tell to be right.
+
+    Raises:
+        ConfigError: when it is graded wrong, as all such answers would be.
+    """
+    found = grade(r"</think>\boxed{\frac{\sqrt{2}}{2}}", [r"\frac{1}{\sqrt{2}}"])
+    if not found.correct:
+        raise _refusal(
+            f"the grader says {str(found.reason)!r} of an answer known to be right",
+            "look at the installation of math-verify",
+        )
+
+
+def _refusal(fact: str, hint: str) -> ConfigError:
+    return ConfigError(f"{fact}\n\nhint: {hint}")
+
+
+def _as_config_error(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_groups(experiment: Experiment) -> None:
+    for position, stage in enumerate(experiment.stages):
+        if stage.group_size < 2:
+            raise _refusal(
+                f"stages.{position}.group_size: found 1 rollout, needed 2 or more for the "
+                f"advantage {experiment.method.advantage!r}: alone, a rollout has no baseline",
+                f"set stages.{position}.group_size=8",
+            )
+
+
+def _check_ranks(experiment: Experiment) -> None:
+    hardware = experiment.hardware
+    ranks = hardware.ranks * hardware.nodes
+    if ranks % hardware.tensor_parallel:
+        raise _refusal(
+            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
+            f"needed a divisor of the {ranks} ranks",
+            "set hardware.tensor_parallel=1",
+        )
+    for position, stage in enumerate(experiment.stages):
+        rollouts = stage.mini_batch_size * stage.group_size
+        if rollouts % ranks:
+            raise _refusal(
+                f"stages.{position}: found {rollouts} rollouts to an update (mini_batch_size x "
+                f"group_size), needed a multiple of the {ranks} ranks",
+                f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
+            )
+
+
+def _check_output(output: Path) -> None:
+    place = output.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        # Permissions say too little: root passes them all, on a read-only disk too.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _refusal(
+            f"output: cannot write in {place} ({os.strerror(error.errno)}), needed a folder "
+            "to write in",
+            "set output to another folder",
+        ) from error
+
+
+def _local_model(path: str) -> Path | None:
+    """The model's folder where it is on this machine; None for a name to look up on the Hub."""
+    if path == "lab":
+        from trainer.lab import BASE
+
+        return BASE
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise _refusal(
+            f"model.path: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
+            f"a Hub name is owner/name; a relative path starts from {Path.cwd()}",
+        )
+    return None
+
+
+def _check_positions(experiment: Experiment, folder: Path) -> None:
+    positions = disk.read_config(folder).get("max_position_embeddings")
+    if not positions:
+        return
+    prompt = experiment.data.max_prompt_length
+    wanted = {
+        f"stages.{position}.context_length": stage.context_length
+        for position, stage in enumerate(experiment.stages)
+    } | {"evaluation.context_length": experiment.evaluation.context_length}
+    for key, context in wanted.items():
+        if prompt + context > positions:
+            raise _refusal(
+                f"{key}: found {context} tokens, with data.max_prompt_length {prompt} that is "
+                f"{prompt + context}, needed at most the model's {positions} positions",
+                f"set {key}={positions - prompt}"
+                if positions > prompt
+                else f"set data.max_prompt_length below {positions}",
+            )
+
+
+def _check_disk(experiment: Experiment, folder: Path) -> None:
+    needed = disk.bytes_to_come(experiment, disk.parameters(folder))
+    place = Path(experiment.output).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise _refusal(
+            f"output: found {disk.readable(free)} free in {place}, needed "
+            f"{disk.readable(needed)} for the checkpoints of {len(experiment.stages)} stages",
+            "free some disk, or set output to a folder on a larger one",
+        )
+
+
+def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> None:
+    for position, stage in enumerate(experiment.stages):
+        rows = segments[stage.prompts].rows
+        if not rows:
+            raise _refusal(
+                f"stages.{position}.prompts: found no prompt in {stage.prompts}, needed at least "
+                f"the {stage.batch_size} of a batch",
+                "set data.segmentation.threshold, or another prompt set",
+            )
+        if rows < stage.batch_size:
+            raise _refusal(
+                f"stages.{position}.batch_size: found {stage.batch_size} prompts to a step, but "
+                f"{stage.prompts} holds {rows}",
+                f"set stages.{position}.batch_size to {rows} at most, or get more problems",
+            )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    hint = "copy the tokenizer's files of the model it was made from there"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _refusal(
+            f"model.path: found no tokenizer that loads in {folder} ({error})", hint
+        ) from error
+    # Without its files, transformers makes an empty one from config.json, and says nothing.
+    if not tokenizer("1 + 1")["input_ids"]:
+        raise _refusal(f"model.path: found a tokenizer without vocabulary in {folder}", hint)
+    if not tokenizer.chat_template:
+        raise _refusal(
+            f"model.path: found a tokenizer without chat template in {folder}, needed one to "
+            "write prompts with",
+            "add chat_template.jinja of the model it was made from",
+        )
+    return tokenizer
+
+
+def _check_answers(experiment: Experiment, name: str, rows: Iterable[Mapping]) -> None:
+    if experiment.data.unanswerable == "keep":
+        return
+    bad = [row for row in rows if not any(map(answer_is_parsable, row["answers"]))]
+    if bad:
+        shown = ", ".join(f"{row['id']} {row['answers']!r:.80}" for row in bad[:3])
+        raise _refusal(
+            f"{name}: found {len(bad)} problems whose truth cannot be parsed (first: {shown}), "
+            r"needed an answer that could stand in \boxed{}",
+            "mend the source, or set data.unanswerable=keep: no response will be right there",
+        )
+
+
+def _check_prompt_lengths(
+    experiment: Experiment, name: str, rows: Iterable[Mapping], tokenizer: Any
+) -> None:
+    limit = experiment.data.max_prompt_length
+    over = [length for length in map(_counter(tokenizer, limit), rows) if length > limit]
+    if over:
+        raise _refusal(
+            f"data.max_prompt_length: found {limit} tokens, but {len(over)} prompts of {name} are "
+            f"longer with the chat template, the longest {max(over)}",
+            f"set data.max_prompt_length={max(over)}, or take them out of the source",
+        )
+
+
+def _counter(tokenizer: Any, limit: int) -> Any:
+    """A function from a row to its tokens; 0 where its bytes show that they are within limit.
+
+    A token stands for one byte at least, so most prompts need no tokenizing: 40,000 take a second.
+    """
+
+    def rendered(prompt: list[dict]) -> str:
+        return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+    template = len(rendered([{"role": "user", "content": ""}]).encode())
+
+    def count(row: Mapping) -> int:
+        prompt = row["prompt"]
+        most = sum(len(turn["content"].encode()) + template for turn in prompt)
+        if most <= limit:
+            return 0
+        return len(tokenizer(rendered(prompt), add_special_tokens=False)["input_ids"])
+
+    return count

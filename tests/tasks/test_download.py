@@ -1,0 +1,298 @@
+import json
+import os
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conf.load import load
+from conf.schema import Data, Source
+from tasks.artifacts import COLUMNS, Dataset
+from tasks.download import download
+from tasks.upstream import answers, to_columns, without_instruction
+from trainer.rewards import answer_is_parsable
+
+BESIDE = Path(__file__).parents[2].parent / "shared" / "data" / "fastcurl"
+REAL = Path(os.environ.get("STAGECRAFT_FASTCURL_DATA", BESIDE))
+needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="FastCuRL's files are not here")
+
+INSTRUCTION = Data().instruction
+
+
+def chat_row(index, question, truth, **extra):
+    return {
+        "data_source": "",
+        "prompt": [{"content": f"{question} {INSTRUCTION}", "role": "user"}],
+        "ability": "math",
+        "reward_model": {"ground_truth": truth, "style": "rule"},
+        "extra_info": {"index": index, "split": "train", **extra},
+    }
+
+
+def file_source(*paths, **settings):
+    return Source(kind="file", name="toy", path=[str(path) for path in paths], **settings)
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"),
+    [
+        ("\\frac{1}{2}", ["\\frac{1}{2}"]),
+        ("025 ", ["025"]),
+        (142.0, ["142"]),  # AMC
+        (-4.0, ["-4"]),
+        (0.5, ["0.5"]),
+        (7, ["7"]),
+        (np.float64(142.0), ["142"]),
+        (["9.6\n"], ["9.6"]),  # Minerva
+        (["0.01\n", "0.02\n", "0.01\n"], ["0.01", "0.02"]),
+        (np.array(["a", "b"], dtype=object), ["a", "b"]),
+        (["", "x"], ["x"]),
+        ("\\[\n\\boxed{2, 3, 7}\n\\]", ["2, 3, 7"]),  # DeepScaleR has some thirty of these
+        ("", []),
+        (None, []),
+        ([], []),
+        (float("nan"), []),
+        (True, []),
+    ],
+)
+def test_every_form_of_a_truth_becomes_a_list_of_answers(truth, expected):
+    assert answers(truth) == expected
+
+
+def test_only_the_instruction_and_one_space_are_taken_off():
+    assert without_instruction(f"q \n {INSTRUCTION}", INSTRUCTION) == "q \n"
+    assert without_instruction(f"{INSTRUCTION} q", INSTRUCTION) == f"{INSTRUCTION} q"
+    assert without_instruction("q", "") == "q"
+
+
+def test_the_chat_format_becomes_our_columns():
+    table = to_columns([chat_row(5, "1+1?", "2", level=3)], "toy", INSTRUCTION)
+    assert table.schema.equals(COLUMNS)
+    assert table.to_pylist() == [
+        {
+            "id": "toy-5",
+            "prompt": [{"role": "user", "content": f"1+1? {INSTRUCTION}"}],
+            "question": "1+1?",
+            "answers": ["2"],
+            "source": "toy",
+            "index": 5,
+            "level": 3,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"problem": "1+1?", "answer": "2", "solution": "see"}, "2"),  # answer before solution
+        ({"question": "1+1?", "answers": ["2"]}, "2"),
+        ({"question": "1+1?", "answer": 2.0}, "2"),
+        ({"question": "1+1?", "answer": "we add\n#### 2"}, "2"),  # GSM8K
+        ({"problem": "1+1?", "solution": "so $\\boxed{2}$."}, "2"),  # MATH
+        ({"problem": f"1+1? {INSTRUCTION}", "answer": "2"}, "2"),  # it has the instruction already
+    ],
+)
+def test_the_plain_format_becomes_our_columns(row, expected):
+    (got,) = to_columns([row], "toy", INSTRUCTION).to_pylist()
+    assert got["answers"] == [expected]
+    assert got["question"] == "1+1?"
+    assert got["prompt"] == [{"role": "user", "content": f"1+1? {INSTRUCTION}"}]
+    assert (got["id"], got["level"]) == ("toy-0", None)
+
+
+def test_an_instruction_is_added_where_a_chat_has_none():
+    row = chat_row(0, "1+1?", "2")
+    row["prompt"] = [{"role": "system", "content": "s"}, {"role": "user", "content": "1+1?"}]
+    (got,) = to_columns([row], "toy", INSTRUCTION).to_pylist()
+    assert [turn["role"] for turn in got["prompt"]] == ["system", "user"]
+    assert got["prompt"][-1]["content"] == f"1+1? {INSTRUCTION}"
+
+
+@pytest.mark.parametrize(
+    ("level", "number"), [(3, 3), ("Level 5", 5), ("hard", None), (None, None)]
+)
+def test_levels_become_numbers(level, number):
+    rows = [{"question": "q", "answer": "a", "level": level}]
+    assert to_columns(rows, "toy", "")["level"].to_pylist() == [number]
+
+
+def test_rows_of_several_files_come_in_the_order_of_their_indices(tmp_path):
+    rows = [chat_row(i, f"{i}?", str(i)) for i in range(6)]
+    for name, part in (("odd", rows[1::2]), ("even", rows[::2])):
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"{name}.parquet")
+    source = file_source(tmp_path / "odd.parquet", tmp_path / "even.parquet")
+    dataset = download(source, Data(), tmp_path / "out")
+    assert dataset.table()["index"].to_pylist() == list(range(6))
+    assert dataset.table()["question"].to_pylist() == [f"{i}?" for i in range(6)]
+
+
+def test_files_that_each_count_from_zero_are_numbered_as_they_come(tmp_path):
+    for name in ("a", "b"):
+        rows = [chat_row(i, f"{name}{i}", "1") for i in range(2)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    source = file_source(tmp_path / "b.parquet", tmp_path / "a.parquet")
+    table = download(source, Data(), tmp_path / "out").table()
+    assert table["question"].to_pylist() == ["b0", "b1", "a0", "a1"]
+    assert table["id"].to_pylist() == [f"toy-{i}" for i in range(4)]
+
+
+def test_parquet_json_and_jsonl_hold_the_same_set(tmp_path):
+    rows = [{"problem": f"{i}? \u2028 é", "answer": str(i)} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    digests = {
+        download(file_source(tmp_path / f"a.{kind}"), Data(), tmp_path / "out").digest
+        for kind in ("parquet", "json", "jsonl")
+    }
+    assert len(digests) == 1
+
+
+def test_a_second_download_finds_the_first(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"problem": "1+1?", "answer": "2"}]))
+    first = download(file_source(path), Data(), tmp_path / "out")
+    made = first.manifest["created"]
+    assert download(file_source(path), Data(), tmp_path / "out") == first
+    assert Dataset.load(first.folder).manifest["created"] == made
+    # Changed content, another instruction: another set beside it.
+    other = download(file_source(path), Data(instruction="Think."), tmp_path / "out")
+    path.write_text(json.dumps([{"problem": "1+2?", "answer": "3"}]))
+    changed = download(file_source(path), Data(), tmp_path / "out")
+    assert len({first.folder, other.folder, changed.folder}) == 3
+
+
+def test_the_manifest_says_where_a_set_is_from(tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"problem": "1+1?", "answer": "2"}, {"problem": "1+10?", "answer": "11"}])
+    )
+    source = file_source(tmp_path / "a.json")
+    manifest = download(source, Data(), tmp_path / "out").manifest
+    assert manifest["source"] == source.model_dump(mode="json")
+    assert manifest["lengths"] == {"mean": 4.5, "median": 4.5, "max": 5}
+    assert (manifest["rows"], manifest["revision"]) == (2, "local")
+    assert len(manifest["upstream_digest"]) == 64
+
+
+def test_the_lab_makes_sets_that_never_overlap(tmp_path):
+    sets = [
+        download(Source(name=split, split=split, rows=50), Data(), tmp_path)
+        for split in ("train", "test")
+    ]
+    questions = [set(dataset.table()["question"].to_pylist()) for dataset in sets]
+    assert [len(found) for found in questions] == [50, 50]
+    assert not questions[0] & questions[1]
+    assert all(level for level in sets[0].table()["level"].to_pylist())
+
+
+def hub_folder(tmp_path):
+    folder = tmp_path / "hub" / "toy"
+    (folder / "train").mkdir(parents=True)
+    rows = [chat_row(i, f"{i}?", str(i)) for i in (1, 0)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train" / "part.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: train/*.parquet\n---\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("files", [[], ["train/part.parquet"]])
+def test_a_folder_laid_out_like_a_hub_dataset_is_read_by_the_hubs_code(
+    tmp_path, monkeypatch, files
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    source = Source(name="toy", kind="hub", path=str(hub_folder(tmp_path)), files=files)
+    dataset = download(source, Data(), tmp_path / "out")
+    assert dataset.table()["question"].to_pylist() == ["0?", "1?"]
+    assert dataset.manifest["revision"] == "local"
+
+
+def test_what_the_hub_does_not_have_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    wrong_split = Source(name="toy", kind="hub", path=str(hub_folder(tmp_path)), split="dev")
+    with pytest.raises(ValueError, match=r"toy: could not read split 'dev'.*\n*.*hint: check name"):
+        download(wrong_split, Data(), tmp_path / "out")
+    with pytest.raises(ValueError, match="could not read split 'train' of nobody/nothing at revi"):
+        download(Source(name="toy", kind="hub", path="nobody/nothing"), Data(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_out_of_reach_is_an_error_in_words(tmp_path, monkeypatch):
+    def out_of_reach(*_, **__):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", out_of_reach)
+    monkeypatch.setattr("datasets.load_dataset", out_of_reach)
+    source = Source(name="toy", kind="hub", path="nobody/nothing")
+    with pytest.raises(ValueError, match="could not read split 'train' of nobody/nothing"):
+        download(source, Data(), tmp_path / "out")
+
+
+GOOD = {"problem": "1+1?", "answer": "2"}
+REFUSED = [
+    # (file, its content, message)
+    ("none.json", None, r"toy: no file .*none\.json\n\nhint: set its path"),
+    ("a.csv", "a,b", r"ends in '\.csv', needed one of \.parquet, \.json, \.jsonl"),
+    ("a.parquet", "no parquet", r"a\.parquet is no readable parquet file"),
+    ("a.json", "[", r"a\.json is no readable json file"),
+    ("a.jsonl", "{}\n{", r"a\.jsonl is no readable jsonl file"),
+    ("a.json", '{"a": 1}', r"a\.json holds no list of objects"),
+    ("a.jsonl", "3\n", r"a\.jsonl holds a line that is no object"),
+    ("a.json", "[]", r"toy holds no rows, needed at least one"),
+    ("a.json", [{"text": "q"}], r"row 0 has the columns text; needed prompt and reward_model"),
+    ("a.json", [GOOD, {"problem": "q"}], r"row 1 has the columns problem; needed prompt"),
+    ("a.json", [{"prompt": [], "reward_model": {"ground_truth": "1"}}], r"row 0 has the columns"),
+    ("a.json", [chat_row(0, "q", "1") | {"reward_model": {}}], r"row 0 has the columns data_sou"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), REFUSED)
+def test_bad_files_are_refused_in_words(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=message) as refusal:
+        download(file_source(path), Data(), tmp_path / "out")
+    assert "\n\nhint: " in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_of_files_names_them(tmp_path):
+    with pytest.raises(ValueError, match="found no path, needed a file"):
+        download(Source(kind="file"), Data(), tmp_path)
+
+
+@needs_real_data
+def test_the_five_test_sets_load_with_all_their_truths(tmp_path, monkeypatch):
+    monkeypatch.setenv("STAGECRAFT_FASTCURL_DATA", str(REAL))
+    experiment = load("experiment=fastcurl", "evaluation=fastcurl_files")
+    sets = {
+        source.name: download(source, experiment.data, tmp_path)
+        for source in experiment.evaluation.benchmarks
+    }
+    assert {name: dataset.rows for name, dataset in sets.items()} == {
+        "aime2024": 30,
+        "amc2023": 83,
+        "math500": 500,
+        "minerva": 272,
+        "olympiadbench": 675,
+    }
+    found = {name: dataset.table()["answers"].to_pylist() for name, dataset in sets.items()}
+    assert found["aime2024"][0] == ["204"]
+    assert found["amc2023"][0] == ["142"]  # 142.0
+    assert found["math500"][0] == ["\\left( 3, \\frac{\\pi}{2} \\right)"]
+    assert found["minerva"][0] == ["9.6"]  # ["9.6\n"]
+    assert found["minerva"][10] == ["0.01", "0.02"]  # ["0.01\n", "0.02\n"]
+    assert found["olympiadbench"][2] == ["$2^{1009}$"]
+    for name, accepted in found.items():
+        flat = [answer for row in accepted for answer in row]
+        assert [answer for answer in flat if not answer_is_parsable(answer)] == [], name
+    for dataset in sets.values():
+        assert not any(INSTRUCTION in text for text in dataset.table()["question"].to_pylist())

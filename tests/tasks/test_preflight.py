@@ -1,0 +1,267 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conf.load import ConfigError, load
+from tasks import preflight
+from tasks.artifacts import Dataset
+from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, weight_files
+from tasks.preflight import check_data, check_model, check_settings
+from tasks.upstream import to_columns
+from trainer.lab import BASE
+from trainer.lab.task import problems
+from trainer.rewards import Grade, Reason
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    """Settings of the smoke experiment, with overrides, that write below the test's folder."""
+
+    def settings(*overrides):
+        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
+
+    return settings
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the lab's model to damage."""
+    return shutil.copytree(BASE, tmp_path / "model")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set by its rows: the lab's where none are given."""
+    made = 0
+
+    def write(rows=None, count=16, name="toy"):
+        nonlocal made
+        made += 1
+        rows = problems(count, 0, "train") if rows is None else rows
+        table = to_columns(rows or problems(1, 0, "train"), name, "")[: len(rows)]
+        return Dataset.write(tmp_path / f"set{made}", name, table)
+
+    return write
+
+
+def refusal(function, *arguments):
+    with pytest.raises(ConfigError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert message.count("\n\nhint: ") == 1
+    return message
+
+
+def test_the_shipped_lab_experiments_pass(smoke, dataset):
+    check_settings(smoke())
+    check_settings(load("experiment=lab/fastcurl"))
+    train = dataset()
+    check_data(smoke(), dict.fromkeys(("L1", "L2", "L3"), train), {"lab_test": dataset()}, BASE)
+
+
+def test_checking_settings_leaves_nothing_behind(smoke, tmp_path):
+    check_settings(smoke())
+    assert not list(tmp_path.iterdir())
+
+
+def test_checking_settings_imports_nothing_heavy():
+    code = (
+        "import sys; from conf.load import load; from tasks.preflight import check_settings;"
+        "check_settings(load('experiment=lab/smoke', 'output=/tmp/none'));"
+        "print([m for m in ('torch', 'transformers', 'verl', 'prefect') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# (overrides, what the message says)
+SETTINGS = [
+    # Prompt and response longer than the model's 512 positions.
+    (
+        ["stages.1.context_length=500"],
+        r"stages.1.context_length: found 500 tokens, with data.max_prompt_length 48 that is 548, "
+        "needed at most the model's 512 positions",
+    ),
+    (["stages.1.context_length=500"], "hint: set stages.1.context_length=464"),
+    (["evaluation.context_length=465"], "evaluation.context_length: found 465 tokens"),
+    (["data.max_prompt_length=512"], "hint: set data.max_prompt_length below 512"),
+    # A rollout that has none to be compared with.
+    (["stages.0.group_size=1"], "stages.0.group_size: found 1 rollout, needed 2 or more"),
+    (["method=rloo", "stages.1.group_size=1"], "for the advantage 'rloo'"),
+    # Ranks that do not divide the work.
+    (["hardware.ranks=5"], "stages.0: found 32 rollouts to an update"),
+    (["hardware.tensor_parallel=2"], "hardware.tensor_parallel: found 2 ranks to an engine"),
+    # Files and folders that are not there.
+    (["data.train.kind=file", "data.train.path=none.parquet"], "no file none.parquet"),
+    (["data.train.kind=file"], "lab_train: found no path, needed a file"),
+    (["evaluation.benchmarks.0.kind=file", "evaluation.benchmarks.0.path=x.csv"], "no file x.csv"),
+    (["model.path=./none"], "model.path: found no folder './none', needed 'lab', a local folder"),
+    (["model.path=none"], "hint: a Hub name is owner/name"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), SETTINGS)
+def test_settings_that_cannot_work_are_refused(smoke, overrides, message):
+    assert message in refusal(check_settings, smoke(*overrides))
+
+
+def test_a_model_on_the_hub_is_not_looked_for_yet(smoke):
+    check_settings(smoke("model.path=owner/name"))
+
+
+def test_positions_that_just_suffice_are_enough(smoke):
+    check_settings(smoke("stages.1.context_length=464"))
+
+
+def test_an_output_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    experiment = load("experiment=lab/smoke", f"output={tmp_path / 'file' / 'out'}")
+    message = refusal(check_settings, experiment)
+    assert f"output: cannot write in {tmp_path / 'file'} (Not a directory)" in message
+
+
+def test_a_read_only_output_folder_is_refused():
+    message = refusal(check_settings, load("experiment=lab/smoke", "output=/proc/stagecraft"))
+    assert "output: cannot write in /proc" in message
+
+
+def test_less_disk_than_the_checkpoints_need_is_refused(smoke, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=2**20)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: usage)
+    message = refusal(check_settings, smoke())
+    needed = readable(bytes_to_come(smoke(), parameters(BASE)))
+    assert f"found 1.0 MiB free in {smoke().output.removesuffix('/out')}" in message
+    assert f"needed {needed} for the checkpoints of 2 stages" in message
+
+
+def test_a_stage_needs_its_export_and_two_trainer_states(smoke):
+    stage = smoke("stages.0.steps=100", "stages.0.save_every=10").stages[0]
+    # One million parameters in float32: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
+    assert checkpoint_bytes(stage, 10**6, "float32") == 4_000_000 + 2 * 16_000_000
+    assert checkpoint_bytes(stage, 10**6, "bfloat16") == 2_000_000 + 2 * 14_000_000
+    once = smoke("stages.0.steps=10", "stages.0.save_every=10").stages[0]
+    assert checkpoint_bytes(once, 10**6, "float32") == 4_000_000 + 16_000_000
+
+
+def test_what_an_earlier_run_left_is_not_asked_for_again(smoke):
+    experiment = smoke()
+    whole = bytes_to_come(experiment, 10**6)
+    folder = os.path.join(experiment.output, "stages", f"{experiment.stages[0].name}-0123")
+    os.makedirs(folder)
+    with open(os.path.join(folder, "weights"), "wb") as file:
+        file.write(bytes(1000))
+    assert bytes_to_come(experiment, 10**6) == whole - 1000
+
+
+def test_parameters_are_counted_in_the_weights_themselves(model):
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "pt") as file:
+        expected = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert parameters(model) == expected
+
+
+def test_a_checkpoint_without_weights_is_refused(smoke, model):
+    (model / "model.safetensors").unlink()
+    message = refusal(check_settings, smoke(f"model.path={model}"))
+    assert f"model.path: found no weights in {model}, needed *.safetensors or" in message
+    (model / "model.safetensors").write_bytes(b"")  # a save that was cut
+    assert "found no weights" in refusal(check_model, smoke(), model)
+
+
+def test_a_checkpoint_that_lacks_a_shard_is_refused(smoke, model):
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    assert weight_files(model)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "all shards of them" in refusal(check_model, smoke(), model)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(smoke, tmp_path):
+    (tmp_path / "empty").mkdir()
+    message = refusal(check_model, smoke(), tmp_path / "empty")
+    assert "found no config.json" in message
+
+
+def sets(train, **parts):
+    return {"L1": train, "L2": train, "L3": train, **parts}
+
+
+def test_an_empty_prompt_set_that_a_stage_trains_on_is_refused(smoke, dataset):
+    segments = sets(dataset(), L1=dataset(rows=[]))
+    message = refusal(check_data, smoke(), segments, {"t": dataset()}, BASE)
+    assert "stages.0.prompts: found no prompt in L1, needed at least the 8 of a batch" in message
+    # No stage of the smoke experiment trains on L3.
+    check_data(smoke(), sets(dataset(), L3=dataset(rows=[])), {"t": dataset()}, BASE)
+
+
+def test_a_prompt_set_smaller_than_a_batch_is_refused(smoke, dataset):
+    segments = sets(dataset(), L1=dataset(count=7))
+    message = refusal(check_data, smoke(), segments, {"t": dataset()}, BASE)
+    assert "stages.0.batch_size: found 8 prompts to a step, but L1 holds 7" in message
+
+
+def test_an_empty_benchmark_is_refused(smoke, dataset):
+    message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset([], name="aime")}, BASE)
+    assert "aime: found no rows" in message
+
+
+def test_a_truth_that_cannot_be_parsed_is_refused_unless_kept(smoke, dataset):
+    rows = problems(12, 0, "train")
+    rows[3]["reward_model"]["ground_truth"] = "\\frac{1}{2"
+    rows[5]["reward_model"]["ground_truth"] = ""
+    train, test = dataset(rows), {"t": dataset()}
+    message = refusal(check_data, smoke(), sets(train), test, BASE)
+    assert "toy: found 2 problems whose truth cannot be parsed (first: toy-3 ['" in message
+    check_data(smoke("data.unanswerable=keep"), sets(train), test, BASE)
+
+
+def test_prompts_longer_than_allowed_are_refused_with_their_number(smoke, dataset):
+    rows = problems(12, 0, "train")
+    for row in rows[:2]:
+        row["prompt"][0]["content"] = "long " * 40 + row["prompt"][0]["content"]
+    message = refusal(check_data, smoke(), sets(dataset(rows)), {"t": dataset()}, BASE)
+    assert "data.max_prompt_length: found 48 tokens, but 2 prompts of toy are longer" in message
+    # The hint is enough, and no more than needed.
+    longest = int(message.partition("hint: set data.max_prompt_length=")[2].partition(",")[0])
+    segments, test = sets(dataset(rows)), {"t": dataset()}
+    wide = "stages.1.context_length=64", "evaluation.context_length=64"
+    check_data(smoke(f"data.max_prompt_length={longest}", *wide), segments, test, BASE)
+    tight = smoke(f"data.max_prompt_length={longest - 1}", *wide)
+    assert f"found {longest - 1} tokens" in refusal(check_data, tight, segments, test, BASE)
+
+
+def test_a_tokenizer_without_chat_template_is_refused(smoke, dataset, model):
+    (model / "chat_template.jinja").unlink()
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset()}, model)
+    assert "found a tokenizer without chat template" in message
+
+
+def test_a_checkpoint_without_tokenizer_is_refused(smoke, dataset, model):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset()}, model)
+    assert "found a tokenizer without vocabulary" in message
+    (model / "tokenizer_config.json").write_text("{")
+    message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset()}, model)
+    assert "found no tokenizer that loads" in message
+
+
+def test_a_grader_that_cannot_compare_is_noticed_where_it_is_needed(smoke, dataset, monkeypatch):
+    monkeypatch.setattr(preflight, "grade", lambda *_: Grade(False, Reason.TIMEOUT, "x"))
+    check_data(smoke(), sets(dataset()), {"t": dataset()}, BASE)  # integers need no parser
+    rows = problems(12, 0, "test")
+    rows[0]["reward_model"]["ground_truth"] = "\\sqrt{2}"
+    message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset(rows)}, BASE)
+    assert "the grader says 'comparison timed out' of an answer known to be right" in message
+
+
+def test_the_grader_of_this_machine_compares_expressions():
+    preflight.check_grader()
