@@ -8,7 +8,6 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from tasks.words import count, duration, percent, points
@@ -34,15 +34,12 @@ COLOURS = {
     "grey": ("#878f98", "#8d97a3"),
 }
 INK, SOFT, LINE, BAND, BLUE, ORANGE, GREEN, VIOLET, GREY = (c[0] for c in COLOURS.values())
-WIDTH = 5.7  # inches at 72 units each: readable at half a desktop page and on a phone
+WHITE = "#ffffff"
+WIDTH = 5.2  # inches at 72 units each: readable at half a desktop page and on a phone
 STYLE = {
     "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelsize": 10.5,
     "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
     "axes.edgecolor": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,12 +60,12 @@ STYLE = {
 }
 
 
-def _figure(title: str, x: str, y: str, height: float = 3.25) -> tuple[Figure, Axes]:
+def _figure(title: str, x: str, y: str, height: float = 3.1) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.set_title(title, pad=10)
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11.5, fontweight="bold", color=INK)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
     return figure, axes
@@ -218,29 +215,36 @@ def _boundaries(figure: Figure, axes: Axes, stages: Sequence[Mapping[str, Any]])
     axes.set_xlim(0.5, end + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.grid(axis="x", visible=False)
-    axes.title.set_position((0, 1))
-    axes.set_title(axes.get_title(loc="left"), loc="left", pad=32)
     for index, (start, stop) in enumerate(zip(starts, ends, strict=True)):
         if index % 2 == 0:
             axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
         if index:
             axes.axvline(start, color=GREY, linewidth=0.9)
-    texts = [
-        axes.text(
-            (start + stop) / 2, 1.02, f"{short(stage['name'], 14)}\n{_context(stage)}",
-            transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8.8,
-            color=SOFT, linespacing=1.25,
-        )
-        for stage, start, stop in zip(made, starts, ends, strict=True)
-    ]  # fmt: skip
+    names = [short(stage["name"], 14) for stage in made]
+    middles = [(start + stop) / 2 for start, stop in zip(starts, ends, strict=True)]
+    above = [_above(axes, x, name, 16) for x, name in zip(middles, names, strict=True)]
+    below = [_above(axes, x, _context(stage), 4) for x, stage in zip(middles, made, strict=True)]
     figure.draw_without_rendering()
     width = axes.get_window_extent().width / (ends[-1] - starts[0])
     spaces = [(stop - start) * width for start, stop in zip(starts, ends, strict=True)]
-    if any(
-        text.get_window_extent().width > space - 3 for text, space in zip(texts, spaces, strict=True)
+    if all(
+        text.get_window_extent().width < space - 3
+        for space, *texts in zip(spaces, above, below, strict=True)
+        for text in texts
     ):
-        for index, text in enumerate(texts, 1):
-            text.set_text(str(index))
+        return
+    for index, (number, nothing) in enumerate(zip(above, below, strict=True), 1):
+        number.set_text(str(index))
+        number.set_y(4)
+        nothing.remove()
+
+
+def _above(axes: Axes, x: float, text: str, height: float) -> Annotation:
+    """A word on top of the axes, centred on `x`, with its baseline `height` points up."""
+    return axes.annotate(
+        text, (x, 1), (0, height), xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points", ha="center", va="baseline", fontsize=8.8, color=SOFT,
+    )  # fmt: skip
 
 
 def _context(stage: Mapping[str, Any]) -> str:
@@ -252,9 +256,7 @@ def short(text: str, most: int = 18) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def lengths(
-    values: np.ndarray, threshold: float | None, length_of: str
-) -> tuple[Figure, int]:
+def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tuple[Figure, int]:
     """Histogram of prompt lengths, with the line that divides L1 from L3.
 
     Returns:
@@ -388,31 +390,47 @@ def _legend(figure: Figure) -> None:
         )  # fmt: skip
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as `name`.svg and `name`.png, on white."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
-        figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
-
-
-def inline(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for the page: in the page's font and colours, and no links.
-
-    Ids get `name` in front, since all figures share one page.
-    """
+def svg(figure: Figure) -> str:
+    """A figure as an SVG file, on white."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
-    svg = f'<svg role="img" aria-label="{name}" {box}' + svg[svg.index(">") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
-    svg = re.sub(  # two decimals are a hundredth of a point
-        r' (d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg
+        _settle(figure)
+        figure.savefig(buffer, format="svg", facecolor=WHITE, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file, on white."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        _settle(figure)
+        figure.savefig(buffer, format="png", dpi=200, facecolor=WHITE)
+    return buffer.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once; it would be done again, twice, for every file."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def inline(file: str, name: str) -> str:
+    """The SVG element of a file for the page: in the page's font and colours, and no links.
+
+    Args:
+        file: What `svg` gave.
+        name: Goes in front of ids, since all figures share one page.
+    """
+    text = file[file.index("<svg") :].replace(WHITE, "none")
+    box = re.search(r'viewBox="[^"]*"', text)[0]
+    text = f'<svg role="img" aria-label="{name}" {box}' + text[text.index(">") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
+    text = re.sub(  # two decimals are a hundredth of a point
+        r' (d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text
     )
     for colour, (light, _) in COLOURS.items():
-        svg = svg.replace(light, f"var(--{colour})")
-    return svg
+        text = text.replace(light, f"var(--{colour})")
+    return text

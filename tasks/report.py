@@ -4,6 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ CURVES = (
         "Rollouts that the stage's context length cut off.",
         {"share": True},
     ),
-    ("entropy", "Entropy", "mean entropy of a token (nats)", "", {}),
+    ("entropy", "Entropy", "entropy per token (nats)", "", {}),
     ("grad_norm", "Gradient norm", "L2 norm before clipping", "", {}),
     (
         "probability_difference/max",
         "Rollout against trainer",
-        "largest probability difference",
+        "largest difference (probability)",
         "How far the probabilities of sampled tokens differ between the engine that sampled "
         "them and the trainer.",
         {"log": True},
@@ -76,10 +77,15 @@ class Picture:
     figure: Figure
     caption: str = ""
 
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a file."""
+        return plots.svg(self.figure)
+
     @property
-    def svg(self) -> Markup:
+    def inline(self) -> Markup:
         """The figure for the page."""
-        return Markup(plots.inline(self.figure, self.name))
+        return Markup(plots.inline(self.svg, self.name))
 
 
 def write_report(
@@ -159,7 +165,9 @@ def write_report(
     with new_folder(final) as folder:
         (folder / "figures").mkdir()
         for picture in _all_pictures(content):
-            plots.save(picture.figure, folder / "figures", picture.name)
+            file = folder / "figures" / f"{picture.name}.svg"
+            file.write_text(picture.svg, encoding="utf-8")
+            file.with_suffix(".png").write_bytes(plots.png(picture.figure))
         (folder / "report.html").write_text(_page(content), encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
         write_json(folder / "summary.json", _without_nan(summary))
@@ -187,21 +195,22 @@ def verdict(
                 f"{last['note']}".strip()
             )
             continue
-        problems = things(change["problems"], "problem")
         evidence = (
-            f"{points(change['mean'])} points, paired 95 % interval "
-            f"{span((change['low'], change['high']))}, {p_value(change['p_value'])}, {problems}"
+            f"Paired 95 % interval {span((change['low'], change['high']))} points, "
+            f"{p_value(change['p_value'])}, {things(change['problems'], 'problem')}."
         )
         if change["low"] > 0 or change["high"] < 0:
             way = "rose" if change["mean"] > 0 else "fell"
-            sentences.append(
-                f"On {name}, {score} {way} from {percent(base['avg_at_k'])} to "
-                f"{percent(last['avg_at_k'])} ({evidence})."
+            headline = (
+                f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
+                f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}."
             )
         else:
-            sentences.append(
-                f"On {name}, no change of {score} is resolved at this sample size ({evidence})."
+            headline = (
+                f"On {name}, no change of {score} is resolved: "
+                f"{points(change['mean'])} points at this sample size."
             )
+        sentences += [headline, evidence]
     spent = [things(totals["steps"], "step")] if totals["steps"] is not None else []
     if totals["tokens_generated"] is not None:
         spent.append(f"{count(totals['tokens_generated'])} generated tokens")
@@ -296,7 +305,7 @@ def _tiles(
         change, k = last["difference"], last["k"]
         if change:
             bounds = span((change["low"], change["high"]))
-            tiles.append((f"avg@{k}, points", points(change["mean"]), f"95 %: {bounds}"))
+            tiles.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
         for name, key in ((f"avg@{k}", "avg_at_k"), (f"pass@{k}", "pass_at_k")):
             tiles.append((name, percent(last[key]), f"base {percent(base[key])}"))
         cut = percent(last["truncated_share"])
@@ -374,7 +383,9 @@ def _data_pictures(
     pictures = []
     if len(lengths):
         figure, beyond = plots.lengths(lengths, threshold, length_of)
-        caption = f"{things(len(lengths), 'training prompt')}, mean {lengths.mean():,.2f} characters."
+        caption = (
+            f"{things(len(lengths), 'training prompt')}, mean {lengths.mean():,.2f} characters."
+        )
         if beyond:
             caption += f" {count(beyond)} longer ones, up to {lengths.max():,}, are not drawn."
         pictures.append(Picture("prompt-lengths", figure, caption))

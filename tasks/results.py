@@ -262,9 +262,7 @@ def length_needed(
     known = {row["id"]: row for row in problems if row["level"] is not None}
     responses = read_responses(responses_folder)
     found: dict[int, tuple[list[int], list[int]]] = {}
-    for id, correct, tokens in zip(
-        responses.ids, responses.correct, responses.tokens, strict=True
-    ):
+    for id, correct, tokens in zip(responses.ids, responses.correct, responses.tokens, strict=True):
         if id in known and correct.any():
             questions, lengths = found.setdefault(known[id]["level"], ([], []))
             questions.append(len(known[id]["question"]))

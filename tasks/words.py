@@ -87,7 +87,7 @@ def duration(seconds: float | None) -> str:
     """A stretch of time.
 
     >>> duration(8.26), duration(492), duration(7380), duration(200_000)
-    ('8.3 s', '8 min 12 s', '2 h 3 min', '2 d 8 h')
+    ('8.3 s', '8 min 12 s', '2 h 3 min', '2 d 7 h')
     """
     if seconds is None or math.isnan(seconds):
         return number(seconds)

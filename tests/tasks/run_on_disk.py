@@ -27,8 +27,11 @@ def made_up_run(
     benchmark: str = "lab",
     stages=CURRICULUM,
     seed: int = 0,
+    recorded: tuple[str, ...] = (),
 ) -> SimpleNamespace:
     """Four stages that learn `gain` each, evaluated before and after; keywords of `write_report`.
+
+    Only metrics named in `recorded` are written, or all.
 
     Returns:
         `experiment` and `given`, so that `write_report(run.experiment, **run.given)` works.
@@ -72,7 +75,7 @@ def made_up_run(
             "train": train,
             "segments": segments,
             "stages": [
-                _stage(output, stage, position, context, steps, random)
+                _stage(output, stage, position, context, steps, random, recorded)
                 for position, (stage, _, context) in enumerate(stages)
             ],
             "evaluations": [
@@ -103,7 +106,9 @@ def _problems(folder: Path, name: str, rows: int, random) -> Dataset:
     return Dataset.write(folder, name, pa.table(columns), source={"kind": "lab"})
 
 
-def _stage(output: Path, name: str, position: int, context: int, steps: int, random) -> dict:
+def _stage(
+    output: Path, name: str, position: int, context: int, steps: int, random, recorded
+) -> dict:
     folder = output / "stages" / f"{name}-0123456789ab"
     folder.mkdir(parents=True)
     lines = []
@@ -127,6 +132,8 @@ def _stage(output: Path, name: str, position: int, context: int, steps: int, ran
                 "seconds/weights": 0.1,
             }
         )
+    if recorded:
+        lines = [{name: line[name] for name in ("step", *recorded)} for line in lines]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
     return {
@@ -211,8 +218,8 @@ def _evaluation(
             "truncated_share": float(truncated.mean()),
             "no_answer_share": 0.0125,
             "response_length_mean": float(tokens.mean()),
-            "response_length_correct": float(tokens[correct].mean()),
-            "response_length_wrong": float(tokens[~correct].mean()),
+            "response_length_correct": float(tokens[correct].sum() / max(1, correct.sum())),
+            "response_length_wrong": float(tokens[~correct].sum() / max(1, (~correct).sum())),
         },
         "tokens": int(tokens.sum()),
         "seconds": 21.5,
