@@ -1,79 +1,34 @@
-"""Figures of a report. Each function takes numbers and gives a figure; nothing here reads files.
+"""Figures of a report. Each function takes numbers and gives a figure; nothing here reads files."""
 
-Colours keep apart for all common kinds of colour blindness, and in grey. On the page each becomes
-a CSS variable, so that a figure follows the reader's light or dark setting.
-"""
-
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from tasks.words import count, duration, percent, points
-
-# name: (on light paper, on dark paper). Each light value occurs once: it is how a figure's SVG
-# is turned into variables.
-COLOURS = {
-    "ink": ("#1b2027", "#e8ebef"),
-    "soft": ("#59626d", "#a3adb8"),
-    "line": ("#d3d9df", "#333b45"),
-    "band": ("#f3f5f8", "#1a2027"),
-    "blue": ("#0b63ab", "#62b0ee"),
-    "orange": ("#c5540c", "#f39c52"),
-    "green": ("#0b7a5a", "#46c29c"),
-    "violet": ("#87509b", "#c799d6"),
-    "grey": ("#878f98", "#8d97a3"),
-}
-INK, SOFT, LINE, BAND, BLUE, ORANGE, GREEN, VIOLET, GREY = (c[0] for c in COLOURS.values())
-WHITE = "#ffffff"
-WIDTH = 5.2  # inches at 72 units each: readable at half a desktop page and on a phone
-STYLE = {
-    "font.size": 10.5,
-    "axes.labelsize": 10.5,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "legend.frameon": False,
-    "lines.linewidth": 1.9,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "stagecraft",
-}
-
-
-def _figure(title: str, x: str, y: str, height: float = 3.1) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11.5, fontweight="bold", color=INK)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-    return figure, axes
+from tasks.drawing import (
+    BAND,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    SOFT,
+    VIOLET,
+    blank,
+    legend,
+    short,
+)
+from tasks.words import count, duration, points
 
 
 def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """avg@k and pass@k of each checkpoint with 95 % intervals; one row of the figure each."""
-    figure, axes = _figure(f"Accuracy on {benchmark}", "problems solved (%)", "", _height(rows))
+    figure, axes = blank(f"Accuracy on {benchmark}", "problems solved (%)", "", _height(rows))
     k = rows[0]["k"]
     for values, bounds, name, colour, mark, shift in (
         ("avg_at_k", "avg_interval", f"avg@{k}", BLUE, "o", -0.13),
@@ -83,7 +38,7 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     _checkpoints(axes, rows)
     axes.set_xlim(left=max(0, axes.get_xlim()[0]), right=min(103, axes.get_xlim()[1]))
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=""))
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -91,7 +46,7 @@ def differences(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Change of avg@k from the base to each checkpoint, with paired 95 % intervals."""
     k = rows[0]["k"]
     rows = [row for row in rows if row["difference"]]
-    figure, axes = _figure(
+    figure, axes = blank(
         f"Change from the base on {benchmark}", f"change of avg@{k} (points)", "", _height(rows)
     )
     axes.axvline(0, color=INK, linewidth=1)
@@ -164,7 +119,7 @@ def curve(
     ]
     if not any(values for _, values in series):
         return None
-    figure, axes = _figure(title, "training step, all stages", unit)
+    figure, axes = blank(title, "training step, all stages", unit)
     scale, lost, seen = (100 if share else 1), [], []
     for first, pairs in series:
         x = np.array([first + step for step, _ in pairs], dtype=float)
@@ -251,11 +206,6 @@ def _context(stage: Mapping[str, Any]) -> str:
     return f"{stage['context_length']:,} tok" if stage["context_length"] else ""
 
 
-def short(text: str, most: int = 18) -> str:
-    """A name cut to `most` characters, for where space is tight."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tuple[Figure, int]:
     """Histogram of prompt lengths, with the line that divides L1 from L3.
 
@@ -263,7 +213,7 @@ def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tupl
         The figure, and how many prompts are too long for it.
     """
     unit = "of the raw question" if length_of == "raw_question" else "of the chat as text"
-    figure, axes = _figure("Prompt lengths", f"prompt length (characters {unit})", "prompts")
+    figure, axes = blank("Prompt lengths", f"prompt length (characters {unit})", "prompts")
     # The longest 0.5 % would press all others against the axis.
     edge = max(float(np.quantile(values, 0.995)), (threshold or 0) * 1.3, values.min() + 1)
     bins = _whole_bins(values.min(), edge)
@@ -281,7 +231,7 @@ def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tupl
             f"threshold {threshold:,.0f}", (threshold + 0.5, 1), (5, -3), va="top",
             xycoords=("data", "axes fraction"), textcoords="offset points", color=INK, fontsize=10,
         )  # fmt: skip
-        _legend(figure)
+        legend(figure)
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -296,7 +246,7 @@ def _whole_bins(low: float, high: float) -> np.ndarray:
 
 def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Tokens generated in training, by stage."""
-    figure, axes = _figure(
+    figure, axes = blank(
         "Tokens generated, by stage", "tokens of rollouts", "", 0.95 + 0.42 * max(2, len(stages))
     )
     values = [stage["tokens_generated"] for stage in stages]
@@ -308,7 +258,7 @@ def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Time of each stage, by what it went to."""
-    figure, axes = _figure("Time, by stage", "time (s)", "", 1.3 + 0.42 * max(2, len(stages)))
+    figure, axes = blank("Time, by stage", "time (s)", "", 1.3 + 0.42 * max(2, len(stages)))
     names = {
         "generate": ("generating", BLUE),
         "old_log_prob": ("log-probabilities", GREEN),
@@ -325,7 +275,7 @@ def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
             left += width
     _bars(axes, stages, left.tolist(), [duration(total) for total in totals])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _brief(value)))
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -358,7 +308,7 @@ def length_needed(series: Mapping[str, Sequence[tuple[int, float, float, int]]])
     Args:
         series: By checkpoint, the rows of `tasks.results.length_needed`.
     """
-    figure, axes = _figure(
+    figure, axes = blank(
         "Response length needed against prompt length",
         "mean prompt length (characters of the raw question)",
         "correct responses (mean tokens)",
@@ -377,60 +327,5 @@ def length_needed(series: Mapping[str, Sequence[tuple[int, float, float, int]]])
             color=SOFT, fontsize=9,
         )  # fmt: skip
     axes.set_ylim(bottom=0)
-    _legend(figure)
+    legend(figure)
     return figure
-
-
-def _legend(figure: Figure) -> None:
-    with matplotlib.rc_context(STYLE):
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=3, fontsize=10, labelcolor=SOFT,
-            handlelength=1.4, columnspacing=1.4, borderaxespad=0.2,
-        )  # fmt: skip
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG file, on white."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        _settle(figure)
-        figure.savefig(buffer, format="svg", facecolor=WHITE, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file, on white."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        _settle(figure)
-        figure.savefig(buffer, format="png", dpi=200, facecolor=WHITE)
-    return buffer.getvalue()
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once; it would be done again, twice, for every file."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-
-
-def inline(file: str, name: str) -> str:
-    """The SVG element of a file for the page: in the page's font and colours, and no links.
-
-    Args:
-        file: What `svg` gave.
-        name: Goes in front of ids, since all figures share one page.
-    """
-    text = file[file.index("<svg") :].replace(WHITE, "none")
-    box = re.search(r'viewBox="[^"]*"', text)[0]
-    text = f'<svg role="img" aria-label="{name}" {box}' + text[text.index(">") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
-    text = re.sub(  # two decimals are a hundredth of a point
-        r' (d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text
-    )
-    for colour, (light, _) in COLOURS.items():
-        text = text.replace(light, f"var(--{colour})")
-    return text

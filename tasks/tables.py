@@ -45,7 +45,7 @@ class Table:
         """Text as it is, where markdown would read marks in it."""
         for mark in "\\`*_|<>[]#":
             text = text.replace(mark, f"\\{mark}")
-        return text.replace("\n", " ")
+        return text.replace("\n", "; ")
 
 
 def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -62,7 +62,7 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
                 (percent(row["avg_at_k"]), _small(span(row["avg_interval"], percent))),
                 (
                     points(change["mean"]) if change else ABSENT,
-                    f"{span((change['low'], change['high']))}; {p_value(change['p_value'])}"
+                    f"{span((change['low'], change['high']))}\n{p_value(change['p_value'])}"
                     if change
                     else "",
                 ),

@@ -46,7 +46,10 @@ def made_up_run(
                  "batch_size": 32, "mini_batch_size": 32}
                 for stage, prompts, context in stages
             ],
-            "evaluation": {"benchmarks": [{"name": benchmark, "split": "test"}], "samples": samples},
+            "evaluation": {
+                "benchmarks": [{"name": benchmark, "split": "test"}],
+                "samples": samples,
+            },
         }
     )  # fmt: skip
     train = _problems(output / "data" / "train", "train", 900, random)
