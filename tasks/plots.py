@@ -54,11 +54,13 @@ def differences(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     _dots(axes, [(each["mean"], (each["low"], each["high"])) for each in found], "", BLUE, "o", 0)
     for index, each in enumerate(found):
         axes.annotate(
-            points(each["mean"]), (100 * each["mean"], index), (0, 7), ha="center",
+            points(each["mean"]), (100 * each["high"], index), (6, 0), va="center",
             textcoords="offset points", color=INK, fontsize=10,
         )  # fmt: skip
     _checkpoints(axes, rows)
-    axes.margins(x=0.12)
+    ends = [100 * end for each in found for end in (each["low"], each["high"], 0)]
+    room = max(ends) - min(ends) or 1
+    axes.set_xlim(min(ends) - 0.06 * room, max(ends) + 0.2 * room)
     return figure
 
 
@@ -258,7 +260,9 @@ def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Time of each stage, by what it went to."""
-    figure, axes = blank("Time, by stage", "time (s)", "", 1.3 + 0.42 * max(2, len(stages)))
+    totals = [stage["seconds"] for stage in stages]
+    unit, size = _unit_of_time(max([total or 0 for total in totals], default=0))
+    figure, axes = blank("Time, by stage", f"time ({unit})", "", 1.3 + 0.42 * max(2, len(stages)))
     names = {
         "generate": ("generating", BLUE),
         "old_log_prob": ("log-probabilities", GREEN),
@@ -266,10 +270,9 @@ def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
         "weights": ("moving weights", VIOLET),
         "other": ("other", GREY),
     }
-    totals = [stage["seconds"] for stage in stages]
     left = np.zeros(len(stages))
     for part, (name, colour) in names.items():
-        width = np.array([stage["seconds_by_part"].get(part) or 0.0 for stage in stages])
+        width = np.array([stage["seconds_by_part"].get(part) or 0.0 for stage in stages]) / size
         if width.any():
             axes.barh(range(len(stages)), width, left=left, height=0.6, color=colour, label=name)
             left += width
@@ -277,6 +280,15 @@ def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _brief(value)))
     legend(figure)
     return figure
+
+
+def _unit_of_time(longest: float) -> tuple[str, int]:
+    """The unit in which the longest time is easily read, and its seconds."""
+    return next(
+        (unit, size)
+        for unit, size in (("h", 3600), ("min", 60), ("s", 1))
+        if longest >= 5 * size or size == 1
+    )
 
 
 def _bars(

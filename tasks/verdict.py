@@ -43,7 +43,8 @@ def verdict(
                 f"On {name}, no change of {score} is resolved: "
                 f"{points(change['mean'])} points at this sample size."
             )
-        sentences += [headline, evidence]
+        # The first is the page's heading, with its evidence below.
+        sentences += [f"{headline} {evidence}"] if sentences else [headline, evidence]
     spent = [things(totals["steps"], "step")] if totals["steps"] is not None else []
     if totals["tokens_generated"] is not None:
         spent.append(f"{count(totals['tokens_generated'])} generated tokens")
