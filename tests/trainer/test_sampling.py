@@ -1,0 +1,173 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+
+from trainer.sampling import nucleus, sample
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,  # far from uniform, so that wrong positions or masks show
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CONFIGS = {
+    "qwen2": Qwen2Config(**SHAPE),
+    "llama, grouped heads": LlamaConfig(**{**SHAPE, "num_key_value_heads": 2}),
+    "mistral, sliding window": MistralConfig(**{**SHAPE, "sliding_window": 8}),
+}
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18], [5, 6, 7], [20, 21]]
+ENDS = {2, 30, 31, 32, 33}
+
+
+def tiny_model(name="qwen2"):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(model, prompts=PROMPTS, seed=0, **settings):
+    settings = {
+        "max_new_tokens": 24,
+        "temperature": 1.0,
+        "eos_ids": ENDS,
+        "pad_id": 0,
+    } | settings
+    return sample(model, prompts, generator=seeded(seed), **settings)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_a_full_forward_pass(name, temperature):
+    model = tiny_model(name)
+    prompts = PROMPTS * 4
+    samples = draw(model, prompts, temperature=temperature)
+    assert len({len(one.tokens) for one in samples}) > 3  # ragged: rows left the batch on the way
+    for prompt, one in zip(prompts, samples, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + one.tokens])).logits[0, len(prompt) - 1 : -1]
+        every = (logits / temperature).log_softmax(dim=-1)
+        expected = every.gather(-1, torch.tensor(one.tokens)[:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(one.logprobs), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_temperature_zero_is_what_transformers_generates_greedily(name):
+    model = tiny_model(name)
+    for prompt, one in zip(PROMPTS, draw(model, temperature=0), strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=sorted(ENDS),
+            pad_token_id=0,
+        )[0, len(prompt) :]
+        assert one.tokens == expected.tolist()
+
+
+def test_a_response_ends_with_its_end_token_or_at_its_longest_length():
+    limits = [3, 50, 1, 17, 24] * 8
+    samples = draw(tiny_model(), PROMPTS * 8, max_new_tokens=limits)
+    assert {one.finished for one in samples} == {True, False}
+    for limit, one in zip(limits, samples, strict=True):
+        assert len(one.tokens) == len(one.logprobs) <= limit
+        assert not ENDS & set(one.tokens[:-1])
+        assert one.finished == (one.tokens[-1] in ENDS)
+        assert one.finished or len(one.tokens) == limit
+
+
+def test_without_end_tokens_every_response_has_its_longest_length():
+    limits = [3, 50, 1, 17, 24]
+    samples = draw(tiny_model(), max_new_tokens=limits, eos_ids=set())
+    assert [len(one.tokens) for one in samples] == limits
+    assert not any(one.finished for one in samples)
+
+
+def test_the_seed_decides_the_responses():
+    model = tiny_model()
+    assert draw(model, seed=3) == draw(model, seed=3)
+    assert draw(model, seed=3) != draw(model, seed=4)
+
+
+def test_equal_prompts_are_answered_independently():
+    samples = draw(tiny_model(), [[5, 6, 7]] * 16)
+    assert len({tuple(one.tokens) for one in samples}) > 8
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    model = tiny_model()
+    count = 20_000
+    firsts = [one.tokens[0] for one in draw(model, [[5, 6, 7]] * count, max_new_tokens=1)]
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(dim=-1)
+    seen = torch.bincount(torch.tensor(firsts), minlength=50) / count
+    assert (seen - expected).abs().max() < 4 * math.sqrt(0.25 / count)
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.5}, {"top_k": 3}, {"top_p": 0.8, "top_k": 2}])
+def test_nothing_outside_the_nucleus_is_drawn(cut):
+    model = tiny_model()
+    samples = draw(model, [[5, 6, 7]] * 2000, max_new_tokens=1, **cut)
+    with torch.no_grad():
+        ordered = (
+            model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(dim=-1).sort(descending=True)
+        )
+    size = int((ordered.values.cumsum(-1) < cut.get("top_p", 1 - 1e-6)).sum()) + 1
+    size = min(size, cut.get("top_k", size))
+    assert {one.tokens[0] for one in samples} == set(ordered.indices[:size].tolist())
+
+
+@given(
+    st.lists(st.floats(-8, 8), min_size=2, max_size=12),
+    st.floats(0.01, 1),
+    st.integers(-1, 5),
+)
+def test_a_nucleus_is_just_large_enough(logits, top_p, top_k):
+    logprobs = torch.tensor([logits], dtype=torch.float64).log_softmax(dim=-1)
+    inside = ~nucleus(logprobs, top_p, top_k)[0].isinf()
+    kept = logprobs[0, inside].exp()
+    assert inside[logprobs[0].argmax()]
+    assert top_k <= 0 or inside.sum() <= top_k
+    assert kept.sum() - kept.min() < top_p + 1e-9
+    if top_k <= 0:
+        assert kept.sum() >= top_p - 1e-9
+
+
+def test_the_model_is_left_in_the_mode_it_was_in():
+    model = tiny_model().train()
+    draw(model)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": [[5], []]}, "a prompt without tokens"),
+        ({"max_new_tokens": [3, 4]}, "2 lengths for 5 prompts"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        draw(tiny_model(), **change)
+
+
+def test_no_prompts_give_no_responses():
+    assert draw(tiny_model(), []) == []
