@@ -218,7 +218,8 @@ def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tupl
     figure, axes = blank("Prompt lengths", f"prompt length (characters {unit})", "prompts")
     # The longest 0.5 % would press all others against the axis.
     edge = max(float(np.quantile(values, 0.995)), (threshold or 0) * 1.3, values.min() + 1)
-    bins = _whole_bins(values.min(), edge)
+    border = (values.min() - 1 if threshold is None else threshold) + 0.5
+    bins = _whole_bins(values.min(), edge, border)
     shown = values[values <= bins[-1]]
     if threshold is None:
         axes.hist(shown, bins=bins, color=BLUE)
@@ -227,23 +228,26 @@ def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tupl
         total = [int((values <= threshold).sum()), int((values > threshold).sum())]
         names = [f"L1, {total[0]:,} prompts", f"L3, {total[1]:,} prompts"]
         axes.hist(parts, bins=bins, color=[BLUE, ORANGE], stacked=True, label=names)
-        axes.axvline(threshold + 0.5, color=INK, linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.axvline(border, color=INK, linewidth=1.4, linestyle=(0, (4, 3)))
         axes.set_ylim(top=1.14 * axes.get_ylim()[1])
         axes.annotate(
-            f"threshold {threshold:,.0f}", (threshold + 0.5, 1), (5, -3), va="top",
+            f"threshold {threshold:,.0f}", (border, 1), (5, -3), va="top",
             xycoords=("data", "axes fraction"), textcoords="offset points", color=INK, fontsize=10,
         )  # fmt: skip
         legend(figure)
+    axes.set_xlim(max(0, bins[0] - 1), bins[-1] + 1)
     axes.grid(axis="x", visible=False)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure, len(values) - len(shown)
 
 
-def _whole_bins(low: float, high: float) -> np.ndarray:
-    """Edges between whole lengths, so that each bin holds as many different ones."""
+def _whole_bins(low: float, high: float, border: float) -> np.ndarray:
+    """Edges between whole lengths, as many lengths in each bin; one edge is at `border`."""
     step = max(1, math.ceil((high - low + 1) / 40))
-    return np.arange(low - 0.5, high + step + 0.5, step)
+    first = border - step * math.ceil((border - low + 0.5) / step)
+    return np.arange(first, high + step + 0.5, step)
 
 
 def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:

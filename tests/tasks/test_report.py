@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from run_on_disk import CURRICULUM, made_up_run
 
-from tasks import results
+from tasks import plots, results
 from tasks.report import terminal_summary, write_report
 from tasks.words import percent, points
 from trainer import metrics
@@ -52,7 +51,7 @@ def written(run: SimpleNamespace, **changes) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, made_up_run):
     return made_up_run(tmp_path_factory.mktemp("output"))
 
 
@@ -61,10 +60,12 @@ def whole(run):
     return written(run)
 
 
-def small_run(tmp_path, **settings):
+@pytest.fixture
+def small_run(tmp_path, made_up_run):
     """Two stages of two steps: enough for what is not about numbers."""
     few = {"steps": 2, "problems": 12, "samples": 2, "recorded": ("reward/mean",)}
-    return made_up_run(tmp_path, stages=CURRICULUM[:2], **few | settings)
+    two = (("short", "L1", 64), ("middle", "L2", 128))
+    return lambda **settings: made_up_run(tmp_path, stages=two, **few | settings)
 
 
 def test_the_verdict_comes_first_and_its_numbers_are_those_of_the_responses(run, whole):
@@ -125,7 +126,7 @@ def test_curves_run_over_all_stages_with_named_boundaries(whole):
     for title in ("Reward", "Entropy", "Response length", "Truncated responses", "Gradient norm"):
         assert title in whole.page.text
     assert whole.page.text.count("training step, all stages") == 8
-    for name, _, context in CURRICULUM:
+    for name, context in (("short", 64), ("middle", 128), ("long", 192), ("last", 128)):
         assert whole.page.text.count(f"{context} tok ") >= 8 and name in whole.page.text
 
 
@@ -176,8 +177,8 @@ def test_harder_problems_are_shown_with_the_length_their_answers_need(run, whole
     assert "Response length needed against prompt length" in whole.page.text
 
 
-def test_every_benchmark_has_its_verdict(tmp_path):
-    run = small_run(tmp_path)
+def test_every_benchmark_has_its_verdict(small_run):
+    run = small_run()
     others = [{**each, "benchmark": "other"} for each in run.given["evaluations"]]
     shown = written(run, evaluations=[*run.given["evaluations"], *others])
     headline, evidence, other, _ = shown.report.summary["verdict"]
@@ -186,14 +187,17 @@ def test_every_benchmark_has_its_verdict(tmp_path):
     assert "other, 12 problems" in terminal_summary(shown.report.summary)
 
 
-def test_a_change_that_is_not_resolved_is_called_so(tmp_path):
-    shown = written(small_run(tmp_path, gain=0.0, problems=60))
+def test_a_change_that_is_not_resolved_is_called_so(small_run):
+    shown = written(small_run(gain=0.0, problems=60))
     headline, evidence, _ = shown.report.summary["verdict"]
     assert "no change of avg@2 is resolved" in headline and "60 problems" in evidence
 
 
-def test_names_with_markup_are_shown_to_the_letter(tmp_path):
-    run = small_run(tmp_path, name="a<blink>&c", benchmark='<script>alert("x")|*')
+def test_names_with_markup_are_shown_to_the_letter(small_run):
+    run = small_run()
+    for evaluation in run.given["evaluations"]:
+        evaluation["benchmark"] = '<script>alert("x")|*'
+    run.given["evaluations"][1]["label"] = "a<blink>&c"
     shown = written(run, command="python -m flows.pipeline 'x=<i>' && true")
     assert not {"script", "blink", "i"} & set(shown.page.tags)
     assert "a<blink>&c" in shown.page.text and '<script>alert("x")|*' in shown.page.text
@@ -201,8 +205,8 @@ def test_names_with_markup_are_shown_to_the_letter(tmp_path):
     assert r'\<script\>alert("x")\|\*' in shown.report.markdown
 
 
-def test_metrics_that_were_not_recorded_leave_their_figure_out(tmp_path):
-    run = small_run(tmp_path)
+def test_metrics_that_were_not_recorded_leave_their_figure_out(small_run):
+    run = small_run()
     for stage in run.given["stages"]:
         (stage["folder"] / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
         for key in ("counters", "seconds", "handoff", "attempts", "environment", "outcome"):
@@ -213,8 +217,8 @@ def test_metrics_that_were_not_recorded_leave_their_figure_out(tmp_path):
     assert shown.report.summary["totals"]["tokens_generated"] is None
 
 
-def test_nan_is_shown_and_named(tmp_path):
-    run = small_run(tmp_path)
+def test_nan_is_shown_and_named(small_run):
+    run = small_run()
     lines = ['{"step": 1, "grad_norm": 0.5}', '{"step": 2, "grad_norm": NaN}']
     (run.given["stages"][1]["folder"] / "metrics.jsonl").write_text("\n".join(lines))
     for evaluation in run.given["evaluations"]:
@@ -236,15 +240,15 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         results.read_steps(tmp_path)
 
 
-def test_without_a_base_nothing_is_compared(tmp_path):
-    run = small_run(tmp_path)
+def test_without_a_base_nothing_is_compared(small_run):
+    run = small_run()
     shown = written(run, evaluations=run.given["evaluations"][1:])
     assert "The base was not evaluated on lab" in shown.page.text
 
 
 @pytest.mark.parametrize("evaluated", [0, 1])
-def test_a_run_that_ended_early_is_reported_and_said_to_be_so(tmp_path, evaluated):
-    run = small_run(tmp_path)
+def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluated):
+    run = small_run()
     run.given["stages"] = run.given["stages"][:1]
     run.given["stages"][0]["outcome"] = "interrupted"
     shown = written(run, evaluations=run.given["evaluations"][:evaluated])
@@ -253,8 +257,8 @@ def test_a_run_that_ended_early_is_reported_and_said_to_be_so(tmp_path, evaluate
     assert terminal_summary(shown.report.summary)
 
 
-def test_nothing_at_all_still_gives_a_page(tmp_path):
-    run = small_run(tmp_path)
+def test_nothing_at_all_still_gives_a_page(small_run):
+    run = small_run()
     shown = written(run, stages=[], evaluations=[], benchmarks=None, segments={})
     assert "Nothing was trained or evaluated." in shown.page.text
     assert "2 stages of 2 not trained." in shown.page.text
@@ -280,8 +284,8 @@ def rewrite(evaluation, change):
         ),
     ],
 )
-def test_responses_that_do_not_fit_are_told_beside_the_numbers(tmp_path, change, said):
-    run = small_run(tmp_path)
+def test_responses_that_do_not_fit_are_told_beside_the_numbers(small_run, change, said):
+    run = small_run()
     rewrite(run.given["evaluations"][1], change)
     shown = written(run)
     [row] = [row for row in shown.report.summary["benchmarks"]["lab"] if row["note"]]
@@ -289,24 +293,24 @@ def test_responses_that_do_not_fit_are_told_beside_the_numbers(tmp_path, change,
     assert f"short: {row['note']}" in shown.page.text
 
 
-def test_evaluations_sampled_differently_are_not_compared(tmp_path):
-    run = small_run(tmp_path)
+def test_evaluations_sampled_differently_are_not_compared(small_run):
+    run = small_run()
     run.given["evaluations"][2]["sampling"]["temperature"] = 1.0
     shown = written(run)
     assert "temperature is 1.0, for the base 0.6" in shown.page.text
     assert "the change could not be tested" in shown.report.summary["verdict"][0]
 
 
-def test_a_second_report_replaces_the_first(tmp_path):
-    run = small_run(tmp_path)
+def test_a_second_report_replaces_the_first(small_run):
+    run = small_run()
     first = written(run)
     second = written(run, command="python -m another")
     assert first.report.folder == second.report.folder
     assert "python -m another" in second.html
-    assert [each.name for each in second.report.folder.parent.iterdir()] == ["fastcurl-seed0"]
+    assert [each.name for each in second.report.folder.parent.iterdir()] == ["lab_fastcurl-seed0"]
 
 
-def test_many_short_stages_are_numbered_where_names_do_not_fit(tmp_path):
+def test_many_short_stages_are_numbered_where_names_do_not_fit(tmp_path, made_up_run):
     stages = [(f"a-long-name-of-a-stage-{i}", "L2", 8192 * (i + 1)) for i in range(9)]
     run = made_up_run(tmp_path, steps=2, problems=6, stages=stages, recorded=("entropy",))
     shown = written(run)
@@ -320,3 +324,12 @@ def test_the_terminal_summary_is_ascii_and_aligned(whole):
     table = text.split("\n\n")[1].splitlines()[1:]
     assert len(table) == 7 and len({len(line) for line in table}) == 1
     assert len(table[0]) <= 110
+
+
+def test_every_prompt_is_in_a_bar_and_no_bar_lies_across_the_threshold():
+    lengths = np.random.default_rng(0).lognormal(5, 0.8, 3_000).astype(int)
+    figure, beyond = plots.lengths(lengths, 247, "raw_question")
+    bars = [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in figure.axes[0].patches]
+    assert sum(height for _, _, height in bars) + beyond == len(lengths)
+    assert beyond <= 0.005 * len(lengths)
+    assert all(left + width <= 247.5 or left >= 247.5 for left, width, height in bars if height)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
@@ -16,16 +17,22 @@ CURRICULUM = (("short", "L1", 64), ("middle", "L2", 128), ("long", "L3", 192), (
 PACKAGES = {"torch": "2.13.0", "verl": "0.9.1"}
 
 
-def made_up_run(
+@pytest.fixture(scope="session")
+def made_up_run():
+    """The function that writes a run; see `_made_up_run`."""
+    return _made_up_run
+
+
+def _made_up_run(
     output: Path,
     *,
     steps: int = 16,
     problems: int = 120,
     samples: int = 8,
     gain: float = 0.05,
-    name: str = "lab/fastcurl",
+    name: str = "lab_fastcurl",
     benchmark: str = "lab",
-    stages=CURRICULUM,
+    stages: tuple[tuple[str, str, int], ...] = CURRICULUM,
     seed: int = 0,
     recorded: tuple[str, ...] = (),
 ) -> SimpleNamespace:
