@@ -1,82 +1,34 @@
-"""Figures of a report. Each function takes numbers and gives a figure; nothing here reads files.
+"""Figures of a report. Each function takes numbers and gives a figure; nothing here reads files."""
 
-Colours keep apart for all common kinds of colour blindness, and in grey. On the page each becomes
-a CSS variable, so that a figure follows the reader's light or dark setting.
-"""
-
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from tasks.words import count, duration, percent, points
-
-# name: (on light paper, on dark paper). Each light value occurs once: it is how a figure's SVG
-# is turned into variables.
-COLOURS = {
-    "ink": ("#1b2027", "#e8ebef"),
-    "soft": ("#59626d", "#a3adb8"),
-    "line": ("#d3d9df", "#333b45"),
-    "band": ("#f3f5f8", "#1a2027"),
-    "blue": ("#0b63ab", "#62b0ee"),
-    "orange": ("#c5540c", "#f39c52"),
-    "green": ("#0b7a5a", "#46c29c"),
-    "violet": ("#87509b", "#c799d6"),
-    "grey": ("#878f98", "#8d97a3"),
-}
-INK, SOFT, LINE, BAND, BLUE, ORANGE, GREEN, VIOLET, GREY = (c[0] for c in COLOURS.values())
-WIDTH = 5.7  # inches at 72 units each: readable at half a desktop page and on a phone
-STYLE = {
-    "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10.5,
-    "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "legend.frameon": False,
-    "lines.linewidth": 1.9,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "stagecraft",
-}
-
-
-def _figure(title: str, x: str, y: str, height: float = 3.25) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.set_title(title, pad=10)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-    return figure, axes
+from tasks.drawing import (
+    BAND,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    SOFT,
+    VIOLET,
+    blank,
+    legend,
+    short,
+)
+from tasks.words import count, duration, points
 
 
 def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """avg@k and pass@k of each checkpoint with 95 % intervals; one row of the figure each."""
-    figure, axes = _figure(f"Accuracy on {benchmark}", "problems solved (%)", "", _height(rows))
+    figure, axes = blank(f"Accuracy on {benchmark}", "problems solved (%)", "", _height(rows))
     k = rows[0]["k"]
     for values, bounds, name, colour, mark, shift in (
         ("avg_at_k", "avg_interval", f"avg@{k}", BLUE, "o", -0.13),
@@ -86,7 +38,7 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     _checkpoints(axes, rows)
     axes.set_xlim(left=max(0, axes.get_xlim()[0]), right=min(103, axes.get_xlim()[1]))
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=""))
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -94,7 +46,7 @@ def differences(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Change of avg@k from the base to each checkpoint, with paired 95 % intervals."""
     k = rows[0]["k"]
     rows = [row for row in rows if row["difference"]]
-    figure, axes = _figure(
+    figure, axes = blank(
         f"Change from the base on {benchmark}", f"change of avg@{k} (points)", "", _height(rows)
     )
     axes.axvline(0, color=INK, linewidth=1)
@@ -102,11 +54,13 @@ def differences(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     _dots(axes, [(each["mean"], (each["low"], each["high"])) for each in found], "", BLUE, "o", 0)
     for index, each in enumerate(found):
         axes.annotate(
-            points(each["mean"]), (100 * each["mean"], index), (0, 7), ha="center",
+            points(each["mean"]), (100 * each["high"], index), (6, 0), va="center",
             textcoords="offset points", color=INK, fontsize=10,
         )  # fmt: skip
     _checkpoints(axes, rows)
-    axes.margins(x=0.12)
+    ends = [100 * end for each in found for end in (each["low"], each["high"], 0)]
+    room = max(ends) - min(ends) or 1
+    axes.set_xlim(min(ends) - 0.06 * room, max(ends) + 0.2 * room)
     return figure
 
 
@@ -167,7 +121,7 @@ def curve(
     ]
     if not any(values for _, values in series):
         return None
-    figure, axes = _figure(title, "training step, all stages", unit)
+    figure, axes = blank(title, "training step, all stages", unit)
     scale, lost, seen = (100 if share else 1), [], []
     for first, pairs in series:
         x = np.array([first + step for step, _ in pairs], dtype=float)
@@ -218,53 +172,54 @@ def _boundaries(figure: Figure, axes: Axes, stages: Sequence[Mapping[str, Any]])
     axes.set_xlim(0.5, end + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.grid(axis="x", visible=False)
-    axes.title.set_position((0, 1))
-    axes.set_title(axes.get_title(loc="left"), loc="left", pad=32)
     for index, (start, stop) in enumerate(zip(starts, ends, strict=True)):
         if index % 2 == 0:
             axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
         if index:
             axes.axvline(start, color=GREY, linewidth=0.9)
-    texts = [
-        axes.text(
-            (start + stop) / 2, 1.02, f"{short(stage['name'], 14)}\n{_context(stage)}",
-            transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8.8,
-            color=SOFT, linespacing=1.25,
-        )
-        for stage, start, stop in zip(made, starts, ends, strict=True)
-    ]  # fmt: skip
+    names = [short(stage["name"], 14) for stage in made]
+    middles = [(start + stop) / 2 for start, stop in zip(starts, ends, strict=True)]
+    above = [_above(axes, x, name, 16) for x, name in zip(middles, names, strict=True)]
+    below = [_above(axes, x, _context(stage), 4) for x, stage in zip(middles, made, strict=True)]
     figure.draw_without_rendering()
     width = axes.get_window_extent().width / (ends[-1] - starts[0])
     spaces = [(stop - start) * width for start, stop in zip(starts, ends, strict=True)]
-    if any(
-        text.get_window_extent().width > space - 3 for text, space in zip(texts, spaces, strict=True)
+    if all(
+        text.get_window_extent().width < space - 3
+        for space, *texts in zip(spaces, above, below, strict=True)
+        for text in texts
     ):
-        for index, text in enumerate(texts, 1):
-            text.set_text(str(index))
+        return
+    for index, (number, nothing) in enumerate(zip(above, below, strict=True), 1):
+        number.set_text(str(index))
+        number.set_y(4)
+        nothing.remove()
+
+
+def _above(axes: Axes, x: float, text: str, height: float) -> Annotation:
+    """A word on top of the axes, centred on `x`, with its baseline `height` points up."""
+    return axes.annotate(
+        text, (x, 1), (0, height), xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points", ha="center", va="baseline", fontsize=8.8, color=SOFT,
+    )  # fmt: skip
 
 
 def _context(stage: Mapping[str, Any]) -> str:
     return f"{stage['context_length']:,} tok" if stage["context_length"] else ""
 
 
-def short(text: str, most: int = 18) -> str:
-    """A name cut to `most` characters, for where space is tight."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def lengths(
-    values: np.ndarray, threshold: float | None, length_of: str
-) -> tuple[Figure, int]:
+def lengths(values: np.ndarray, threshold: float | None, length_of: str) -> tuple[Figure, int]:
     """Histogram of prompt lengths, with the line that divides L1 from L3.
 
     Returns:
         The figure, and how many prompts are too long for it.
     """
     unit = "of the raw question" if length_of == "raw_question" else "of the chat as text"
-    figure, axes = _figure("Prompt lengths", f"prompt length (characters {unit})", "prompts")
+    figure, axes = blank("Prompt lengths", f"prompt length (characters {unit})", "prompts")
     # The longest 0.5 % would press all others against the axis.
     edge = max(float(np.quantile(values, 0.995)), (threshold or 0) * 1.3, values.min() + 1)
-    bins = _whole_bins(values.min(), edge)
+    border = (values.min() - 1 if threshold is None else threshold) + 0.5
+    bins = _whole_bins(values.min(), edge, border)
     shown = values[values <= bins[-1]]
     if threshold is None:
         axes.hist(shown, bins=bins, color=BLUE)
@@ -273,28 +228,31 @@ def lengths(
         total = [int((values <= threshold).sum()), int((values > threshold).sum())]
         names = [f"L1, {total[0]:,} prompts", f"L3, {total[1]:,} prompts"]
         axes.hist(parts, bins=bins, color=[BLUE, ORANGE], stacked=True, label=names)
-        axes.axvline(threshold + 0.5, color=INK, linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.axvline(border, color=INK, linewidth=1.4, linestyle=(0, (4, 3)))
         axes.set_ylim(top=1.14 * axes.get_ylim()[1])
         axes.annotate(
-            f"threshold {threshold:,.0f}", (threshold + 0.5, 1), (5, -3), va="top",
+            f"threshold {threshold:,.0f}", (border, 1), (5, -3), va="top",
             xycoords=("data", "axes fraction"), textcoords="offset points", color=INK, fontsize=10,
         )  # fmt: skip
-        _legend(figure)
+        legend(figure)
+    axes.set_xlim(max(0, bins[0] - 1), bins[-1] + 1)
     axes.grid(axis="x", visible=False)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure, len(values) - len(shown)
 
 
-def _whole_bins(low: float, high: float) -> np.ndarray:
-    """Edges between whole lengths, so that each bin holds as many different ones."""
+def _whole_bins(low: float, high: float, border: float) -> np.ndarray:
+    """Edges between whole lengths, as many lengths in each bin; one edge is at `border`."""
     step = max(1, math.ceil((high - low + 1) / 40))
-    return np.arange(low - 0.5, high + step + 0.5, step)
+    first = border - step * math.ceil((border - low + 0.5) / step)
+    return np.arange(first, high + step + 0.5, step)
 
 
 def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Tokens generated in training, by stage."""
-    figure, axes = _figure(
+    figure, axes = blank(
         "Tokens generated, by stage", "tokens of rollouts", "", 0.95 + 0.42 * max(2, len(stages))
     )
     values = [stage["tokens_generated"] for stage in stages]
@@ -306,7 +264,9 @@ def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Time of each stage, by what it went to."""
-    figure, axes = _figure("Time, by stage", "time (s)", "", 1.3 + 0.42 * max(2, len(stages)))
+    totals = [stage["seconds"] for stage in stages]
+    unit, size = _unit_of_time(max([total or 0 for total in totals], default=0))
+    figure, axes = blank("Time, by stage", f"time ({unit})", "", 1.3 + 0.42 * max(2, len(stages)))
     names = {
         "generate": ("generating", BLUE),
         "old_log_prob": ("log-probabilities", GREEN),
@@ -314,17 +274,25 @@ def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
         "weights": ("moving weights", VIOLET),
         "other": ("other", GREY),
     }
-    totals = [stage["seconds"] for stage in stages]
     left = np.zeros(len(stages))
     for part, (name, colour) in names.items():
-        width = np.array([stage["seconds_by_part"].get(part) or 0.0 for stage in stages])
+        width = np.array([stage["seconds_by_part"].get(part) or 0.0 for stage in stages]) / size
         if width.any():
             axes.barh(range(len(stages)), width, left=left, height=0.6, color=colour, label=name)
             left += width
     _bars(axes, stages, left.tolist(), [duration(total) for total in totals])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _brief(value)))
-    _legend(figure)
+    legend(figure)
     return figure
+
+
+def _unit_of_time(longest: float) -> tuple[str, int]:
+    """The unit in which the longest time is easily read, and its seconds."""
+    return next(
+        (unit, size)
+        for unit, size in (("h", 3600), ("min", 60), ("s", 1))
+        if longest >= 5 * size or size == 1
+    )
 
 
 def _bars(
@@ -356,7 +324,7 @@ def length_needed(series: Mapping[str, Sequence[tuple[int, float, float, int]]])
     Args:
         series: By checkpoint, the rows of `tasks.results.length_needed`.
     """
-    figure, axes = _figure(
+    figure, axes = blank(
         "Response length needed against prompt length",
         "mean prompt length (characters of the raw question)",
         "correct responses (mean tokens)",
@@ -375,44 +343,5 @@ def length_needed(series: Mapping[str, Sequence[tuple[int, float, float, int]]])
             color=SOFT, fontsize=9,
         )  # fmt: skip
     axes.set_ylim(bottom=0)
-    _legend(figure)
+    legend(figure)
     return figure
-
-
-def _legend(figure: Figure) -> None:
-    with matplotlib.rc_context(STYLE):
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=3, fontsize=10, labelcolor=SOFT,
-            handlelength=1.4, columnspacing=1.4, borderaxespad=0.2,
-        )  # fmt: skip
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a figure as `name`.svg and `name`.png, on white."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
-        figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
-
-
-def inline(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for the page: in the page's font and colours, and no links.
-
-    Ids get `name` in front, since all figures share one page.
-    """
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    box = re.search(r'viewBox="[^"]*"', svg)[0]
-    svg = f'<svg role="img" aria-label="{name}" {box}' + svg[svg.index(">") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
-    svg = re.sub(  # two decimals are a hundredth of a point
-        r' (d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg
-    )
-    for colour, (light, _) in COLOURS.items():
-        svg = svg.replace(light, f"var(--{colour})")
-    return svg

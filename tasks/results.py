@@ -184,8 +184,8 @@ def _rows(evaluations: list[dict], stages: Sequence[dict[str, Any]]) -> list[dic
                 "samples": evaluation["sampling"]["samples"],
                 "problems": evaluation["problems"],
                 **{key: score.get(key) for key in _SCORES},
-                "avg_interval": average and list(average),
-                "pass_interval": passed and list(passed),
+                "avg_interval": _of_shares(average),
+                "pass_interval": _of_shares(passed),
                 "difference": difference and difference._asdict(),
                 "tokens": evaluation.get("tokens"),
                 "seconds": evaluation.get("seconds"),
@@ -219,6 +219,11 @@ def _against(
         if one != other:
             raise ValueError(f"Not compared to the base: {key} is {other}, for the base {one}.")
     return metrics.paired_difference(before.correct, after.correct)
+
+
+def _of_shares(interval: metrics.Interval | None) -> list[float] | None:
+    """No score is below 0 or above 1, though a widened bootstrap interval may reach beyond."""
+    return interval and [min(1.0, max(0.0, end)) for end in interval]
 
 
 def _pass_interval(correct: np.ndarray, k: int) -> metrics.Interval:
@@ -262,9 +267,7 @@ def length_needed(
     known = {row["id"]: row for row in problems if row["level"] is not None}
     responses = read_responses(responses_folder)
     found: dict[int, tuple[list[int], list[int]]] = {}
-    for id, correct, tokens in zip(
-        responses.ids, responses.correct, responses.tokens, strict=True
-    ):
+    for id, correct, tokens in zip(responses.ids, responses.correct, responses.tokens, strict=True):
         if id in known and correct.any():
             questions, lengths = found.setdefault(known[id]["level"], ([], []))
             questions.append(len(known[id]["question"]))

@@ -29,7 +29,10 @@ class Table:
         rule = ["---"] + ["---" if self.text else "---:"] * (len(self.columns) - 1)
         lines = [[self.literal(column) for column in self.columns], rule]
         lines += [
-            [self.literal(main) + (f" ({self.literal(small)})" if small else "") for main, small in row]
+            [
+                self.literal(main) + (f" ({self.literal(small)})" if small else "")
+                for main, small in row
+            ]
             for row in self.rows
         ]
         title = [f"**{self.literal(self.title)}**", ""] if self.title else []
@@ -42,25 +45,24 @@ class Table:
         """Text as it is, where markdown would read marks in it."""
         for mark in "\\`*_|<>[]#":
             text = text.replace(mark, f"\\{mark}")
-        return text.replace("\n", " ")
+        return text.replace("\n", "; ")
 
 
 def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Accuracy by checkpoint, with intervals, and the paired difference to the base."""
     k, samples = rows[0]["k"], rows[0]["samples"]
-    columns = ["checkpoint", "steps", f"avg@{k}", "change from base", f"pass@{k}"]
-    columns += ["cut off", "no answer", "mean length", "correct", "wrong"]
+    columns = ["checkpoint", f"avg@{k}", "change from base", f"pass@{k}"]
+    columns += ["cut off", "no answer", "mean length", "correct", "wrong", "steps"]
     lines = []
     for row in rows:
         change = row["difference"]
         lines.append(
             [
                 (row["label"], _what(row)),
-                (number(row["steps"]), ""),
                 (percent(row["avg_at_k"]), _small(span(row["avg_interval"], percent))),
                 (
                     points(change["mean"]) if change else ABSENT,
-                    f"{span((change['low'], change['high']))}; {p_value(change['p_value'])}"
+                    f"{span((change['low'], change['high']))}\n{p_value(change['p_value'])}"
                     if change
                     else "",
                 ),
@@ -71,6 +73,7 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
                     (_tokens(row[f"response_length_{kind}"]), "")
                     for kind in ("mean", "correct", "wrong")
                 ),
+                (number(row["steps"]), ""),
             ]
         )
     notes = [f"{row['label']}: {row['note']}" for row in rows if row["note"]]
@@ -135,7 +138,10 @@ def handoff(stages: Sequence[Mapping[str, Any]]) -> Table | None:
         return None
     columns = ["check", *(row["name"] for row in stages)]
     lines = [
-        [(check.replace("_", " "), ""), *((_value(row["handoff"].get(check)), "") for row in stages)]
+        [
+            (check.replace("_", " "), ""),
+            *((_value(row["handoff"].get(check)), "") for row in stages),
+        ]
         for check in checks
     ]
     return Table(columns, lines)

@@ -5,12 +5,10 @@ default the runs lie in a sqlite file below the output folder; MLFLOW_TRACKING_U
 elsewhere. MLflow itself is imported when a `Tracker` is made, for it takes seconds.
 """
 
-import hashlib
 import json
 import logging
 import math
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +19,13 @@ from typing import Any, Literal, Protocol
 import psutil
 
 from conf import telemetry
+from tasks.labels import flat, lineage_tags, metric_name, param
+
+__all__ = ["Child", "Tracker", "flat", "lineage_tags", "metric_name", "store_uri"]
 
 # Limits of MLflow's stores; `log_batch` takes at most so many entries of a kind at once.
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1_000, 100
-_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_DIGEST = 6_000, 8_000, 36
+_LONGEST_TAG, _LONGEST_DIGEST = 8_000, 36
 
 
 class TrackedData(Protocol):
@@ -45,55 +46,6 @@ def store_uri(output: Path | str) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or (
         f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
     )
-
-
-def metric_name(name: str) -> str:
-    """A name that every MLflow store admits.
-
-    >>> metric_name("eval/lab (test)/avg@8")
-    'eval/lab _test_/avg_at_8'
-    """
-    admitted = re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
-    # A path must be in its shortest form: no empty part, no "." and no "..".
-    return "/".join(part for part in admitted.split("/") if part.strip(". ")) or "_"
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names.
-
-    >>> flat({"seed": 0, "stages": [{"name": "short"}]})
-    {'seed': 0, 'stages.0.name': 'short'}
-    """
-    if hasattr(settings, "model_dump"):
-        settings = settings.model_dump(mode="json")
-    if isinstance(settings, Mapping):
-        items = [(str(key), value) for key, value in settings.items()]
-    elif isinstance(settings, list | tuple):
-        items = [(str(index), value) for index, value in enumerate(settings)]
-    else:
-        return {prefix: settings}
-    flattened: dict[str, Any] = {}
-    for key, value in items:
-        flattened |= flat(value, f"{prefix}.{key}" if prefix else key)
-    return flattened
-
-
-def lineage_tags(
-    *, config_digest: str = "", git_commit: str = "", upstream_run: str = "", **more: str
-) -> dict[str, str]:
-    """Tags that say what a run was made from. Empty ones are left out.
-
-    Args:
-        config_digest: Digest of the settings that decide the run's result.
-        git_commit: Commit of this code.
-        upstream_run: MLflow id of the run that made the checkpoint this one starts from.
-        more: Further tags, such as `checkpoint_digest`.
-    """
-    tags = {"config_digest": config_digest, "git_commit": git_commit, "upstream_run": upstream_run}
-    named = {f"stagecraft.{key}": str(value) for key, value in (tags | more).items() if value}
-    if git_commit:
-        named["mlflow.source.git.commit"] = git_commit  # The one MLflow's own pages show.
-    return named
 
 
 class Tracker:
@@ -263,7 +215,7 @@ class Tracker:
             run_name=name,
             tags={key: str(value)[:_LONGEST_TAG] for key, value in tags.items()},
         )
-        entries = [Param(metric_name(key), _param(value)) for key, value in params.items()]
+        entries = [Param(metric_name(key), param(value)) for key, value in params.items()]
         for start in range(0, len(entries), _PARAMS_AT_ONCE):
             self._client.log_batch(run.info.run_id, params=entries[start : start + _PARAMS_AT_ONCE])
         return run.info.run_id
@@ -384,15 +336,6 @@ class Child:
             self._client.log_artifacts(self.run_id, str(path), folder)
         else:
             self._client.log_artifact(self.run_id, str(path), folder)
-
-
-def _param(value: Any) -> str:
-    """Text of a setting, cut with a digest of the whole where it is too long for MLflow."""
-    text = str(value)
-    if len(text) <= _LONGEST_PARAM:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{text[: _LONGEST_PARAM - 80]}... sha256:{digest}"
 
 
 def _this_process() -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
@@ -16,19 +17,28 @@ CURRICULUM = (("short", "L1", 64), ("middle", "L2", 128), ("long", "L3", 192), (
 PACKAGES = {"torch": "2.13.0", "verl": "0.9.1"}
 
 
-def made_up_run(
+@pytest.fixture(scope="session")
+def made_up_run():
+    """The function that writes a run; see `_made_up_run`."""
+    return _made_up_run
+
+
+def _made_up_run(
     output: Path,
     *,
     steps: int = 16,
     problems: int = 120,
     samples: int = 8,
     gain: float = 0.05,
-    name: str = "lab/fastcurl",
+    name: str = "lab_fastcurl",
     benchmark: str = "lab",
-    stages=CURRICULUM,
+    stages: tuple[tuple[str, str, int], ...] = CURRICULUM,
     seed: int = 0,
+    recorded: tuple[str, ...] = (),
 ) -> SimpleNamespace:
     """Four stages that learn `gain` each, evaluated before and after; keywords of `write_report`.
+
+    Only metrics named in `recorded` are written, or all.
 
     Returns:
         `experiment` and `given`, so that `write_report(run.experiment, **run.given)` works.
@@ -43,7 +53,10 @@ def made_up_run(
                  "batch_size": 32, "mini_batch_size": 32}
                 for stage, prompts, context in stages
             ],
-            "evaluation": {"benchmarks": [{"name": benchmark, "split": "test"}], "samples": samples},
+            "evaluation": {
+                "benchmarks": [{"name": benchmark, "split": "test"}],
+                "samples": samples,
+            },
         }
     )  # fmt: skip
     train = _problems(output / "data" / "train", "train", 900, random)
@@ -72,7 +85,7 @@ def made_up_run(
             "train": train,
             "segments": segments,
             "stages": [
-                _stage(output, stage, position, context, steps, random)
+                _stage(output, stage, position, context, steps, random, recorded)
                 for position, (stage, _, context) in enumerate(stages)
             ],
             "evaluations": [
@@ -103,7 +116,9 @@ def _problems(folder: Path, name: str, rows: int, random) -> Dataset:
     return Dataset.write(folder, name, pa.table(columns), source={"kind": "lab"})
 
 
-def _stage(output: Path, name: str, position: int, context: int, steps: int, random) -> dict:
+def _stage(
+    output: Path, name: str, position: int, context: int, steps: int, random, recorded
+) -> dict:
     folder = output / "stages" / f"{name}-0123456789ab"
     folder.mkdir(parents=True)
     lines = []
@@ -127,6 +142,8 @@ def _stage(output: Path, name: str, position: int, context: int, steps: int, ran
                 "seconds/weights": 0.1,
             }
         )
+    if recorded:
+        lines = [{name: line[name] for name in ("step", *recorded)} for line in lines]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
     return {
@@ -211,8 +228,8 @@ def _evaluation(
             "truncated_share": float(truncated.mean()),
             "no_answer_share": 0.0125,
             "response_length_mean": float(tokens.mean()),
-            "response_length_correct": float(tokens[correct].mean()),
-            "response_length_wrong": float(tokens[~correct].mean()),
+            "response_length_correct": float(tokens[correct].sum() / max(1, correct.sum())),
+            "response_length_wrong": float(tokens[~correct].sum() / max(1, (~correct).sum())),
         },
         "tokens": int(tokens.sum()),
         "seconds": 21.5,

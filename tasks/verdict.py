@@ -1,0 +1,127 @@
+"""What a run came to, in a few sentences and numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from conf.schema import Experiment
+from tasks.words import count, duration, number, p_value, percent, plain, points, span, things
+
+
+def verdict(
+    by_benchmark: Mapping[str, Sequence[dict]], stages: Sequence[dict], totals: Mapping[str, Any]
+) -> list[str]:
+    """What came of it: a sentence per benchmark, final checkpoint against base, then the cost."""
+    sentences = []
+    for name, rows in by_benchmark.items():
+        base = next((row for row in rows if row["position"] == -1), None)
+        last = rows[-1]
+        score = f"avg@{last['k']}"
+        if base is None or last is base:
+            missing = "The base was" if base is None else "No trained checkpoint was"
+            sentences.append(f"{missing} not evaluated on {name}, so nothing is compared there.")
+            continue
+        change = last["difference"]
+        if change is None:
+            sentences.append(
+                f"On {name}, {score} was {percent(base['avg_at_k'])} for the base and "
+                f"{percent(last['avg_at_k'])} at the end; the change could not be tested. "
+                f"{last['note']}".strip()
+            )
+            continue
+        evidence = (
+            f"Paired 95 % interval {span((change['low'], change['high']))} points, "
+            f"{p_value(change['p_value'])}, {things(change['problems'], 'problem')}."
+        )
+        if change["low"] > 0 or change["high"] < 0:
+            way = "rose" if change["mean"] > 0 else "fell"
+            headline = (
+                f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
+                f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}."
+            )
+        else:
+            headline = (
+                f"On {name}, no change of {score} is resolved: "
+                f"{points(change['mean'])} points at this sample size."
+            )
+        # The first is the page's heading, with its evidence below.
+        sentences += [f"{headline} {evidence}"] if sentences else [headline, evidence]
+    spent = [things(totals["steps"], "step")] if totals["steps"] is not None else []
+    if totals["tokens_generated"] is not None:
+        spent.append(f"{count(totals['tokens_generated'])} generated tokens")
+    if totals["seconds"] is not None:
+        spent.append(duration(totals["seconds"]))
+    if stages and spent:
+        *most, final = spent
+        listed = f"{', '.join(most)} and {final}" if most else final
+        sentences.append(f"Cost of training, {things(len(stages), 'stage')}: {listed}.")
+    return sentences
+
+
+def terminal_summary(summary: Mapping[str, Any], *, ascii_only: bool = True) -> str:
+    """The verdict and a table per benchmark, for the end of a run in a terminal.
+
+    Args:
+        summary: `Report.summary`.
+        ascii_only: Whether to write ASCII, for terminals that know nothing else.
+    """
+    parts = ["\n".join(summary["verdict"])]
+    for name, rows in summary["benchmarks"].items():
+        k = rows[0]["k"]
+        header = ["checkpoint", "context", "steps", f"avg@{k} (95 %)", f"pass@{k}"]
+        header += ["cut off", "length", "tokens", "time"]
+        lines = [
+            [
+                row["label"],
+                number(row["context_length"]),
+                number(row["steps"]),
+                f"{percent(row['avg_at_k'])} ({span(row['avg_interval'], percent)})",
+                percent(row["pass_at_k"]),
+                percent(row["truncated_share"]),
+                number(row["response_length_mean"]),
+                count(row["trained_tokens"]),
+                duration(row["trained_seconds"]),
+            ]
+            for row in rows
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        ruled = [header, ["-" * width for width in widths], *lines]
+        table = [
+            "  ".join(
+                cell.ljust(width) if index == 0 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in ruled
+        ]
+        parts.append("\n".join([f"{name}, {things(rows[0]['problems'], 'problem')}", *table]))
+    text = "\n\n".join(parts)
+    return plain(text) if ascii_only else text
+
+
+def tiles(
+    by_benchmark: Mapping[str, Sequence[dict]], totals: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    """Name, number and remark of the few numbers at the top, for the first benchmark."""
+    found = []
+    for rows in list(by_benchmark.values())[:1]:
+        base, last = rows[0], rows[-1]
+        change, k = last["difference"], last["k"]
+        if change:
+            bounds = span((change["low"], change["high"]))
+            found.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
+        for name, key in ((f"avg@{k}", "avg_at_k"), (f"pass@{k}", "pass_at_k")):
+            found.append((name, percent(last[key]), f"base {percent(base[key])}"))
+        cut = percent(last["truncated_share"])
+        found.append(("cut off", cut, f"base {percent(base['truncated_share'])}"))
+    found.append(("tokens generated", count(totals["tokens_generated"]), "in training"))
+    found.append(("time", duration(totals["seconds"]), "in training"))
+    return found
+
+
+def outcome(experiment: Experiment, stages: Sequence[dict]) -> str:
+    """Which stages did not finish or were not trained; empty if all is well."""
+    unfinished = [row for row in stages if row["outcome"] not in (None, "finished")]
+    missing = len(experiment.stages) - len(stages)
+    said = [f"Stage {row['name']} {row['outcome']}." for row in unfinished]
+    if missing > 0:
+        said.append(f"{things(missing, 'stage')} of {len(experiment.stages)} not trained.")
+    return " ".join(said)
