@@ -201,8 +201,8 @@ def main() -> None:
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    drawn = task.draw(loop.train_seed, "train")
-    questions = [p.question for _, p in zip(range(loop.train_rows), drawn, strict=False)]
+    drawn = task.different(loop.train_rows, loop.train_seed, "train")
+    questions = [problem.question for problem in drawn]
     sets = prompt_sets(questions)
     print({name: len(rows) for name, rows in sets.items()})
 
