@@ -58,24 +58,21 @@ def lengths_figure(
     threshold = round(mean(characters))
     axes.axvline(threshold, color="gray", linewidth=1)
     axes.annotate(
-        f"mean question, {threshold}:\nL1 to the left, L3 to the right",
-        (threshold, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(-6, 0),
+        f"mean question, {threshold} characters:\nL1 to the left, L3 to the right",
+        (threshold, mean(context_lengths[1:])),
+        xytext=(6, 0),
         textcoords="offset points",
-        ha="right",
-        va="top",
+        va="center",
         fontsize=9,
     )
     for context, stages in zip(context_lengths, ("stage 1", "stages 2, 4", "stage 3"), strict=True):
         axes.axhline(context, color="tab:red", linewidth=1, linestyle=":")
         axes.annotate(
             f"{stages}: {context} tokens",
-            (0.99, context),
+            (0.01, context),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
             textcoords="offset points",
-            ha="right",
             fontsize=9,
             color="tab:red",
         )
@@ -85,7 +82,7 @@ def lengths_figure(
         ylabel="response length (tokens)",
         ylim=(0, max(context_lengths) * 1.1),
     )
-    axes.legend(loc="center left", frameon=False, bbox_to_anchor=(0, 0.58))
+    axes.legend(loc="lower right", frameon=False)
     return figure
 
 
