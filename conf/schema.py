@@ -19,24 +19,37 @@ def knob(default: Any, what: str, unit: str = "", **bounds: Any) -> Any:
     return Field(**kind, description=what, json_schema_extra={"unit": unit}, **bounds)
 
 
+# Names become folders, run names and metric names.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class Knobs(BaseModel):
     """A group of knobs: refuses unknown keys, and does not change once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Source(Knobs):
     """Where a set of problems comes from."""
 
-    name: str = knob("train", "Name of the set, used in folders, tables and metric names.", "name")
+    name: str = knob(
+        "train", "Name of the set, used in folders, tables and metric names.", "name", pattern=NAME
+    )
     kind: Literal["lab", "hub", "file"] = knob(
         "lab", "lab: made by seeded code; hub: a Hugging Face dataset; file: local files.", "choice"
     )
     path: str | list[str] = knob(
         "", "hub: dataset name; file: one or several parquet, json or jsonl files.", "path"
     )
+    files: list[str] = knob(
+        list, "hub: files of the repository to read; none: those its card names.", "paths"
+    )
     revision: str = knob("main", "hub: commit, tag or branch to read.", "git revision")
-    split: str = knob("train", "hub: split to read; lab: `train` or `test`, never overlapping.", "name")
+    split: str = knob(
+        "train", "hub: split to read; lab: `train` or `test`, never overlapping.", "name"
+    )
     rows: int = knob(2048, "lab: problems to make.", "problems", gt=0)
     seed: int = knob(0, "lab: seed of the problems.", "seed", ge=0)
 
@@ -73,7 +86,9 @@ class Model(Knobs):
     """The model that training starts from."""
 
     path: str = knob(
-        "lab", "lab: the base model shipped with Stagecraft; else a local folder or a Hub name.", "path"
+        "lab",
+        "lab: the base model shipped with Stagecraft; else a local folder or a Hub name.",
+        "path",
     )
     revision: str = knob("main", "Hub commit, tag or branch.", "git revision")
 
@@ -84,7 +99,7 @@ class Stage(Knobs):
     Starts from the checkpoint of the stage before, with a fresh optimizer and data cursor.
     """
 
-    name: str = knob("stage", "Name of the stage, unique in the curriculum.", "name", min_length=1)
+    name: str = knob("stage", "Name of the stage, unique in the curriculum.", "name", pattern=NAME)
     prompts: Literal["L1", "L2", "L3"] = knob("L2", "Prompt set to train on.", "segment")
     context_length: int = knob(8192, "Longest response.", "tokens", gt=0)
     steps: int = knob(100, "Training steps (batches of prompt groups).", "steps", gt=0)
@@ -98,14 +113,17 @@ class Stage(Knobs):
         0.0, "Weight of KL(policy, stage start) in the loss; 0 keeps no reference.", "1", ge=0
     )
     entropy_coefficient: float = knob(0.0, "Weight of the entropy bonus in the loss.", "1", ge=0)
-    save_every: int = knob(20, "Steps between checkpoints that an interrupted stage resumes from.", "steps", gt=0)
+    save_every: int = knob(
+        20, "Steps between checkpoints that an interrupted stage resumes from.", "steps", gt=0
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Stage":
         if self.mini_batch_size > self.batch_size:
             raise ValueError(
                 f"mini_batch_size is {self.mini_batch_size} prompts, more than the "
-                f"{self.batch_size} of batch_size\n\nhint: lower mini_batch_size or raise batch_size"
+                f"{self.batch_size} of batch_size\n\n"
+                "hint: lower mini_batch_size or raise batch_size"
             )
         if self.batch_size % self.mini_batch_size:
             raise ValueError(
@@ -116,11 +134,13 @@ class Stage(Knobs):
 
 
 class Method(Knobs):
-    """What a rollout is worth beside the others of its prompt group, and how it moves the policy."""
+    """What a rollout is worth beside the others of its group, and how it moves the policy."""
 
     name: str = knob("grpo", "Name of the method, for tables.", "name")
     advantage: Literal["grpo", "rloo"] = knob(
-        "grpo", "Advantage estimator: grpo divides by the group's deviation, rloo leaves one out.", "choice"
+        "grpo",
+        "Advantage estimator: grpo divides by the group's deviation, rloo leaves one out.",
+        "choice",
     )
     clip_low: float = knob(0.2, "Ratio clip below 1.", "1", gt=0, lt=1)
     clip_high: float = knob(0.2, "Ratio clip above 1.", "1", gt=0)
@@ -139,13 +159,21 @@ class Hardware(Knobs):
     rollout: Literal["torch", "vllm"] = knob("torch", "Engine that samples rollouts.", "choice")
     ranks: int = knob(1, "Trainer processes (GPUs) per node.", "processes", gt=0)
     nodes: int = knob(1, "Machines.", "nodes", gt=0)
-    dtype: Literal["float32", "bfloat16"] = knob("float32", "Type of weights in training and rollout.", "type")
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = knob("sdpa", "Attention kernel.", "choice")
+    dtype: Literal["float32", "bfloat16"] = knob(
+        "float32", "Type of weights in training and rollout.", "type"
+    )
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = knob(
+        "sdpa", "Attention kernel.", "choice"
+    )
     tensor_parallel: int = knob(1, "Ranks that share one rollout engine.", "ranks", gt=0)
     memory_share: Fraction = knob(0.6, "Share of GPU memory given to vLLM.", "share")
     kv_cache_gib: int = knob(1, "KV cache of vLLM on a CPU.", "GiB", gt=0)
-    micro_batch: int = knob(128, "Rollouts per forward pass on a rank, where tokens_per_rank is 0.", "rollouts", gt=0)
-    tokens_per_rank: int = knob(0, "Tokens per forward pass (dynamic batches, padding removed); 0: off.", "tokens", ge=0)
+    micro_batch: int = knob(
+        128, "Rollouts per forward pass on a rank, where tokens_per_rank is 0.", "rollouts", gt=0
+    )
+    tokens_per_rank: int = knob(
+        0, "Tokens per forward pass (dynamic batches, padding removed); 0: off.", "tokens", ge=0
+    )
     gradient_checkpointing: bool = knob(False, "Recompute activations to save memory.", "switch")
     offload: bool = knob(False, "Keep parameters and optimizer on the host between uses.", "switch")
     threads: int = knob(1, "OpenMP threads of each trainer process on a CPU.", "threads", gt=0)
@@ -155,7 +183,9 @@ class Hardware(Knobs):
         "probability",
         gt=0,
     )
-    stall_timeout: int = knob(1800, "A stage without a step or a log line for so long is stopped.", "seconds", gt=0)
+    stall_timeout: int = knob(
+        1800, "A stage without a step or a log line for so long is stopped.", "seconds", gt=0
+    )
 
 
 class Evaluation(Knobs):
@@ -169,19 +199,23 @@ class Evaluation(Knobs):
     top_p: float = knob(1.0, "Nucleus.", "probability", gt=0, le=1)
     context_length: int = knob(32768, "Longest response, whatever the stage's.", "tokens", gt=0)
     seed: int = knob(0, "Seed of sampling.", "seed", ge=0)
-    batch_size: int = knob(256, "Responses sampled together by the torch engine.", "responses", gt=0)
+    batch_size: int = knob(
+        256, "Responses sampled together by the torch engine.", "responses", gt=0
+    )
 
 
 class Experiment(Knobs):
     """Everything needed to run, and to run again."""
 
-    name: str = knob("experiment", "Name of the experiment.", "name", min_length=1)
+    name: str = knob("experiment", "Name of the experiment.", "name", pattern=NAME)
     seed: int = knob(0, "Seed of data order and sampling in training.", "seed", ge=0)
     output: str = knob("outputs", "Folder that everything is written under.", "path", min_length=1)
     data: Data = knob(Data, "Training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
-    stages: list[Stage] = knob(lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1)
+    stages: list[Stage] = knob(
+        lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1
+    )
     hardware: Hardware = knob(Hardware, "Machine.", "group")
     evaluation: Evaluation = knob(Evaluation, "Scoring.", "group")
 
@@ -193,5 +227,7 @@ class Experiment(Knobs):
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own")
+                raise ValueError(
+                    f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own"
+                )
         return self

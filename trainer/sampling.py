@@ -76,9 +76,7 @@ class _ReservedLayer(DynamicLayer):
 def _new_cache(model: PreTrainedModel) -> tuple[DynamicCache, bool]:
     """An empty cache, and whether every layer attends to everything before it."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [
-        _ReservedLayer() if type(old) is DynamicLayer else old for old in cache.layers
-    ]
+    cache.layers = [_ReservedLayer() if type(old) is DynamicLayer else old for old in cache.layers]
     return cache, all(isinstance(layer, _ReservedLayer) for layer in cache.layers)
 
 
@@ -108,9 +106,7 @@ def nucleus(logprobs: Tensor, top_p: float, top_k: int) -> Tensor:
     return logprobs.masked_fill(outside.scatter(-1, tokens, outside), -torch.inf)
 
 
-def _check(
-    prompts: list[list[int]], limits: list[int], temperature: float, top_p: float
-) -> None:
+def _check(prompts: list[list[int]], limits: list[int], temperature: float, top_p: float) -> None:
     if not all(prompts):
         raise ValueError(
             "a prompt without tokens cannot be continued\n\nhint: start it with a beginning token"
@@ -172,11 +168,7 @@ def sample(
     """
     if not prompts:
         return []
-    limits = (
-        [max_new_tokens] * len(prompts)
-        if isinstance(max_new_tokens, int)
-        else max_new_tokens
-    )
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     limits = list(limits)
     _check(prompts, limits, temperature, top_p)
     was_training = model.training
@@ -197,14 +189,10 @@ def sample(
         model.train(was_training)
 
 
-def _decode(
-    model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, generator
-):
+def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, generator):
     device = model.device
     cache, full_attention = _new_cache(model)
-    logits, mask, rows = _prefill(
-        model, cache, prompts, pad_id
-    )  # rows: prompt -> its row in U
+    logits, mask, rows = _prefill(model, cache, prompts, pad_id)  # rows: prompt -> its row in U
     cache.batch_select_indices(rows)
     logits, mask = logits[rows], mask[rows]
     positions = mask.sum(dim=-1, keepdim=True)
@@ -216,9 +204,7 @@ def _decode(
     alive = torch.arange(len(prompts), device=device)  # batch row -> prompt
     growing = torch.ones(len(prompts), dtype=torch.bool, device=device)
     ends = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
-    tokens = torch.full(
-        (max(limits), len(prompts)), pad_id, dtype=torch.long, device=device
-    )
+    tokens = torch.full((max(limits), len(prompts)), pad_id, dtype=torch.long, device=device)
     logprobs = torch.zeros((max(limits), len(prompts)), device=device)
     taken = lengths.clone()
     finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -258,17 +244,14 @@ def _decode(
     tokens, logprobs = tokens.T.tolist(), logprobs.T.tolist()
     return [
         Sample(tokens[row][:count], logprobs[row][:count], ended)
-        for row, (count, ended) in enumerate(
-            zip(taken.tolist(), finished.tolist(), strict=True)
-        )
+        for row, (count, ended) in enumerate(zip(taken.tolist(), finished.tolist(), strict=True))
     ]
 
 
 def _prefill(model, cache, prompts, pad_id) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token logits [U, V], attention mask [U, longest] and each prompt's row in them."""
     different = {
-        tuple(prompt): row
-        for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))
+        tuple(prompt): row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))
     }
     longest = max(map(len, different))
     ids = torch.full((len(different), longest), pad_id)
@@ -285,9 +268,7 @@ def _prefill(model, cache, prompts, pad_id) -> tuple[Tensor, Tensor, Tensor]:
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    rows = torch.tensor(
-        [different[tuple(prompt)] for prompt in prompts], device=model.device
-    )
+    rows = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=model.device)
     return logits, mask, rows
 
 
@@ -298,9 +279,7 @@ def _choose(logits, temperature, top_p, top_k, generator) -> tuple[Tensor, Tenso
     if temperature == 0:
         chosen = logprobs.argmax(dim=-1)
     else:
-        admitted = (
-            nucleus(logprobs, top_p, top_k) if top_p < 1 or top_k > 0 else logprobs
-        )
+        admitted = nucleus(logprobs, top_p, top_k) if top_p < 1 or top_k > 0 else logprobs
         noise = torch.empty_like(logprobs).uniform_(generator=generator)
         chosen = (admitted - noise.log_().neg_().log_()).argmax(dim=-1)
     return chosen, logprobs.gather(-1, chosen[:, None]).squeeze(-1)

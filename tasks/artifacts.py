@@ -1,0 +1,237 @@
+"""What lies on disk: folders that appear whole, digests that name their content, and data sets.
+
+Every artifact is a folder that is filled aside, then renamed into place, with a JSON manifest
+written last: a folder that is there is finished.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("source", pa.string()),
+        ("index", pa.int64()),
+        ("level", pa.int32()),
+    ]
+)
+"""Columns of a data set: `prompt` is the chat, ending with the instruction; `question` is the raw
+question without it; `answers` are the accepted ones; `index` is the order upstream; `level` is the
+difficulty, null where unknown."""
+
+MANIFEST = "manifest.json"
+PROMPTS = "prompts.parquet"
+
+
+def digest_of(value: Any) -> str:
+    """The SHA-256 of a value's canonical JSON, as 64 hexadecimal digits.
+
+    The order of keys does not matter. Pydantic models count as their fields, paths as text.
+
+    Raises:
+        TypeError: for what JSON cannot hold.
+        ValueError: for NaN and infinity, which JSON cannot hold either.
+
+    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"found a {type(value).__name__}, needed what JSON can hold")
+
+
+def file_digest(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(path: Path | str) -> str:
+    """The SHA-256 of the names and bytes of all files below a folder, as 64 hexadecimal digits.
+
+    Times and permissions do not matter, nor do empty folders.
+
+    Raises:
+        NotADirectoryError: when there is no such folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise NotADirectoryError(f"no folder {root}")
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    return digest_of([[file.relative_to(root).as_posix(), file_digest(file)] for file in files])
+
+
+@contextmanager
+def new_folder(final: Path | str) -> Iterator[Path]:
+    """A folder to fill, which takes its final name when the block ends well.
+
+    It lies beside its final place, so the renaming is one step of the same file system. A folder
+    that already has the final name is moved away, and deleted after the new one is in place.
+    When the block raises, the new folder is removed and the old one stays.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = _beside(final), _beside(final)
+    aside.mkdir()
+    try:
+        yield aside
+        if final.exists():
+            os.replace(final, old)
+        os.replace(aside, final)
+    except BaseException:
+        if old.exists() and not final.exists():
+            os.replace(old, final)
+        raise
+    finally:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _beside(path)
+    try:
+        with aside.open("x", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False, default=_plain)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path | str) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: when the file is no JSON.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} holds no JSON: {error}\n\nhint: delete it; it is made anew"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A finished data set on disk: the columns of `COLUMNS` in one parquet file, and a manifest.
+
+    Attributes:
+        name: Name of the set.
+        path: The parquet file.
+        digest: SHA-256 of the rows, whatever wrote the file.
+        rows: Number of rows.
+        folder: The folder that holds file and manifest.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    rows: int
+    folder: Path
+
+    @classmethod
+    def write(cls, folder: Path | str, name: str, table: pa.Table, **manifest: Any) -> "Dataset":
+        """Write a table of `COLUMNS` and its manifest as a finished folder.
+
+        Args:
+            folder: Where it goes; replaced if it exists.
+            name: Name of the set.
+            table: The rows.
+            manifest: What else the manifest is to say, such as `source` or `lengths`.
+        """
+        table = table.select(COLUMNS.names).cast(COLUMNS)
+        with new_folder(folder) as aside:
+            pq.write_table(table, aside / PROMPTS)
+            write_json(
+                aside / MANIFEST,
+                {
+                    "kind": "dataset",
+                    "name": name,
+                    "rows": table.num_rows,
+                    "digest": rows_digest(table),
+                    "file_digest": file_digest(aside / PROMPTS),
+                    "columns": COLUMNS.names,
+                    **manifest,
+                },
+            )
+            cls.load(aside)
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Dataset":
+        """The data set in a folder.
+
+        Raises:
+            ValueError: when it has no manifest, is something else, or its file was changed since.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(
+                f"{folder} holds no {MANIFEST}, so no finished data set\n\n"
+                "hint: delete the folder; it is made anew"
+            )
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("kind") != "dataset":
+            raise ValueError(
+                f"{folder / MANIFEST} is of kind {manifest.get('kind')!r}, needed 'dataset'\n\n"
+                "hint: point to a folder below data/"
+            )
+        path = folder / PROMPTS
+        if not path.is_file() or file_digest(path) != manifest["file_digest"]:
+            raise ValueError(
+                f"{path} is not the file that {MANIFEST} beside it describes\n\n"
+                "hint: delete the folder; it is made anew"
+            )
+        return cls(manifest["name"], path, manifest["digest"], manifest["rows"], folder)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, as written."""
+        return read_json(self.folder / MANIFEST)
+
+    def table(self) -> pa.Table:
+        """The rows, with the columns of `COLUMNS`."""
+        return pq.read_table(self.path)
+
+
+def rows_digest(table: pa.Table) -> str:
+    """The SHA-256 of a table's rows in their order, independent of how a file stores them."""
+    digest = hashlib.sha256()
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            line = json.dumps(row, sort_keys=True, separators=(",", ":"))
+            digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""Bring a set of problems to disk: from the lab's generator, the Hub, or local files."""
+
+import json
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf.schema import Data, Source
+from tasks.artifacts import MANIFEST, Dataset, digest_of, file_digest, folder_digest
+from tasks.upstream import to_columns
+
+Rows = list[dict[str, Any]]
+
+
+def download(source: Source, data: Data, output: Path | str) -> Dataset:
+    """The problems of a source, in our columns, under `output`/data.
+
+    The folder is named by the source, the instruction, and what can be known of the content
+    without reading the Hub; when it is there already, it is returned as it is. So a set from the
+    Hub's `main` stays what it was when first read.
+
+    Args:
+        source: Where the problems come from.
+        data: Holds the instruction that ends every prompt.
+        output: The experiment's output folder.
+
+    Raises:
+        ValueError: when a file is missing or unreadable, a column is missing, the set is empty,
+            a row has no answer, or the Hub cannot be reached and holds no copy on this machine.
+    """
+    upstream = _upstream_digest(source)
+    key = digest_of([source, data.instruction, upstream])
+    folder = Path(output) / "data" / f"{source.name}-{key[:12]}"
+    if (folder / MANIFEST).is_file():
+        return Dataset.load(folder)
+    rows, revision = {"lab": _from_lab, "hub": _from_hub, "file": _from_files}[source.kind](source)
+    table = to_columns(rows, source.name, data.instruction)
+    lengths = pc.utf8_length(table["question"]).to_pylist()
+    return Dataset.write(
+        folder,
+        source.name,
+        table,
+        source=source.model_dump(mode="json"),
+        instruction=data.instruction,
+        revision=revision,
+        upstream_digest=upstream or digest_of(revision),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        lengths={"mean": mean(lengths), "median": median(lengths), "max": max(lengths)},
+    )
+
+
+def paths(source: Source) -> list[Path]:
+    """The local files that a source of kind `file` names, in its order.
+
+    Raises:
+        ValueError: when none is named, one is missing, or one is of no known format.
+    """
+    named = [source.path] if isinstance(source.path, str) else source.path
+    files = [Path(name).expanduser() for name in named if name]
+    if not files:
+        raise ValueError(f"{source.name}: found no path, needed a file\n\nhint: set its path")
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"{source.name}: no file {file}\n\nhint: set its path; now in {Path.cwd()}"
+            )
+        if file.suffix not in READERS:
+            raise ValueError(
+                f"{source.name}: {file} ends in {file.suffix or 'nothing'!r}, needed one of "
+                f"{', '.join(READERS)}\n\nhint: convert the file"
+            )
+    return files
+
+
+def _upstream_digest(source: Source) -> str:
+    """What names the content before it is read: of files their bytes, of the lab its code."""
+    if source.kind == "file":
+        return digest_of([file_digest(file) for file in paths(source)])
+    if source.kind == "lab":
+        return file_digest(find_spec("trainer.lab.task").origin)
+    folder = Path(str(source.path))
+    return folder_digest(folder) if folder.is_dir() else ""
+
+
+def _from_lab(source: Source) -> tuple[Rows, str]:
+    from trainer.lab.task import problems
+
+    return problems(rows=source.rows, seed=source.seed, split=source.split), "lab"
+
+
+def _from_files(source: Source) -> tuple[Rows, str]:
+    rows: Rows = []
+    for file in paths(source):
+        try:
+            rows += READERS[file.suffix](file)
+        except (pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{source.name}: {file} is no readable {file.suffix[1:]} file: {error}\n\n"
+                "hint: fetch the file again"
+            ) from error
+    return rows, "local"
+
+
+def _parquet(file: Path) -> Rows:
+    return pq.read_table(file).to_pylist()
+
+
+def _json(file: Path) -> Rows:
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            f"{file} holds no list of objects\n\nhint: a json file is [{{...}}, ...], a jsonl "
+            "file one object a line"
+        )
+    return rows
+
+
+def _jsonl(file: Path) -> Rows:
+    lines = file.read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{file} holds a line that is no object\n\nhint: one object a line")
+    return rows
+
+
+READERS = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
+
+
+def _from_hub(source: Source) -> tuple[Rows, str]:
+    """Rows of a Hub dataset, or of a folder laid out like one, with the commit they are of."""
+    from datasets import load_dataset
+
+    try:
+        revision = _commit(source)
+        loaded = load_dataset(
+            source.path,
+            data_files={source.split: source.files} if source.files else None,
+            split=source.split,
+            revision=None if revision == "local" else revision,
+        )
+    # Everything the Hub's libraries raise for a missing name, split, file or network.
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{source.name}: could not read split {source.split!r} of {source.path} at revision "
+            f"{source.revision!r}: {error}\n\n"
+            "hint: check name, split and network; or fetch the files and use kind=file"
+        ) from error
+    return loaded.to_list(), revision
+
+
+def _commit(source: Source) -> str:
+    """The commit that a revision names now; the revision itself where the Hub is out of reach."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if Path(str(source.path)).is_dir():
+        return "local"
+    try:
+        return HfApi().dataset_info(source.path, revision=source.revision, timeout=20).sha
+    except (OfflineModeIsEnabled, ConnectionError, TimeoutError):
+        return source.revision

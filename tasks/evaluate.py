@@ -1,0 +1,217 @@
+"""Score a checkpoint on a benchmark: sample, grade, and keep every response."""
+
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from trainer.rewards import Reason, grade_many
+
+from conf import telemetry
+from conf.schema import Experiment
+from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
+from tasks.machine import environment
+from tasks.model import Checkpoint
+from tasks.track import Tracker, flat, lineage_tags
+from trainer import metrics
+from trainer.backend import settings as verl_settings
+from trainer.generate import Request
+from trainer.process import how_it_ended, last_lines, run_guarded
+
+MANIFEST = "evaluation.json"
+
+
+def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
+    """What is to be sampled. Its length is the evaluation's own, never a stage's."""
+    evaluation, hardware = experiment.evaluation, experiment.hardware
+    return Request(
+        checkpoint=str(checkpoint.path),
+        prompts=str(benchmark.path),
+        engine=hardware.rollout,
+        device=hardware.device,
+        dtype=hardware.dtype,
+        samples=evaluation.samples,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+        context_length=evaluation.context_length,
+        seed=evaluation.seed,
+        batch_size=evaluation.batch_size,
+        memory_share=hardware.memory_share,
+        max_prompt_length=experiment.data.max_prompt_length,
+        tensor_parallel=hardware.tensor_parallel,
+    )
+
+
+def evaluate(
+    experiment: Experiment,
+    benchmark: Dataset,
+    checkpoint: Checkpoint,
+    label: str,
+    position: int,
+    tracker: Tracker,
+    parent_run: str,
+    upstream_run: str = "",
+) -> dict[str, Any]:
+    """Score `checkpoint` on `benchmark`, or find it scored.
+
+    The same checkpoint, problems and sampling are never sampled twice.
+
+    Args:
+        experiment: For sampling and hardware.
+        benchmark: The problems.
+        checkpoint: The model.
+        label: What it is called in tables: "base", or the stage's name.
+        position: Stage index, -1 for the base.
+        tracker: Where its run is kept.
+        parent_run: The pipeline's run.
+        upstream_run: The run that made the checkpoint.
+
+    Returns:
+        The manifest (`evaluation.json`), with `label`, `position` and `folder` added.
+
+    Raises:
+        RuntimeError: the sampling process failed.
+    """
+    wanted = request(experiment, benchmark, checkpoint)
+    sampling = {
+        key: getattr(wanted, key)
+        for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
+    }
+    digest = digest_of([checkpoint.digest, benchmark.digest, sampling])
+    output = Path(experiment.output).absolute()
+    folder = output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
+    with tracker.child_run(
+        parent_run,
+        f"{label} on {benchmark.name}",
+        "evaluation",
+        flat({"evaluation": sampling, "checkpoint": label, "benchmark": benchmark.name}),
+        lineage_tags(
+            config_digest=digest,
+            git_commit=environment()["git_commit"],
+            upstream_run=upstream_run,
+            checkpoint_digest=checkpoint.digest,
+        ),
+        [benchmark],
+    ) as run:
+        if not (folder / MANIFEST).is_file():
+            with new_folder(folder) as aside:
+                _sample_and_grade(experiment, benchmark, checkpoint, wanted, sampling, aside, label)
+        manifest = read_json(folder / MANIFEST)
+        scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
+        run.log_metrics(scores)
+        tracker.log(parent_run, scores, position + 1)
+    k = manifest["metrics"]["k"]
+    print(
+        f"{label} on {benchmark.name}: avg@{k} {manifest['metrics']['avg_at_k']:.1%}, "
+        f"pass@{k} {manifest['metrics']['pass_at_k']:.1%}, "
+        f"cut off {manifest['metrics']['truncated_share']:.1%}"
+    )
+    return {**manifest, "label": label, "position": position, "folder": folder}
+
+
+def _sample_and_grade(
+    experiment, benchmark, checkpoint, wanted: Request, sampling, folder: Path, label: str
+) -> None:
+    started = time.monotonic()
+    write_json(folder / "request.json", asdict(wanted))
+    log = folder / "generate.log"
+    shown = 0.0
+
+    def progress() -> bool:
+        nonlocal shown
+        if not (folder / "progress.json").exists():
+            return False
+        state = read_json(folder / "progress.json")
+        moved = state["done"] > shown
+        if moved and state["done"] < state["wanted"]:
+            left = state["seconds"] / state["done"] * (state["wanted"] - state["done"])
+            print(
+                f"{label} on {benchmark.name}: {state['done']}/{state['wanted']} responses, "
+                f"{state['tokens'] / state['seconds']:,.0f} tokens/s, {left:.0f} s left"
+            )
+        shown = state["done"]
+        return moved
+
+    hardware = experiment.hardware
+    # Both cores sample: nothing else of the pipeline runs meanwhile.
+    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    cpu = threads if hardware.device == "cpu" else {}
+    code = run_guarded(
+        "trainer.generate",
+        [str(folder)],
+        log=log,
+        environment={**verl_settings.environment(hardware), **telemetry.OFF, **cpu},
+        progress=progress,
+        stall_timeout=hardware.stall_timeout,
+    )
+    if code != 0:
+        raise RuntimeError(
+            f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
+            f"{last_lines(log)}"
+        )
+    responses = pq.read_table(folder / "generated.parquet")
+    graded = grade(responses, benchmark)
+    pq.write_table(graded, folder / "responses.parquet")
+    for left_over in ("generated.parquet", "progress.json"):
+        (folder / left_over).unlink()
+    write_json(
+        folder / MANIFEST,
+        {
+            "kind": "evaluation",
+            "benchmark": benchmark.name,
+            "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
+            "data_digest": benchmark.digest,
+            "sampling": sampling,
+            "problems": benchmark.rows,
+            "metrics": scores(graded, sampling["samples"]),
+            "tokens": int(np.sum(graded["tokens"].to_numpy())),
+            "seconds": time.monotonic() - started,
+            "environment": environment(),
+        },
+    )
+
+
+def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:
+    """Responses with three columns more: correct, reason, and the answer that was found."""
+    rows = benchmark.table()
+    answers = dict(zip(rows["id"].to_pylist(), rows["answers"].to_pylist(), strict=True))
+    graded = grade_many(
+        responses["response"].to_pylist(), [answers[name] for name in responses["id"].to_pylist()]
+    )
+    return (
+        responses.append_column("correct", pa.array([one.correct for one in graded]))
+        .append_column("reason", pa.array([str(one.reason) for one in graded]))
+        .append_column("answer", pa.array([one.answer for one in graded], pa.string()))
+    )
+
+
+def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
+    """avg@k, pass@k, shares, and mean lengths in tokens, of `samples` responses per problem."""
+    ordered = graded.sort_by([("id", "ascending"), ("sample", "ascending")])
+    correct = ordered["correct"].to_numpy(zero_copy_only=False).reshape(-1, samples)
+    tokens = ordered["tokens"].to_numpy().reshape(-1, samples)
+    lengths = metrics.lengths_by_correctness(tokens, correct)
+    reasons = graded["reason"].to_pylist()
+    without = (str(Reason.NO_ANSWER), str(Reason.NO_THINK_TAG))
+    return {
+        "k": samples,
+        "avg_at_k": metrics.avg_at_k(correct),
+        "pass_at_k": metrics.pass_at_k(correct, samples),
+        "truncated_share": metrics.truncation_share(
+            ordered["truncated"].to_numpy(zero_copy_only=False)
+        ),
+        "no_answer_share": sum(reason in without for reason in reasons) / len(reasons),
+        "response_length_mean": float(tokens.mean()),
+        "response_length_correct": _known(lengths.correct),
+        "response_length_wrong": _known(lengths.wrong),
+    }
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN: a length that no response has is null."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,68 @@
+"""The model that training starts from, as a local folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.schema import Model
+from tasks.artifacts import folder_digest
+from trainer.checkpoint import has_weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder in Hugging Face format.
+
+    Attributes:
+        path: The folder.
+        digest: SHA-256 over its files, names and contents.
+    """
+
+    path: Path
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Checkpoint":
+        """The checkpoint in a folder.
+
+        Raises:
+            ValueError: the folder holds no weights.
+        """
+        if not has_weights(path):
+            raise ValueError(
+                f"{path} holds no weights (*.safetensors or pytorch_model*.bin)\n\n"
+                "hint: model.path must name a checkpoint folder in Hugging Face format"
+            )
+        return cls(path, folder_digest(path))
+
+
+def local_folder(model: Model) -> Path:
+    """The folder of a model: the lab's own, a local one, or a snapshot of one on the Hub.
+
+    With HF_HUB_OFFLINE=1 a Hub model is looked for in the local cache only.
+
+    Raises:
+        ValueError: it is neither here nor on the Hub.
+    """
+    if model.path == "lab":
+        from trainer.lab import BASE
+
+        return BASE
+    if os.path.isdir(model.path):
+        return Path(model.path).absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"model.path is {model.path!r}: no such folder, and the Hub does not give it "
+            f"({type(error).__name__})\n\nhint: name a local folder, or download it where there "
+            "is a network and set HF_HOME to that cache"
+        ) from error
+
+
+def starting_model(model: Model) -> Checkpoint:
+    """The checkpoint that training starts from."""
+    return Checkpoint.of(local_folder(model))

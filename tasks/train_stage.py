@@ -1,0 +1,297 @@
+"""Train one stage: safe to run again, and finished only when its checkpoint was loaded back."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conf import telemetry
+from conf.schema import Experiment, Stage
+from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
+from tasks.machine import environment
+from tasks.model import Checkpoint
+from tasks.track import Tracker, flat, lineage_tags
+from trainer.backend import settings as verl_settings
+from trainer.backend.launch import launch
+from trainer.records import read_records
+
+MANIFEST = "stage.json"
+# Raise it when a change of ours alters what a stage learns: stages trained before are then trained anew.
+TRAINER_VERSION = 1
+
+
+def identity(
+    experiment: Experiment, stage: Stage, data: Dataset, start: Checkpoint
+) -> dict[str, Any]:
+    """Everything that determines what a stage learns, and nothing else.
+
+    Names, folders, how often is saved, and how the work is cut into micro-batches are left out.
+    """
+    hardware = experiment.hardware
+    return {
+        "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
+        "method": experiment.method.model_dump(mode="json", exclude={"name"}),
+        "seed": experiment.seed,
+        "data": data.digest,
+        "max_prompt_length": experiment.data.max_prompt_length,
+        "start": start.digest,
+        "numerics": {
+            "device": hardware.device,
+            "rollout": hardware.rollout,
+            "dtype": hardware.dtype,
+            "ranks": hardware.ranks * hardware.nodes,
+        },
+        "trainer": {"stagecraft": TRAINER_VERSION, "verl": version("verl")},
+    }
+
+
+def stage_folder(output: Path, name: str, digest: str) -> Path:
+    """Where a stage lies: found by its digest, whatever it was called when it was made."""
+    stages = output / "stages"
+    found = sorted(stages.glob(f"*-{digest[:12]}"))
+    return found[0] if found else stages / f"{name}-{digest[:12]}"
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage whose checkpoint is still what it was, else None."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_json(folder / MANIFEST)
+    checkpoint = folder / "checkpoint"
+    if manifest["outcome"] != "finished" or not checkpoint.is_dir():
+        return None
+    if folder_digest(checkpoint) != manifest["checkpoint"]["digest"]:
+        print(f"{checkpoint} is not what its manifest says; it is made again")
+        return None
+    return manifest
+
+
+def train_stage(
+    experiment: Experiment,
+    position: int,
+    data: Dataset,
+    start: Checkpoint,
+    tracker: Tracker,
+    parent_run: str,
+    upstream_run: str = "",
+) -> dict[str, Any]:
+    """Train stage `position` from `start`, or find it trained.
+
+    A finished stage returns at once. An interrupted one resumes from its last whole checkpoint.
+
+    Args:
+        experiment: The experiment.
+        position: Which of its stages, from 0.
+        data: The prompt set to train on.
+        start: The checkpoint to begin from.
+        tracker: Where its run is kept.
+        parent_run: The pipeline's run.
+        upstream_run: The run that made `start`.
+
+    Returns:
+        The stage's manifest (`stage.json`), with `folder` and `position` added.
+
+    Raises:
+        StageFailedError: the trainer failed or made fewer steps than asked.
+        StalledError: the trainer made no progress for too long.
+    """
+    stage = experiment.stages[position]
+    what = identity(experiment, stage, data, start)
+    digest = digest_of(what)
+    folder = stage_folder(Path(experiment.output).absolute(), stage.name, digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        manifest = finished(folder)
+        if manifest is None:
+            manifest = _train(
+                experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
+            )
+        else:
+            print(f"{_label(experiment, position)}  already trained: {folder}")
+    return {**manifest, "folder": folder, "position": position}
+
+
+def _train(
+    experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
+) -> dict[str, Any]:
+    stage, hardware = experiment.stages[position], experiment.hardware
+    saved = verl_settings.last_saved_step(folder / "verl")
+    attempts = read_json(folder / MANIFEST)["attempts"] if (folder / MANIFEST).exists() else []
+    attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
+    manifest = {
+        "kind": "stage",
+        "name": stage.name,
+        "digest": digest_of(what),
+        "identity": what,
+        "position": position,
+        "settings": {
+            "stage": stage.model_dump(mode="json"),
+            "method": experiment.method.model_dump(mode="json"),
+            "hardware": hardware.model_dump(mode="json"),
+            "seed": experiment.seed,
+        },
+        "data": {"name": data.name, "digest": data.digest, "rows": data.rows},
+        "start": {"path": str(start.path), "digest": start.digest},
+        "environment": environment(),
+        "attempts": [*attempts, attempt],
+        "outcome": "running",
+    }
+    write_json(folder / MANIFEST, manifest)
+    if saved:
+        print(f"{_label(experiment, position)}  resumes after step {saved}")
+    prompts = folder / "prompts.parquet"
+    write_verl_prompts(data, prompts)
+    values = verl_settings.settings(
+        experiment, stage, start=start.path, prompts=prompts, folder=folder
+    )
+    try:
+        with tracker.child_run(
+            parent_run,
+            stage.name,
+            "stage",
+            flat({"stage": stage, "method": experiment.method, "seed": experiment.seed}),
+            lineage_tags(
+                config_digest=manifest["digest"],
+                git_commit=manifest["environment"]["git_commit"],
+                upstream_run=upstream_run,
+                start_digest=start.digest,
+                first_step=str(saved + 1),
+            ),
+            [data],
+            first_step=sum(earlier.steps for earlier in experiment.stages[:position]),
+            require_metrics=saved < stage.steps,
+        ) as run:
+            attempt["mlflow_run_id"] = manifest["mlflow_run_id"] = run.run_id
+            write_json(folder / MANIFEST, manifest)
+            line = Progress(experiment, position)
+
+            def on_step(record: dict) -> None:
+                metrics = {k: v for k, v in record.items() if k not in ("step", "time")}
+                run.log_step(metrics, record["step"])
+                print(line.after(record))
+
+            launch(
+                folder,
+                values,
+                {**verl_settings.environment(hardware), **telemetry.OFF},
+                first_step=saved + 1,
+                on_step=on_step,
+                stall_timeout=hardware.stall_timeout,
+            )
+            manifest |= _outcome(folder, stage)
+            run.log_checkpoint(
+                folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
+            )
+            attempt["outcome"] = manifest["outcome"] = "finished"
+    except KeyboardInterrupt:
+        attempt["outcome"] = manifest["outcome"] = "interrupted"
+        raise
+    except Exception as error:
+        attempt["outcome"] = manifest["outcome"] = "failed"
+        attempt["reason"] = str(error)
+        raise
+    finally:
+        attempt["ended"] = time.time()
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
+    """What a stage that ended well says of itself. Fewer steps than asked are an error."""
+    records = read_records(folder / "metrics.jsonl")
+    if [record["step"] for record in records] != list(range(1, stage.steps + 1)):
+        raise ValueError(
+            f"{folder / 'metrics.jsonl'} holds {len(records)} steps, needed 1 to {stage.steps}, "
+            "each once\n\nhint: move the stage's folder away and run it again"
+        )
+    counted = ("updates", "prompts", "rollouts", "tokens/generated", "tokens/trained")
+    totals = {name.replace("/", "_"): sum(r[name] for r in records) for name in counted}
+    checkpoint = folder / "checkpoint"
+    return {
+        "checkpoint": {"path": str(checkpoint), "digest": folder_digest(checkpoint)},
+        "handoff": read_json(checkpoint / "handoff.json"),
+        "steps": stage.steps,
+        "counters": {"steps": stage.steps, **{k: int(v) for k, v in totals.items()}},
+        "seconds": sum(record["seconds/step"] for record in records),
+    }
+
+
+def write_verl_prompts(data: Dataset, path: Path) -> None:
+    """A prompt set in verl's columns: prompt, data_source, reward_model, extra_info."""
+    rows = data.table()
+    answers = rows["answers"].combine_chunks()
+    verl = pa.table(
+        {
+            "prompt": rows["prompt"],
+            "data_source": rows["source"],
+            "reward_model": pa.StructArray.from_arrays(
+                [answers, pa.array(["rule"] * len(rows))], names=["ground_truth", "style"]
+            ),
+            "extra_info": pa.StructArray.from_arrays(
+                [pa.array(range(len(rows))), rows["id"].combine_chunks()], names=["index", "id"]
+            ),
+        }
+    )
+    aside = path.with_suffix(".part")
+    pq.write_table(verl, aside)
+    os.replace(aside, path)
+
+
+def _label(experiment: Experiment, position: int) -> str:
+    return f"stage {position + 1}/{len(experiment.stages)} {experiment.stages[position].name}"
+
+
+class Progress:
+    """The line that a person watches while a stage trains."""
+
+    def __init__(self, experiment: Experiment, position: int):
+        self.label = _label(experiment, position)
+        self.steps = experiment.stages[position].steps
+        self.durations: list[float] = []
+
+    def after(self, record: Mapping[str, float]) -> str:
+        """The line after a step: step, reward, cut-off share, length, tokens/s, time left."""
+        self.durations.append(record["seconds/step"])
+        # The first step loads what later ones find loaded: it says little about the rest.
+        usual = self.durations[1:][-10:] or self.durations
+        left = (self.steps - record["step"]) * sum(usual) / len(usual)
+        return (
+            f"{self.label}  step {record['step']}/{self.steps}  "
+            f"reward {record['reward/mean']:.2f}  cut off {record['truncated_share']:.0%}  "
+            f"length {record['response_length/mean']:.0f}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  left {clock(left)}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it.
+
+    >>> clock(75), clock(3_725)
+    ('1:15', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the stage for this process; whoever else needs it waits. The kernel frees a dead holder's."""
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            print(f"{folder.name} is being trained by process {file.read() or '?'}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,144 @@
+import hashlib
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.schema import Source
+from tasks.artifacts import (
+    COLUMNS,
+    Dataset,
+    digest_of,
+    file_digest,
+    folder_digest,
+    new_folder,
+    read_json,
+    rows_digest,
+    write_json,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def rows(count: int) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": f"q-{i}",
+                "prompt": [{"role": "user", "content": f"{i}? go"}],
+                "question": f"{i}?",
+                "answers": [str(i)],
+                "source": "toy",
+                "index": i,
+                "level": None,
+            }
+            for i in range(count)
+        ],
+        schema=COLUMNS,
+    )
+
+
+def test_the_digest_is_the_sha_256_of_canonical_json():
+    expected = hashlib.sha256(b'{"a":[1,"x"],"b":null}').hexdigest()
+    assert digest_of({"b": None, "a": [1, "x"]}) == expected
+
+
+def test_a_model_has_the_digest_of_its_fields():
+    assert digest_of(Source()) == digest_of(Source().model_dump())
+    assert digest_of(Source()) != digest_of(Source(seed=1))
+
+
+def test_what_json_cannot_hold_has_no_digest():
+    with pytest.raises(TypeError, match="found a set"):
+        digest_of({1, 2})
+    with pytest.raises(ValueError):
+        digest_of(float("nan"))
+
+
+@given(JSON)
+def test_json_survives_writing_and_reading(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("json") / "deep" / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+def test_a_failed_write_leaves_the_old_json(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", [1, object()])
+    assert read_json(tmp_path / "a.json") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_broken_json_is_refused_with_its_path(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json holds no JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_the_digest_of_a_folder_sees_names_and_bytes(tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "a").write_bytes(b"x")
+    assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
+    (tmp_path / "two" / "sub" / "a").write_bytes(b"y")
+    (tmp_path / "three" / "sub" / "a").rename(tmp_path / "three" / "sub" / "b")
+    digests = {folder_digest(tmp_path / name) for name in ("one", "two", "three")}
+    assert len(digests) == 3
+    with pytest.raises(NotADirectoryError):
+        folder_digest(tmp_path / "none")
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    for text in ("old", "new"):
+        with new_folder(tmp_path / "a" / "final") as aside:
+            (aside / "file").write_text(text)
+            if text == "new":
+                assert (tmp_path / "a" / "final" / "file").read_text() == "old"
+    assert (tmp_path / "a" / "final" / "file").read_text() == "new"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["final"]
+
+
+def test_a_folder_that_failed_leaves_nothing_and_spares_the_old_one(tmp_path):
+    with new_folder(tmp_path / "final") as aside:
+        (aside / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "final") as aside:
+        (aside / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "final" / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_data_set_comes_back_as_written(tmp_path):
+    written = Dataset.write(tmp_path / "toy", "toy", rows(3), revision="r1")
+    loaded = Dataset.load(tmp_path / "toy")
+    assert loaded == written
+    assert (loaded.name, loaded.rows, loaded.digest) == ("toy", 3, rows_digest(rows(3)))
+    assert loaded.manifest["revision"] == "r1"
+    assert loaded.manifest["file_digest"] == file_digest(loaded.path)
+    assert loaded.table().equals(rows(3))
+
+
+def test_the_digest_of_rows_depends_on_their_order_but_not_on_chunks():
+    table = rows(4)
+    assert rows_digest(table) == rows_digest(pa.concat_tables([table[:1], table[1:]]))
+    assert rows_digest(table) != rows_digest(table.take([1, 0, 2, 3]))
+
+
+def test_a_changed_or_unfinished_data_set_is_refused(tmp_path):
+    dataset = Dataset.write(tmp_path / "toy", "toy", rows(3))
+    dataset.path.write_bytes(dataset.path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"not the file that manifest\.json beside it describes"):
+        Dataset.load(tmp_path / "toy")
+    (tmp_path / "toy" / "manifest.json").write_text(json.dumps({"kind": "stage"}))
+    with pytest.raises(ValueError, match="of kind 'stage', needed 'dataset'"):
+        Dataset.load(tmp_path / "toy")
+    (tmp_path / "toy" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no manifest\.json"):
+        Dataset.load(tmp_path / "toy")

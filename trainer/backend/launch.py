@@ -1,0 +1,72 @@
+"""Run one stage on verl in processes of its own: memory, Ray and device state end with it."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trainer.process import how_it_ended, last_lines, run_guarded
+from trainer.records import read_records
+
+
+class StageFailedError(RuntimeError):
+    """A stage did not end as it should: why, and where its log is."""
+
+
+def launch(
+    folder: Path,
+    values: Mapping[str, object],
+    environment: Mapping[str, str],
+    *,
+    first_step: int,
+    on_step: Callable[[dict], None],
+    stall_timeout: float,
+) -> None:
+    """Train the stage whose settings are `values`; blocks until it has ended.
+
+    Args:
+        folder: The stage's folder: settings, metrics, log, and verl's state.
+        values: What `settings` gave.
+        environment: Added to this process's environment.
+        first_step: Step that training starts or resumes at, from 1.
+        on_step: Called once with each record of `metrics.jsonl`, in order, soon after it is
+            written.
+        stall_timeout: Seconds without a step and without a line in the log before it is stopped.
+
+    Raises:
+        StageFailedError: the trainer failed.
+        StalledError: the trainer stalled; it has been stopped.
+        KeyboardInterrupt: passed on, after every process of the stage has ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps({"verl": dict(values)}, indent=2))
+    (folder / "failure.json").unlink(missing_ok=True)
+    next_step = first_step
+    before = {record["time"] for record in read_records(folder / "metrics.jsonl")}
+
+    def progress() -> bool:
+        nonlocal next_step
+        seen = next_step
+        for record in read_records(folder / "metrics.jsonl"):
+            if record["step"] == next_step and record["time"] not in before:
+                on_step(record)
+                next_step += 1
+        return next_step > seen
+
+    code = run_guarded(
+        "trainer.backend.main",
+        [str(folder)],
+        log=folder / "trainer.log",
+        environment=environment,
+        progress=progress,
+        stall_timeout=stall_timeout,
+    )
+    if code != 0:
+        raise StageFailedError(_reason(folder, code))
+
+
+def _reason(folder: Path, code: int) -> str:
+    log, failure = folder / "trainer.log", folder / "failure.json"
+    if failure.exists():
+        record = json.loads(failure.read_text())
+        return f"{record['type']}: {record['message']}\n\nlog: {log}"
+    return f"the trainer {how_it_ended(code)}; its last lines:\n{last_lines(log)}\n\nlog: {log}"

@@ -1,0 +1,84 @@
+"""verl's metric names to ours, and what verl does not count.
+
+verl's names change between releases and mean several things; readers of `metrics.jsonl`, MLflow
+and the report see only the names given here.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+OURS = {
+    "actor/entropy": "entropy",
+    "actor/grad_norm": "grad_norm",
+    "actor/lr": "learning_rate",
+    "actor/pg_loss": "loss",
+    "actor/kl_loss": "kl",
+    "actor/pg_clipfrac": "clipped_share",
+    "actor/ppo_kl": "kl_to_rollout",
+    "prompt_length/mean": "prompt_length/mean",
+    "prompt_length/max": "prompt_length/max",
+    "training/rollout_probs_diff_max": "probability_difference/max",
+    "training/rollout_probs_diff_mean": "probability_difference/mean",
+    "timing_s/step": "seconds/step",
+    "timing_s/gen": "seconds/generate",
+    "timing_s/old_log_prob": "seconds/old_log_prob",
+    "timing_s/ref": "seconds/reference",
+    "timing_s/adv": "seconds/advantage",
+    "timing_s/update_actor": "seconds/update",
+    "timing_s/update_weights": "seconds/weights",
+    "timing_s/save_checkpoint": "seconds/save",
+    "perf/max_memory_allocated_gb": "memory_gib",
+}
+
+
+def translated(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that we know, under our names. Unknown ones are left out."""
+    return {ours: float(metrics[name]) for name, ours in OURS.items() if name in metrics}
+
+
+def rollout_metrics(
+    uids: Sequence[str],
+    rewards: Sequence[float],
+    correct: Sequence[float],
+    lengths: Sequence[int],
+    truncated: Sequence[bool],
+) -> dict[str, float]:
+    """What a batch of B rollouts was like, counted from the rollouts themselves.
+
+    Args:
+        uids: [B] one id per prompt group.
+        rewards: [B] reward, as shaped for training.
+        correct: [B] 1 where the verifier found the answer right, else 0.
+        lengths: [B] tokens of response.
+        truncated: [B] whether the response was cut off at the context length.
+
+    Returns:
+        Means, shares in [0, 1], and counts. `zero_variance_share` is the share of prompt groups
+        whose rewards are all equal, which teach a group-relative method nothing. Every rollout of
+        a batch is trained on, so `tokens/trained` equals `tokens/generated`.
+    """
+    rewards = np.asarray(rewards, dtype=float)
+    lengths = np.asarray(lengths, dtype=float)
+    correct = np.asarray(correct, dtype=float)
+    groups: dict[str, list[float]] = {}
+    for uid, reward in zip(uids, rewards, strict=True):
+        groups.setdefault(str(uid), []).append(float(reward))
+    equal = [max(group) == min(group) for group in groups.values()]
+    result = {
+        "reward/mean": rewards.mean(),
+        "reward/std": rewards.std(),
+        "correct/mean": correct.mean(),
+        "response_length/mean": lengths.mean(),
+        "response_length/max": lengths.max(),
+        "truncated_share": np.mean(truncated),
+        "zero_variance_share": np.mean(equal),
+        "prompts": len(groups),
+        "rollouts": len(rewards),
+        "tokens/generated": lengths.sum(),
+        "tokens/trained": lengths.sum(),
+    }
+    for name, chosen in (("correct", correct > 0), ("wrong", correct <= 0)):
+        if chosen.any():
+            result[f"response_length/{name}"] = lengths[chosen].mean()
+    return {name: float(value) for name, value in result.items()}

@@ -1,0 +1,30 @@
+"""What every verl process loads first (`VERL_USE_EXTERNAL_MODULES`): our platform and our rollout.
+
+Kept light: it runs in each of the ten or so processes of a stage.
+"""
+
+import os
+
+ROLLOUT = "torch"
+
+
+def register_torch_rollout() -> None:
+    """Make `rollout.name=torch` known to verl: the worker's side and the server's side."""
+    from verl.workers.rollout import base
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+
+    def load_replica() -> type:
+        from trainer.backend.rollout import TorchReplica
+
+        return TorchReplica
+
+    # A plain dict in verl 0.9.1; there is no function to register with.
+    base._ROLLOUT_REGISTRY[(ROLLOUT, "async")] = "trainer.backend.rollout.ServerAdapter"
+    RolloutReplicaRegistry.register(ROLLOUT, load_replica)
+
+
+if os.environ.get("VERL_PLATFORM") == "cpu":
+    from trainer.backend import cpu
+
+    cpu.install()
+register_torch_rollout()

@@ -1,0 +1,178 @@
+"""The server behind `rollout.name=torch`: a Ray actor that samples many responses at a time.
+
+Imports nothing of verl: the actor's process would spend most of its start on that.
+"""
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trainer.checkpoint import eos_ids
+from trainer.sampling import sample
+
+# A batch starts when no request has come for this long; shorter than one decoding step.
+ARRIVAL_PAUSE = 0.03  # seconds
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What the server is told.
+
+    Attributes:
+        model: Folder of the model; only its shape and tokenizer are read.
+        dtype: "float32" or "bfloat16".
+        prompt_length: Longest prompt, tokens.
+        response_length: Longest response, tokens.
+        seed: Seed of sampling.
+    """
+
+    model: str
+    dtype: str
+    prompt_length: int
+    response_length: int
+    seed: int
+
+
+@dataclass
+class Answer:
+    """One response, with the fields of verl's `TokenOutput`."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    stop_reason: str
+    extra_fields: dict[str, Any] = field(default_factory=dict)
+    routed_experts: None = None
+    num_preempted: None = None
+
+
+class TorchServer:
+    """Samples responses for whoever asks, many at a time. Runs as a Ray actor."""
+
+    def __init__(self, settings: ServerSettings):
+        self.settings = settings
+        # Weights come from the trainer before the first request; only the shape is read here.
+        self.model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(settings.model),
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation="sdpa",
+        ).eval()
+        self.eos_ids = eos_ids(Path(settings.model))
+        self.pad_id = AutoTokenizer.from_pretrained(settings.model).pad_token_id
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.global_steps: int | None = None
+        self.waiting: list[tuple[list[int], dict[str, Any], asyncio.Future]] = []
+        self.arrived = asyncio.Event()
+        self.weights = threading.Lock()  # held while sampling: weights never change inside a batch
+        self.loop = asyncio.get_event_loop().create_task(self._serve())
+
+    async def ready(self) -> bool:
+        """True once the model is built."""
+        return True
+
+    async def generate(
+        self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **kwargs: Any
+    ) -> Answer:
+        """One response, sampled together with whatever else is waiting."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.append((list(prompt_ids), sampling_params, future))
+        self.arrived.set()
+        return await future
+
+    async def update_weights(
+        self, state: dict[str, torch.Tensor], global_steps: int | None = None
+    ) -> None:
+        """Load the trainer's weights by name.
+
+        Raises:
+            ValueError: the names or shapes are not those of the model.
+        """
+        await asyncio.to_thread(self._load, state)
+        if global_steps is not None:
+            self.global_steps = global_steps
+            # By step, so that a resumed stage draws other numbers than its first steps drew.
+            self.generator.manual_seed(self.settings.seed * 1_000_003 + global_steps)
+
+    def _load(self, state: dict[str, torch.Tensor]) -> None:
+        with self.weights, torch.no_grad():
+            own = self.model.state_dict(keep_vars=True)
+            tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
+            unknown, absent = set(state) - set(own), set(own) - set(state) - tied
+            if unknown or absent:
+                raise ValueError(
+                    f"weight sync: {len(unknown)} unknown tensors {sorted(unknown)[:3]}, "
+                    f"{len(absent)} missing {sorted(absent)[:3]}\n\n"
+                    "hint: trainer and rollout must be given the same model.path"
+                )
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
+
+    async def _serve(self) -> None:
+        while True:
+            await self.arrived.wait()
+            seen = -1
+            while seen != len(self.waiting):  # gather until arrivals pause
+                seen = len(self.waiting)
+                await asyncio.sleep(ARRIVAL_PAUSE)
+            batch, self.waiting = self.waiting, []
+            self.arrived.clear()
+            for params in {_shape(params) for _, params, _ in batch}:
+                same = [request for request in batch if _shape(request[1]) == params]
+                await self._answer(same, *params)
+
+    async def _answer(self, batch: list, temperature: float, top_p: float, top_k: int) -> None:
+        prompts = [prompt for prompt, _, _ in batch]
+        try:
+            samples = await asyncio.to_thread(self._sample, prompts, temperature, top_p, top_k)
+        except Exception as error:  # whatever it was, those who wait must hear of it
+            for _, _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, _, future), one in zip(batch, samples, strict=True):
+            future.set_result(
+                Answer(
+                    token_ids=one.tokens,
+                    log_probs=one.logprobs,
+                    stop_reason="completed" if one.finished else "length",
+                    extra_fields={"global_steps": self.global_steps},
+                )
+            )
+
+    def _sample(self, prompts: list[list[int]], temperature: float, top_p: float, top_k: int):
+        longest = self.settings.prompt_length + self.settings.response_length
+        lengths = [min(self.settings.response_length, longest - len(prompt)) for prompt in prompts]
+        with self.weights:
+            return sample(
+                self.model,
+                prompts,
+                max_new_tokens=lengths,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                eos_ids=self.eos_ids,
+                pad_id=self.pad_id,
+                generator=self.generator,
+            )
+
+    async def set_global_steps(self, global_steps: int) -> None:
+        """Record which weights the coming responses are sampled with."""
+        self.global_steps = global_steps
+
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        """Nothing sleeps: host memory is not shared with the trainer."""
+
+    sleep = clear_kv_cache = release_kv_cache = resume_kv_cache = resume_generation = wake_up
+    start_profile = stop_profile = wake_up
+
+    async def abort_all_requests(self, reject_request: bool = False) -> dict[str, Any]:
+        """Batches are short; they are let finish."""
+        return {"aborted_count": 0, "request_ids": []}
+
+
+def _shape(params: dict[str, Any]) -> tuple[float, float, int]:
+    """What must be equal for requests to share a batch."""
+    return float(params["temperature"]), float(params["top_p"]), int(params["top_k"])

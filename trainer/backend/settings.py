@@ -1,0 +1,241 @@
+"""Our words to verl's words: one stage as overrides of verl's `ppo_trainer` configuration.
+
+Plain data, so that reading or testing it needs no verl. A key that starts with `+` is not in
+verl's own configuration and is added to it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Experiment, Stage
+
+PLUGIN = "trainer.backend.plugin"
+CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
+
+
+def updates_per_step(stage: Stage) -> int:
+    """Optimizer updates that a step makes: batch size over mini-batch size."""
+    return stage.batch_size // stage.mini_batch_size
+
+
+def settings(
+    experiment: Experiment,
+    stage: Stage,
+    *,
+    start: Path,
+    prompts: Path,
+    folder: Path,
+) -> dict[str, Any]:
+    """verl's configuration of one stage.
+
+    Args:
+        experiment: For method, hardware and seed.
+        stage: Prompts, lengths, sizes and steps.
+        start: Checkpoint folder (Hugging Face format) to start from.
+        prompts: Parquet in verl's columns.
+        folder: Where verl keeps its state; our metrics file stands beside it.
+
+    Returns:
+        Dotted keys of verl's `ppo_trainer` and their values.
+    """
+    method, hardware = experiment.method, experiment.hardware
+    context = experiment.data.max_prompt_length + stage.context_length
+    return {
+        **_data(experiment, stage, prompts),
+        **_model(hardware, start),
+        **_actor(stage, method, hardware, context),
+        **_rollout(stage, hardware, context, experiment.seed),
+        "algorithm.adv_estimator": method.advantage,
+        "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
+        "algorithm.use_kl_in_reward": False,
+        "reward.num_workers": 1 if hardware.device == "cpu" else 8,
+        "reward.custom_reward_function.path": "pkg://trainer.backend.reward",
+        "reward.custom_reward_function.name": "compute_score",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        **_loop(experiment, stage, folder),
+        "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
+        "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,
+        "+trainer.stagecraft.updates_per_step": updates_per_step(stage),
+    }
+
+
+def last_saved_step(verl_folder: Path) -> int:
+    """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
+    tracker = verl_folder / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def _data(experiment: Experiment, stage: Stage, prompts: Path) -> dict[str, Any]:
+    return {
+        "data.train_files": str(prompts),
+        "data.val_files": str(prompts),  # verl wants one; it is never validated on
+        "data.train_batch_size": stage.batch_size,
+        "data.max_prompt_length": experiment.data.max_prompt_length,
+        "data.max_response_length": stage.context_length,
+        "data.shuffle": True,
+        "data.seed": experiment.seed,
+        "data.dataloader_num_workers": 0,
+        "data.filter_overlong_prompts": False,  # refused before training, never dropped silently
+        "data.truncation": "error",
+        "data.return_raw_chat": True,
+    }
+
+
+def _model(hardware, start: Path) -> dict[str, Any]:
+    return {
+        "actor_rollout_ref.model.path": str(start),
+        "+actor_rollout_ref.model.override_config.attn_implementation": hardware.attention,
+        "actor_rollout_ref.model.use_remove_padding": hardware.tokens_per_rank > 0,
+        "actor_rollout_ref.model.enable_gradient_checkpointing": hardware.gradient_checkpointing,
+    }
+
+
+def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
+    actor = "actor_rollout_ref.actor"
+    micro = min(hardware.micro_batch, stage.mini_batch_size * stage.group_size)
+    dynamic = hardware.tokens_per_rank > 0
+    result = {
+        f"{actor}.strategy": "fsdp2",  # fsdp1 does not run on a CPU; one strategy everywhere
+        f"{actor}.use_torch_compile": False,
+        f"{actor}.fsdp_config.use_torch_compile": False,
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
+        f"{actor}.fsdp_config.param_offload": hardware.offload,
+        f"{actor}.fsdp_config.optimizer_offload": hardware.offload,
+        f"{actor}.optim.lr": stage.learning_rate,
+        f"{actor}.optim.weight_decay": method.weight_decay,
+        f"{actor}.optim.lr_warmup_steps_ratio": 0.0,
+        f"{actor}.optim.clip_grad": method.gradient_clip,
+        f"{actor}.ppo_epochs": 1,
+        f"{actor}.ppo_mini_batch_size": stage.mini_batch_size,
+        f"{actor}.use_dynamic_bsz": dynamic,
+        f"{actor}.clip_ratio": method.clip_low,
+        f"{actor}.clip_ratio_low": method.clip_low,
+        f"{actor}.clip_ratio_high": method.clip_high,
+        f"{actor}.loss_agg_mode": method.loss_average,
+        f"{actor}.entropy_coeff": stage.entropy_coefficient,
+        f"{actor}.use_kl_loss": stage.kl_coefficient > 0,
+        f"{actor}.kl_loss_coef": stage.kl_coefficient,
+        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
+        f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
+    }
+    if dynamic:
+        result[f"{actor}.ppo_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)
+    else:
+        result[f"{actor}.ppo_micro_batch_size_per_gpu"] = micro
+    if hardware.dtype == "float32":
+        for role in (actor, "actor_rollout_ref.ref"):
+            result[f"+{role}.fsdp_config.mixed_precision.param_dtype"] = "fp32"
+            result[f"{role}.fsdp_config.model_dtype"] = "fp32"
+    return result
+
+
+def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
+    rollout = "actor_rollout_ref.rollout"
+    on_cpu = hardware.device == "cpu"
+    dynamic = hardware.tokens_per_rank > 0
+    result = {
+        f"{rollout}.name": hardware.rollout,
+        f"{rollout}.n": stage.group_size,
+        f"{rollout}.temperature": stage.temperature,
+        f"{rollout}.top_p": stage.top_p,
+        f"{rollout}.top_k": -1,
+        f"{rollout}.dtype": hardware.dtype,
+        f"{rollout}.seed": seed,
+        f"{rollout}.calculate_log_probs": True,
+        f"{rollout}.tensor_model_parallel_size": hardware.tensor_parallel,
+        f"{rollout}.gpu_memory_utilization": hardware.memory_share,
+        f"{rollout}.max_model_len": context,
+        f"{rollout}.max_num_batched_tokens": max(8192, context),
+        f"{rollout}.log_prob_use_dynamic_bsz": dynamic,
+        f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64 if on_cpu else 2048,
+        f"{rollout}.agent.num_workers": 1 if on_cpu else 8,
+    }
+    if dynamic:
+        result[f"{rollout}.log_prob_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)
+        result["actor_rollout_ref.ref.log_prob_use_dynamic_bsz"] = True
+        result["actor_rollout_ref.ref.log_prob_max_token_len_per_gpu"] = max(
+            hardware.tokens_per_rank, context
+        )
+    else:
+        result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = hardware.micro_batch
+        result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = hardware.micro_batch
+    if on_cpu:
+        result |= {
+            f"{rollout}.enforce_eager": True,
+            f"{rollout}.free_cache_engine": False,
+            f"+{rollout}.enable_sleep_mode": False,
+            f"{rollout}.max_num_seqs": 256,
+        }
+        if hardware.rollout == "vllm":
+            extension = "trainer.backend.vllm_cpu.WorkerExtension"
+            result[f"+{rollout}.engine_kwargs.vllm.worker_extension_cls"] = extension
+    return result
+
+
+def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
+    hardware = experiment.hardware
+    return {
+        "trainer.use_v1": True,
+        "trainer.v1.trainer_mode": "stagecraft",
+        "trainer.v1.sampler.custom_sampler.path": "pkg://trainer.backend.replay_buffer",
+        "trainer.v1.sampler.custom_sampler.name": "PromptReplayBuffer",
+        "trainer.nnodes": hardware.nodes,
+        "trainer.n_gpus_per_node": hardware.ranks,
+        "trainer.device": hardware.device,
+        "trainer.project_name": experiment.name,
+        "trainer.experiment_name": stage.name,
+        "trainer.logger": [],
+        "trainer.val_before_train": False,
+        "trainer.test_freq": -1,
+        "trainer.save_freq": stage.save_every,
+        "trainer.max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
+        "trainer.resume_mode": "auto",
+        "trainer.default_local_dir": str(folder / "verl"),
+        "trainer.total_training_steps": stage.steps,
+        "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
+        "ray_kwargs.ray_init.num_cpus": 16 * hardware.ranks if hardware.device == "cpu" else None,
+        "+ray_kwargs.ray_init.include_dashboard": False,
+        **({"+ray_kwargs.ray_init.num_gpus": hardware.ranks} if hardware.device == "cpu" else {}),
+    }
+
+
+def environment(hardware) -> dict[str, str]:
+    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub."""
+    result = {
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
+        "VERL_USE_EXTERNAL_PLUGINS": "none",
+        "HF_HUB_OFFLINE": "1",  # everything was downloaded before; nothing may be fetched now
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQ_NUM_THREADS": "1",  # threads of one small copy; more only adds a warning to each
+        "RAY_DEDUP_LOGS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if hardware.device == "cpu":
+        result |= {
+            "VERL_PLATFORM": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",  # taken away: Ray refuses logical GPUs where it is set
+            "OMP_NUM_THREADS": str(hardware.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "KMP_BLOCKTIME": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(hardware.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+    return result
+
+
+def overrides(values: dict[str, Any]) -> list[str]:
+    """Settings as Hydra overrides. Strings are quoted, so that a path may hold any character."""
+    return [f"{key}={_literal(value)}" for key, value in values.items()]
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(_literal(item) for item in value) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return repr(value)

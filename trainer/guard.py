@@ -1,0 +1,128 @@
+"""A guard between the flow and a trainer: nothing of a trainer outlives it.
+
+python -m trainer.guard GRACE COMMAND...
+
+A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
+ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
+ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
+all. It also removes what they leave in shared memory. Linux only, like verl.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+POLL = 0.2  # seconds
+SHARED_MEMORY = Path("/dev/shm")
+STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def _die_with_guard() -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def descendants() -> list[psutil.Process]:
+    """Every living process below this one."""
+    return [
+        p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
+    """Files under /dev/shm that these processes have mapped."""
+    found = set()
+    for process in processes:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except OSError:  # it has just ended
+            continue
+        for line in maps.splitlines():
+            path = line.rpartition(" ")[2]
+            if path.startswith(f"{SHARED_MEMORY}/"):
+                found.add(Path(path))
+    return found
+
+
+def end_all(timeout: float = 5.0) -> None:
+    """Kill every descendant, those included that appear meanwhile."""
+    deadline = time.monotonic() + timeout
+    while (alive := descendants()) and time.monotonic() < deadline:
+        for process in alive:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(alive, timeout=0.5)
+
+
+class Guard:
+    """Runs one command and answers for everything it starts."""
+
+    def __init__(self, grace: float, command: list[str]):
+        self.grace = grace
+        self.command = command
+        self.told_to_stop = False
+        self.files: set[Path] = set()
+
+    def run(self) -> int:
+        """Run to the end, or until told to stop.
+
+        Returns:
+            The command's exit code, or 143 if it was stopped.
+        """
+        parent = os.getppid()
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
+        looked = 0.0
+        while child.poll() is None and not self.told_to_stop:
+            # A poll and not PDEATHSIG: that one fires when the parent's *thread* ends.
+            if os.getppid() != parent:
+                self.told_to_stop = True
+            if time.monotonic() - looked > 10:
+                looked = time.monotonic()
+                self.files |= shared_memory_files(descendants())
+            time.sleep(POLL)
+        if self.told_to_stop:
+            self._wind_down(child)
+        self.files |= shared_memory_files(descendants())
+        end_all()
+        self._remove_shared_memory()
+        return STOPPED if self.told_to_stop else child.returncode
+
+    def _stop(self, *_: object) -> None:
+        self.told_to_stop = True
+
+    def _wind_down(self, child: subprocess.Popen) -> None:
+        child.terminate()
+        try:
+            child.wait(self.grace)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _remove_shared_memory(self) -> None:
+        for path in self.files:
+            if not _mapped_by_others(path):
+                path.unlink(missing_ok=True)
+
+
+def _mapped_by_others(path: Path) -> bool:
+    return path in shared_memory_files(list(psutil.process_iter()))
+
+
+if __name__ == "__main__":
+    sys.exit(Guard(float(sys.argv[1]), sys.argv[2:]).run())

@@ -1,0 +1,116 @@
+"""Start a program of ours in its own process tree, watch it, and stop all of it when it must stop."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+GRACE = 4.0  # seconds that a program has to end by itself once told to
+POLL = 0.3  # seconds between looks at it
+
+
+class StalledError(RuntimeError):
+    """A program made no progress for longer than it may."""
+
+
+def run_guarded(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    progress: Callable[[], bool],
+    stall_timeout: float,
+) -> int:
+    """Run `python -m module arguments...` to its end, under a guard.
+
+    Args:
+        module: What to run.
+        arguments: Its command line.
+        log: File that its output is appended to. A file and no pipe: it outlives this process.
+        environment: Added to this process's environment; an empty value takes a variable away.
+        progress: Called every 0.3 s, and once after the end. True if there was any.
+        stall_timeout: Seconds without progress and without a line in the log.
+
+    Returns:
+        Its exit code; negative for a signal, 143 if it was told to stop.
+
+    Raises:
+        StalledError: it stalled; it has been stopped.
+        KeyboardInterrupt: passed on, after every process has ended.
+    """
+    # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
+    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir="/tmp")
+    command = [sys.executable, "-m", "trainer.guard", str(GRACE), sys.executable, "-m", module]
+    try:
+        with log.open("ab") as output:
+            guard = subprocess.Popen(
+                [*command, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=_environment({**environment, "RAY_TMPDIR": scratch}),
+                start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
+            )
+            try:
+                _watch(guard, log, progress, stall_timeout)
+            finally:
+                _stop(guard)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return guard.returncode
+
+
+def how_it_ended(code: int) -> str:
+    """What an exit code says, in words."""
+    if code == 143:
+        return "was told to stop"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, for a message."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    merged = {**os.environ, **more, "PYTHONPATH": path}
+    return {name: value for name, value in merged.items() if value != "" or name not in more}
+
+
+def _watch(
+    guard: subprocess.Popen, log: Path, progress: Callable[[], bool], stall_timeout: float
+) -> None:
+    alive, size = time.monotonic(), 0
+    while True:
+        ended = guard.poll() is not None  # asked first, so that the last progress is still seen
+        moved = progress()
+        if ended:
+            return
+        if moved or log.stat().st_size != size:
+            alive, size = time.monotonic(), log.stat().st_size
+        if time.monotonic() - alive > stall_timeout:
+            raise StalledError(
+                f"no progress and no line in the log for {stall_timeout:.0f} s: stopped\n\n"
+                f"hint: see {log}; a slow machine needs a larger hardware.stall_timeout"
+            )
+        time.sleep(POLL)
+
+
+def _stop(guard: subprocess.Popen) -> None:
+    if guard.poll() is None:
+        guard.send_signal(signal.SIGTERM)
+        try:
+            guard.wait(GRACE + 5)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
