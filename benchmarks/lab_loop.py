@@ -32,10 +32,10 @@ class Loop:
     """Settings of all stages; lengths in tokens, sizes in prompts."""
 
     seed: int = 0
-    steps: tuple[int, ...] = (12, 12, 12, 12)
+    steps: tuple[int, ...] = (8, 12, 8, 12)
     context_lengths: tuple[int, ...] = (48, 96, 144, 96)
     prompt_sets: tuple[str, ...] = ("L1", "L2", "L3", "L2")
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-5
     batch_size: int = 32
     mini_batch_size: int = 16
     group_size: int = 8

@@ -161,8 +161,10 @@ def test_the_vocabulary_has_neither_holes_nor_padding():
 
 @pytest.mark.parametrize(
     "piece",
-    ["\n", " a", " z", "+3", "-1", "=0;", " again", "<think>", "</think>", "\\boxed{", "}"]
-    + [END, PAD, "user", "assistant", " =?", f" {task.INSTRUCTION}"],
+    [
+        *("\n", " a", " z", "+3", "-1", "=0;", " again", "<think>", "</think>", "\\boxed{", "}"),
+        *(END, PAD, "user", "assistant", " =?", f" {task.INSTRUCTION}"),
+    ],
 )
 def test_what_chains_and_prompts_are_made_of_is_one_token(piece):
     assert len(shipped_tokenizer()(piece)["input_ids"]) == 1
