@@ -32,10 +32,10 @@ class Loop:
     """Settings of all stages; lengths in tokens, sizes in prompts."""
 
     seed: int = 0
-    steps: tuple[int, ...] = (12, 12, 12, 12)
+    steps: tuple[int, ...] = (8, 12, 8, 12)
     context_lengths: tuple[int, ...] = (48, 96, 144, 96)
     prompt_sets: tuple[str, ...] = ("L1", "L2", "L3", "L2")
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-5
     batch_size: int = 32
     mini_batch_size: int = 16
     group_size: int = 8
@@ -201,8 +201,8 @@ def main() -> None:
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    drawn = task.draw(loop.train_seed, "train")
-    questions = [p.question for _, p in zip(range(loop.train_rows), drawn, strict=False)]
+    drawn = task.different(loop.train_rows, loop.train_seed, "train")
+    questions = [problem.question for problem in drawn]
     sets = prompt_sets(questions)
     print({name: len(rows) for name, rows in sets.items()})
 

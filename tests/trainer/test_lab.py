@@ -135,7 +135,7 @@ def test_no_rows_are_refused():
 
 def test_longer_questions_need_longer_responses():
     tokenizer = new_tokenizer()
-    drawn = [p for _, p in zip(range(300), task.draw(0, "train"), strict=False)]
+    drawn = task.different(300, 0, "train")
     sizes = {
         (len(p.question), len(tokenizer(task.chain(p) + END)["input_ids"]), p.level) for p in drawn
     }
@@ -161,8 +161,10 @@ def test_the_vocabulary_has_neither_holes_nor_padding():
 
 @pytest.mark.parametrize(
     "piece",
-    ["\n", " a", " z", "+3", "-1", "=0;", " again", "<think>", "</think>", "\\boxed{", "}"]
-    + [END, PAD, "user", "assistant", " =?", f" {task.INSTRUCTION}"],
+    [
+        *("\n", " a", " z", "+3", "-1", "=0;", " again", "<think>", "</think>", "\\boxed{", "}"),
+        *(END, PAD, "user", "assistant", " =?", f" {task.INSTRUCTION}"),
+    ],
 )
 def test_what_chains_and_prompts_are_made_of_is_one_token(piece):
     assert len(shipped_tokenizer()(piece)["input_ids"]) == 1
@@ -250,12 +252,12 @@ def test_harder_problems_are_answered_less_often():
 
 def test_without_habits_a_chain_is_the_reference():
     problem = task.Problem(7, (2, -3, 1))
-    assert make_base.habitual_chain(problem, random.Random(0), 0, 0, 0) == task.chain(problem)
+    assert make_base.habitual_chain(problem, random.Random(0)) == task.chain(problem)
 
 
 @given(PROBLEMS, st.integers(0, 99))
 def test_a_slip_on_every_step_gets_every_step_wrong(problem, seed):
-    text = make_base.habitual_chain(problem, random.Random(seed), 1, 0, 0)
+    text = make_base.habitual_chain(problem, random.Random(seed), slip=1)
     digits = [int(piece[0]) for piece in text.split("</think>")[0].split("=")[1:]]
     assert digits[0] == problem.start
     for before, after, operand in zip(digits, digits[1:], problem.operands, strict=False):
@@ -264,7 +266,7 @@ def test_a_slip_on_every_step_gets_every_step_wrong(problem, seed):
 
 @given(PROBLEMS, st.integers(0, 99))
 def test_going_through_it_again_changes_nothing_but_the_length(problem, seed):
-    text = make_base.habitual_chain(problem, random.Random(seed), 0, 0.5, 0.5)
+    text = make_base.habitual_chain(problem, random.Random(seed), again=0.5, linger=0.5)
     steps = text.split("</think>")[0].split(";")
     assert [step for step in steps if " again" not in step] == task.chain(problem).split(
         "</think>"

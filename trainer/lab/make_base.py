@@ -22,6 +22,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -44,7 +45,9 @@ class Recipe:
         habit_steps: Supervised steps on chains with the habits below.
         batch_size: Chains per step.
         learning_rate: Largest; it warms up over 100 steps and falls to a tenth along a cosine.
-        slip: Chance that the result of a step is a random other digit.
+        slip: Chance that the result of a chain's first step is a random other digit.
+        slip_growth: What each further step adds to that chance: attention wanes along a chain, so
+            that short problems do not teach all that long ones need.
         again: Chance that a finished step is gone through again.
         linger: Chance that, having gone through it again, the same step is once more.
         first_context_length: Tokens of the first stage that the base is measured against.
@@ -52,15 +55,21 @@ class Recipe:
     """
 
     seed: int = 0
-    clean_steps: int = 2000
-    habit_steps: int = 300
+    clean_steps: int = 400
+    habit_steps: int = 250
     batch_size: int = 64
     learning_rate: float = 2e-3
-    slip: float = 0.10
-    again: float = 0.03
+    slip: float = 0.05
+    slip_growth: float = 0.009
+    again: float = 0.04
     linger: float = 0.85
     first_context_length: int = 48
     context_length: int = 144
+
+    @property
+    def habits(self) -> dict[str, float]:
+        """The chances that make a chain sloppy and long."""
+        return {name: getattr(self, name) for name in ("slip", "slip_growth", "again", "linger")}
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
@@ -84,18 +93,25 @@ def new_model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
 
 
 def habitual_chain(
-    problem: task.Problem, rng: random.Random, slip: float, again: float, linger: float
+    problem: task.Problem,
+    rng: random.Random,
+    *,
+    slip: float = 0,
+    slip_growth: float = 0,
+    again: float = 0,
+    linger: float = 0,
 ) -> str:
     """A chain with slips and repetitions; with neither, the reference chain.
 
     A slip is carried on: the following steps start from the wrong digit. A step that is gone
-    through again comes out as it did before, so repetition costs tokens and mends nothing.
+    through again comes out as it did before, so repetition costs tokens and mends nothing. The
+    chances are those of `Recipe`.
     """
     value = problem.start
     lines = [f"={value};"]
-    for step, operand in zip(problem.steps, problem.operands, strict=True):
+    for index, (step, operand) in enumerate(zip(problem.steps, problem.operands, strict=True)):
         value = (value + operand) % 10
-        if rng.random() < slip:
+        if rng.random() < slip + slip_growth * index:
             value = (value + rng.randrange(1, 10)) % 10
         lines.append(f"{step}={value};")
         repeat = rng.random() < again
@@ -110,12 +126,11 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Iterator[tupl
     rng = random.Random(recipe.seed)
     source = task.draw(recipe.seed, "train")
     for step in range(recipe.clean_steps + recipe.habit_steps):
-        clean = step < recipe.clean_steps
-        habits = (0, 0, 0) if clean else (recipe.slip, recipe.again, recipe.linger)
+        habits = {} if step < recipe.clean_steps else recipe.habits
         pairs = []
         for _ in range(recipe.batch_size):
             problem = next(source)
-            text = habitual_chain(problem, rng, *habits) + END
+            text = habitual_chain(problem, rng, **habits) + END
             response = tokenizer(text)["input_ids"][: recipe.context_length]
             pairs.append((prompt_ids(tokenizer, problem.question), response))
         width = max(len(prompt) + len(response) for prompt, response in pairs)
@@ -155,14 +170,14 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalL
 
 
 def corpus_digest(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the first and last batch that the base learns from.
+    """Hash of the first 256 chains with habits, as tokens.
 
     It changes with the task, the tokenizer and the chat format, none of which this script holds.
     """
     rng = random.Random(recipe.seed)
     digest = hashlib.sha256()
-    for _, problem in zip(range(256), task.draw(recipe.seed, "train"), strict=False):
-        text = habitual_chain(problem, rng, recipe.slip, recipe.again, recipe.linger) + END
+    for problem in islice(task.draw(recipe.seed, "train"), 256):
+        text = habitual_chain(problem, rng, **recipe.habits) + END
         digest.update(repr(prompt_ids(tokenizer, problem.question)).encode())
         digest.update(repr(tokenizer(text)["input_ids"]).encode())
     return digest.hexdigest()

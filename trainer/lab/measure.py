@@ -48,7 +48,7 @@ def measure(
         avg@k and pass@k (the best of all k, so no estimate), shares of responses cut off at either
         length, and mean length in tokens; and the same by level under `levels`.
     """
-    questions = [p.question for _, p in zip(range(rows), task.draw(seed, "test"), strict=False)]
+    questions = [problem.question for problem in task.different(rows, seed, "test")]
     prompts = [prompt_ids(tokenizer, question) for question in questions]
     generator = torch.Generator().manual_seed(seed)
     results = []

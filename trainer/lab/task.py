@@ -22,7 +22,7 @@ INSTRUCTION = "Let's think step by step and output the final answer within \\box
 LEVELS = range(2, 17)
 """Numbers of steps that a problem may have."""
 
-OPERANDS = (-3, -2, -1, 1, 2, 3)
+OPERANDS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 """What a step may add."""
 
 _TEST_SHARE = 5  # one problem in so many belongs to the test split
@@ -124,7 +124,9 @@ def is_correct(question: str, response: str) -> bool:
 
 
 def draw(seed: int, split: str) -> Iterator[Problem]:
-    """Different problems of a split without end, levels equally likely, in the seed's order.
+    """Problems of a split without end, levels equally likely, in the seed's order.
+
+    Of the lowest levels there are only hundreds: in a long run they come again.
 
     Raises:
         ValueError: for a split other than `train` and `test`.
@@ -132,13 +134,21 @@ def draw(seed: int, split: str) -> Iterator[Problem]:
     if split not in ("train", "test"):
         raise ValueError(f"the lab has no split {split!r}\n\nhint: it has `train` and `test`")
     rng = random.Random(f"{split} {seed}")
-    seen = set()
     while True:
         level = rng.choice(LEVELS)
         problem = Problem(rng.randrange(10), tuple(rng.choices(OPERANDS, k=level)))
-        if problem.split == split and problem not in seen:
-            seen.add(problem)
-            yield problem
+        while problem.split != split:
+            problem = Problem(rng.randrange(10), tuple(rng.choices(OPERANDS, k=level)))
+        yield problem
+
+
+def different(count: int, seed: int, split: str) -> list[Problem]:
+    """The first problems of `draw` that are not there yet: no two are the same."""
+    chosen: dict[Problem, None] = {}
+    for problem in draw(seed, split):
+        chosen.setdefault(problem)
+        if len(chosen) >= count:
+            return list(chosen)
 
 
 def problems(rows: int, seed: int, split: str) -> list[dict]:
@@ -169,5 +179,5 @@ def problems(rows: int, seed: int, split: str) -> list[dict]:
             "reward_model": {"ground_truth": str(problem.answer), "style": "rule"},
             "extra_info": {"index": index, "split": split, "level": problem.level},
         }
-        for index, problem in zip(range(rows), draw(seed, split), strict=False)
+        for index, problem in enumerate(different(rows, seed, split))
     ]
