@@ -39,7 +39,8 @@ ui: environment ## look at the runs: MLflow's UI on this machine, at the port in
 	@test -f "$(OUTPUT)/mlflow.db" || { printf '%s\n\n%s\n' "$(OUTPUT) holds no runs yet" \
 		"hint: make demo, or name the folder of your runs: make ui OUTPUT=..." >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
-	@DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true $(bin)/mlflow ui --host 127.0.0.1 --port $(PORT) \
+	@DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		PYTHONWARNINGS=ignore $(bin)/mlflow ui --host 127.0.0.1 --port $(PORT) \
 		--workers 1 --backend-store-uri "sqlite:///$(abspath $(OUTPUT))/mlflow.db"
 
 gpu: ## the environment of a GPU node: verl's own pins, torch 2.11 and vLLM 0.24

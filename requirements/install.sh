@@ -145,8 +145,10 @@ done
 # The trainer's processes start in other folders and must find ours all the same.
 install --no-build-isolation --editable .
 
-# Some packages ship templates that are no Python, which compileall counts as a failure.
-"$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python3.*/site-packages >/dev/null 2>&1 || true
+# Some packages ship templates that are no Python, which compileall counts as a failure; nobody
+# imports the tests that others ship.
+"$venv/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$venv"/lib/python3.*/site-packages >/dev/null 2>&1 || true
+rm -f "$venv/torch.log"
 say "bytecode"
 
 cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda)')

@@ -41,10 +41,10 @@ def importers(tool: str) -> set[str]:
     ("tool", "home"),
     [
         ("mlflow", r"tasks/track\.py"),
-        ("hydra", r"conf/load\.py"),
+        ("hydra", r"conf/(compose|load)\.py"),
         ("verl", r"trainer/backend/.*"),
         ("ray", r"trainer/backend/.*"),
-        ("vllm", r"trainer/backend/.*"),
+        ("vllm", r"trainer/(backend/.*|generate\.py)"),
         ("prefect", r"(flows|tasks)/.*"),
         ("flows", r"flows/.*"),
         ("tasks", r"(flows|tasks)/.*"),
