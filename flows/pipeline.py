@@ -14,17 +14,17 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from tasks.download import download
-from tasks.report import Report, terminal_summary, write_report
-from tasks.segment import segment
 
 from conf.load import ConfigError, load
 from conf.schema import Experiment
 from tasks import preflight
 from tasks.artifacts import digest_of
+from tasks.download import download
 from tasks.evaluate import evaluate
 from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
+from tasks.report import Report, terminal_summary, write_report
+from tasks.segment import segment
 from tasks.track import Tracker, flat, lineage_tags
 from tasks.train_stage import train_stage
 

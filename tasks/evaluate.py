@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from trainer.rewards import Reason, grade_many
 
 from conf import telemetry
 from conf.schema import Experiment
@@ -22,6 +21,7 @@ from trainer import metrics
 from trainer.backend import settings as verl_settings
 from trainer.generate import Request
 from trainer.process import how_it_ended, last_lines, run_guarded
+from trainer.rewards import Reason, grade_many
 
 MANIFEST = "evaluation.json"
 

@@ -23,7 +23,7 @@ from trainer.backend.launch import launch
 from trainer.records import read_records
 
 MANIFEST = "stage.json"
-# Raise it when a change of ours alters what a stage learns: stages trained before are then trained anew.
+# Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 1
 
 
@@ -283,7 +283,7 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the stage for this process; whoever else needs it waits. The kernel frees a dead holder's."""
+    """Hold the stage; whoever else needs it waits. The kernel lets go of what a dead one held."""
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Start a program of ours in its own process tree, watch it, and stop all of it when it must stop."""
+"""Start a program of ours in its own process tree, watch it, and stop all of it when it must."""
 
 import os
 import shutil

@@ -45,7 +45,8 @@ def alive(pid_file: Path) -> bool:
 # Starts a grandchild in a session of its own, as Ray's daemons are, and writes down its pid.
 DAEMON = """
     import subprocess, sys, time
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = subprocess.Popen(command, start_new_session=True)
     open(sys.argv[1], "w").write(str(child.pid))
 """
 

@@ -1,4 +1,4 @@
-"""The torch engine as one of verl's rollouts (`rollout.name=torch`): sampling without a server stack.
+"""The torch engine as one of verl's rollouts (`rollout.name=torch`): no server stack.
 
 Three parts, as verl cuts them: the adapter in each trainer rank pushes weights, the server (a Ray
 actor) samples, the replica starts the server. On a laptop a vLLM engine would take longer to start

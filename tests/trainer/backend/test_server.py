@@ -1,4 +1,4 @@
-"""The server behind rollout.name=torch, without Ray: batching, weight sync, errors that are heard."""
+"""The server behind rollout.name=torch, without Ray: batches, weight sync, errors that are heard."""
 
 import asyncio
 
@@ -81,7 +81,7 @@ def test_weights_of_another_model_are_refused(base):
         state["model.layers.9.mlp.up_proj.weight"] = torch.zeros(1)
         await server.update_weights(state)
 
-    with pytest.raises(ValueError, match="same model.path"):
+    with pytest.raises(ValueError, match="must be given the same"):
         serve(use)
 
 
