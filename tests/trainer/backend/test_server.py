@@ -1,4 +1,4 @@
-"""The server behind rollout.name=torch, without Ray: batches, weight sync, errors that are heard."""
+"""The server behind rollout.name=torch, without Ray: batches, weights, errors."""
 
 import asyncio
 
