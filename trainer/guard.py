@@ -125,4 +125,6 @@ def _mapped_by_others(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(Guard(float(sys.argv[1]), sys.argv[2:]).run())
+    code = Guard(float(sys.argv[1]), sys.argv[2:]).run()
+    # A signal as a shell reports it: exit codes have no sign.
+    sys.exit(code if code >= 0 else 128 - code)

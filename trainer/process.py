@@ -38,7 +38,7 @@ def run_guarded(
         stall_timeout: Seconds without progress and without a line in the log.
 
     Returns:
-        Its exit code; negative for a signal, 143 if it was told to stop.
+        Its exit code; 128 + n if signal n ended it, 143 if it was told to stop.
 
     Raises:
         StalledError: it stalled; it has been stopped.
@@ -70,8 +70,8 @@ def how_it_ended(code: int) -> str:
     """What an exit code says, in words."""
     if code == 143:
         return "was told to stop"
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
+    if code > 128:
+        return f"was killed by {signal.Signals(code - 128).name}"
     return f"ended with exit code {code}"
 
 

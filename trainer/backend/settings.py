@@ -59,6 +59,7 @@ def settings(
         "algorithm.adv_estimator": method.advantage,
         "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
         "algorithm.use_kl_in_reward": False,
+        "critic.enable": False,
         "reward.num_workers": 1 if hardware.device == "cpu" else 8,
         "reward.custom_reward_function.path": "pkg://trainer.backend.reward",
         "reward.custom_reward_function.name": "compute_score",

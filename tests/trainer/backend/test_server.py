@@ -8,11 +8,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.backend.server import ServerSettings, TorchServer
 from trainer.lab import BASE
+from trainer.lab.task import problems
 
 PARAMS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1}
 
 
-def serve(use, response_length: int = 8):
+def serve(use, response_length: int = 24):
     """Run `use(server)` with a server that has no trained weights yet."""
 
     async def main():
@@ -29,7 +30,10 @@ def base():
 
 @pytest.fixture(scope="module")
 def prompt():
-    return AutoTokenizer.from_pretrained(BASE).encode("3 a+1 =?")
+    (problem,) = problems(1, seed=0, split="train")
+    return AutoTokenizer.from_pretrained(BASE).apply_chat_template(
+        problem["prompt"], add_generation_prompt=True, return_dict=False
+    )
 
 
 def test_requests_that_come_together_are_answered_together(base, prompt):
@@ -41,7 +45,7 @@ def test_requests_that_come_together_are_answered_together(base, prompt):
     answers = serve(use)
     assert len(answers) == 20
     for answer in answers:
-        assert len(answer.token_ids) == len(answer.log_probs) <= 8
+        assert len(answer.token_ids) == len(answer.log_probs) <= 24
         assert answer.extra_fields["global_steps"] == 4
     assert len({tuple(answer.token_ids) for answer in answers}) > 1
 
@@ -70,7 +74,7 @@ def test_the_same_weights_and_step_give_the_same_responses(base, prompt):
         again = await server.generate(prompt, PARAMS, request_id="0")
         return first.token_ids, again.token_ids, [one.token_ids for one in other]
 
-    first, again, other = serve(use, response_length=24)
+    first, again, other = serve(use)
     assert first == again
     assert any(one != first for one in other)
 
@@ -98,12 +102,15 @@ def test_a_request_that_cannot_be_answered_raises_and_the_next_is_served(base, p
 def test_a_response_may_be_as_long_as_the_room_its_prompt_leaves(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate(prompt * 20, PARAMS, request_id="0")
+        return await server.generate((prompt * 4)[:62], PARAMS, request_id="0")
 
-    settings_room = 64 + 8 - len(prompt) * 20
-    assert settings_room < 8, "the prompt must be longer than the setting for this to mean anything"
-    if settings_room >= 1:
-        assert len(serve(use).token_ids) <= settings_room
-    else:
-        with pytest.raises(ValueError, match="max_new_tokens"):
-            serve(use)
+    assert len(serve(use, response_length=4).token_ids) <= 64 + 4 - 62
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error_in_words(base, prompt):
+    async def use(server):
+        await server.update_weights(base.state_dict())
+        return await server.generate((prompt * 9)[:80], PARAMS, request_id="0")
+
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        serve(use, response_length=4)
