@@ -1,7 +1,7 @@
 """Names and overrides in, a checked `Experiment` out."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -66,28 +66,10 @@ def checked(values: dict[str, Any]) -> Experiment:
         raise ConfigError(_refused(error)) from error
 
 
-def flatten(experiment: BaseModel) -> dict[str, str | int | float | bool]:
-    """Every knob by its dotted path, such as `stages.0.steps`, in the order of the schema.
-
-    >>> flatten(Experiment())["stages.0.prompts"]
-    'L2'
-    """
-    return dict(_leaves("", experiment.model_dump(mode="json")))
-
-
 def choices(group: str) -> list[str]:
     """Names of the YAML files of a group, such as `lab/fastcurl` for `experiment`."""
     files = (FOLDER / group).rglob("*.yaml")
     return sorted(file.relative_to(FOLDER / group).with_suffix("").as_posix() for file in files)
-
-
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in pairs:
-            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
-    else:
-        yield path, value
 
 
 def _parsed(overrides: Iterable[str]) -> list[Override]:

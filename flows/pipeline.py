@@ -15,17 +15,18 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from conf.load import ConfigError, load
+from conf.load import load
 from conf.schema import Experiment
 from tasks import preflight
 from tasks.artifacts import digest_of
 from tasks.download import download
 from tasks.evaluate import evaluate
+from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
 from tasks.report import Report, terminal_summary, write_report
 from tasks.segment import segment
-from tasks.track import Tracker, flat, lineage_tags
+from tasks.track import Tracker
 from tasks.train_stage import train_stage
 
 # What is on disk decides what is done, so Prefect caches nothing: its keys know no files.
@@ -135,7 +136,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except ConfigError as error:
+    except ValueError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)
         return 2
     except Exception as error:

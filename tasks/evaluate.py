@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from conf import telemetry
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
+from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
-from tasks.track import Tracker, flat, lineage_tags
+from tasks.track import Tracker
 from trainer import metrics
 from trainer.backend import settings as verl_settings
 from trainer.generate import Request

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from conf import telemetry
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
+from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
-from tasks.track import Tracker, flat, lineage_tags
+from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
 from trainer.backend.launch import launch
 from trainer.records import read_records
@@ -199,6 +200,9 @@ def _train(
         raise
     finally:
         attempt["ended"] = time.time()
+        manifest["wall_seconds"] = sum(
+            a.get("ended", a["started"]) - a["started"] for a in manifest["attempts"]
+        )
         write_json(folder / MANIFEST, manifest)
     return manifest
 

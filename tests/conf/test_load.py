@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import BaseModel
 
-from conf.load import FOLDER, ConfigError, checked, choices, flatten, load
+from conf.load import FOLDER, ConfigError, checked, choices, load
 from conf.schema import Experiment
 
 EXPERIMENTS = choices("experiment")
@@ -188,14 +188,6 @@ def test_a_misspelt_key_in_a_file_is_refused_with_near_names():
 def test_settings_survive_being_written_and_read():
     experiment = load("experiment=fastcurl")
     assert checked(experiment.model_dump(mode="json")) == experiment
-
-
-def test_flat_settings_name_every_knob_by_its_path():
-    flat = flatten(load("experiment=lab/smoke", "stages.1.steps=7", "data.train.path=[a,b]"))
-    assert flat["stages.1.steps"] == 7
-    assert flat["data.train.path.1"] == "b"
-    assert flat["evaluation.benchmarks.0.name"] == "lab_test"
-    assert all(isinstance(value, str | int | float | bool) for value in flat.values())
 
 
 def test_several_threads_may_load_at_once():
