@@ -8,29 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Stage
+from trainer.backend.settings import CHECKPOINTS_KEPT
+from trainer.checkpoint import weight_files
 
-CHECKPOINTS_KEPT = 2  # trainer states on disk at once per stage, see trainer/backend/settings.py
 ADAM_BYTES = 12  # per parameter in float32: the weight and its two moments
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The weights of a checkpoint folder, whole or in shards; empty where one is missing.
-
-    A `config.json` alone is no checkpoint, and neither is an index whose shards are not all there.
-    """
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        files = sorted(path for path in folder.glob(pattern) if path.stat().st_size)
-        if files:
-            return files if _shards(folder) <= {path.name for path in files} else []
-    return []
-
-
-def _shards(folder: Path) -> set[str]:
-    names: set[str] = set()
-    for index in folder.glob("*.index.json"):
-        names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return names
 
 
 def parameters(folder: Path) -> int:

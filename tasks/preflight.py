@@ -13,6 +13,7 @@ from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
 from trainer.answers import number
+from trainer.checkpoint import has_weights
 from trainer.rewards import answer_is_parsable, grade
 
 
@@ -82,7 +83,7 @@ def check_model(experiment: Experiment, folder: Path) -> None:
             f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
             "set model.path to the folder that holds config.json and *.safetensors",
         )
-    if not disk.weight_files(folder):
+    if not has_weights(folder):
         raise _refusal(
             f"model.path: found no weights in {folder}, needed *.safetensors or "
             "pytorch_model*.bin, all shards of them",

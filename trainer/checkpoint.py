@@ -3,16 +3,29 @@
 import json
 from pathlib import Path
 
-from transformers import AutoTokenizer
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weights of a checkpoint folder, whole or in shards; empty where one is missing.
+
+    A `config.json` alone is no checkpoint, and neither is an index whose shards are not all there.
+    """
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        files = sorted(path for path in folder.glob(pattern) if path.stat().st_size)
+        if files:
+            return files if _shards(folder) <= {path.name for path in files} else []
+    return []
+
+
+def _shards(folder: Path) -> set[str]:
+    names: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return names
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the folder holds weights, whole or in shards; a config alone is no checkpoint."""
-    return any(
-        path.stat().st_size > 0
-        for pattern in ("*.safetensors", "pytorch_model*.bin")
-        for path in folder.glob(pattern)
-    )
+    """Whether the folder holds all weights; a config alone is no checkpoint."""
+    return bool(weight_files(folder))
 
 
 def eos_ids(folder: Path) -> set[int]:
@@ -20,6 +33,8 @@ def eos_ids(folder: Path) -> set[int]:
 
     vLLM stops at both, so every engine here does.
     """
+    from transformers import AutoTokenizer
+
     ids = {AutoTokenizer.from_pretrained(folder).eos_token_id}
     generation = folder / "generation_config.json"
     if generation.exists():

@@ -9,9 +9,10 @@ import pytest
 from conf.load import ConfigError, load
 from tasks import preflight
 from tasks.artifacts import Dataset
-from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, weight_files
+from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable
 from tasks.preflight import check_data, check_model, check_settings
 from tasks.upstream import to_columns
+from trainer.checkpoint import weight_files
 from trainer.lab import BASE
 from trainer.lab.task import problems
 from trainer.rewards import Grade, Reason
