@@ -7,7 +7,7 @@ Imports neither trainer, tracker nor flow, so that looking at stages costs no ti
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -198,3 +198,13 @@ def _is_at(path: Path, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     return False
+
+
+def experiment_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Name and seed of the experiment that trained a stage; "" and None where nothing says so."""
+    experiment = manifest.get("experiment", {})
+    name, seed = experiment.get("name", ""), experiment.get("seed")
+    if not name:  # stages of before the manifest said it: the trainer's settings do
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            name = read_json(folder / "settings.json")["verl"]["trainer.project_name"]
+    return name, manifest.get("identity", {}).get("seed") if seed is None else seed
