@@ -168,7 +168,7 @@ def _status(given: argparse.Namespace) -> int:
     runs += [
         [
             f"{run.name} seed {run.seed}",
-            count(run.finished),
+            f"{run.finished}/{run.begun}",
             count(run.evaluations),
             run.report or ABSENT,
         ]

@@ -151,6 +151,15 @@ def plan(experiment: Experiment) -> Plan:
     )
 
 
+def data_folders(experiment: Experiment) -> set[Path]:
+    """Folders of those of an experiment's data sets that are on disk."""
+    output, data = Path(experiment.output).absolute(), experiment.data
+    sources = (data.train, *experiment.evaluation.benchmarks)
+    found = [downloaded(source, data, output) for source in sources]
+    parts = segmented(found[0], data, output) if found[0] else None
+    return {dataset.folder for dataset in (*found, *(parts or {}).values()) if dataset}
+
+
 def amounts(stage: Stage, steps: int) -> dict[str, int]:
     """What so many steps of a stage make: updates, prompts, rollouts, and at most so many tokens.
 

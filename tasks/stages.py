@@ -164,11 +164,11 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held_for_deletion(folder: Path) -> Iterator[bool]:
-    """Hold a stage without waiting and without making anything: True if nobody else holds it."""
+    """Hold a stage without waiting: whether nobody else holds it, and it is still there."""
     try:
-        file = (folder / LOCK).open("r+")
-    except FileNotFoundError:
-        yield True
+        file = (folder / LOCK).open("a")
+    except FileNotFoundError:  # no folder
+        yield False
         return
     with file:
         try:

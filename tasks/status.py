@@ -52,14 +52,16 @@ class RunStatus:
     Attributes:
         name: The experiment.
         seed: Its seed.
-        finished: Stages that it trained to their end, as "3/4" of those it began. Stages that it
-            shares with another experiment count for the one that trained them.
+        begun: Stages that it began. One shared with another experiment counts for the one that
+            trained it.
+        finished: Those of them that are finished.
         report: Its report's page, or "".
     """
 
     name: str
     seed: int | None
-    finished: str
+    begun: int
+    finished: int
     report: str
 
 
@@ -85,14 +87,15 @@ def status(output: Path | str) -> Status:
         RunStatus(
             name or "unknown",
             seed,
-            f"{ended[name, seed]}/{begun[name, seed]}",
+            begun[name, seed],
+            ended[name, seed],
             str(reports.pop(f"{name}-seed{seed}", "")),
         )
         for name, seed in begun
     ]
     for folder, page in reports.items():  # all of its stages were trained by others
         name, _, seed = folder.rpartition("-seed")
-        runs.append(RunStatus(name, int(seed) if seed.isdigit() else None, "0/0", str(page)))
+        runs.append(RunStatus(name, int(seed) if seed.isdigit() else None, 0, 0, str(page)))
     return Status(runs, stages, remarks)
 
 
