@@ -169,7 +169,6 @@ def _status(given: argparse.Namespace) -> int:
         [
             f"{run.name} seed {run.seed}",
             f"{run.finished}/{run.begun}",
-            count(run.evaluations),
             run.report or ABSENT,
         ]
         for run in found.runs
