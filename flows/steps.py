@@ -15,8 +15,8 @@ from prefect.runtime import flow_run
 
 from conf.load import ConfigError, load
 from conf.schema import Experiment
+from tasks import again, preflight
 from tasks import evaluate as evaluation
-from tasks import preflight, stages
 from tasks.artifacts import Dataset, digest_of
 from tasks.download import download
 from tasks.labels import flat, lineage_tags
@@ -180,7 +180,7 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
 def found(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any] | None:
     """A stage as it lies on disk, None if it is not finished."""
     stage = work.settings.stages[position]
-    return stages.find(work.settings, position, given.segments[stage.prompts], before.checkpoint)
+    return again.find(work.settings, position, given.segments[stage.prompts], before.checkpoint)
 
 
 def required(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def required(work: Session, given: Inputs, position: int, before: Milestone) -> 
 def folder_of(work: Session, given: Inputs, position: int, before: Milestone) -> Path:
     """Where a stage lies or would lie."""
     stage = work.settings.stages[position]
-    return stages.folder_of(
+    return again.folder_of(
         work.settings, position, given.segments[stage.prompts], before.checkpoint
     )
 

@@ -12,7 +12,7 @@ from prefect import flow
 from conf.load import ConfigError
 from flows import steps
 from flows.terminal import run
-from tasks import stages
+from tasks import again
 
 
 @flow(name="train-stage", log_prints=True)
@@ -54,7 +54,7 @@ def train_stage(
         if position < wanted and not upstream:
             return steps.required(work, given, position, before)
         if position == wanted and force:
-            aside = stages.move_aside(steps.folder_of(work, given, position, before))
+            aside = again.move_aside(steps.folder_of(work, given, position, before))
             print(f"moved aside: {aside}" if aside else "nothing of it to move aside")
         return steps.trained(work, given, position, before)
 

@@ -1,6 +1,5 @@
-"""Stages as they lie on disk: find one without training it, or move one aside."""
+"""A stage that is there already: find it without training it, or move it aside to train it anew."""
 
-import fcntl
 import os
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of
 from tasks.model import Checkpoint
-from tasks.train_stage import finished, identity, stage_folder
+from tasks.stages import finished, held_for_deletion, holder, identity, stage_folder
 
 
 def folder_of(experiment: Experiment, position: int, data: Dataset, start: Checkpoint) -> Path:
@@ -22,7 +21,7 @@ def folder_of(experiment: Experiment, position: int, data: Dataset, start: Check
         start: The checkpoint it begins from.
     """
     stage = experiment.stages[position]
-    digest = digest_of(identity(experiment, stage, data, start))
+    digest = digest_of(identity(experiment, stage, data.digest, start.digest))
     return stage_folder(Path(experiment.output).absolute(), stage.name, digest)
 
 
@@ -39,27 +38,23 @@ def find(
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Rename a stage's folder to `<folder>.old-<time>`, where nothing looks for it: a fresh start.
-
-    Nothing is deleted. While the stage is being trained it stays where it is.
+    """Rename a stage's folder to `<folder>.old-<time>`, where no run looks for it. Deletes nothing.
 
     Returns:
         Its new path, None if there was no such folder.
 
     Raises:
-        ValueError: a process holds the stage's lock.
+        ValueError: a process is training the stage.
     """
     if not folder.is_dir():
         return None
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
+    (folder / "lock").touch()
+    with held_for_deletion(folder) as held:
+        if not held:
             raise ValueError(
-                f"{folder} is being trained by process {lock.read() or '?'}, so it stays where it "
-                "is\n\nhint: cancel that run first, or wait for it and leave out force"
-            ) from None
+                f"{folder} is being trained by process {holder(folder) or '?'}, so it stays where "
+                "it is\n\nhint: cancel that run, or wait for it; without force it is found"
+            )
         aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%dT%H%M%S.%f}")
         os.replace(folder, aside)
     return aside

@@ -60,17 +60,23 @@ def bytes_to_come(experiment: Experiment, count: int) -> int:
     stages = Path(experiment.output) / "stages"
     planned = 0
     for stage in experiment.stages:
-        there = sum(_size(folder) for folder in stages.glob(f"{stage.name}-*"))
+        there = sum(size(folder) for folder in stages.glob(f"{stage.name}-*"))
         planned += max(0, checkpoint_bytes(stage, count, experiment.hardware.dtype) - there)
     return planned
 
 
-def _size(folder: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(root, name)).st_size
-        for root, _, names in os.walk(folder)
-        for name in names
-    )
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what goes meanwhile counts nothing."""
+    if not path.is_dir() or path.is_symlink():
+        return _length(path)
+    return sum(_length(Path(root) / name) for root, _, names in os.walk(path) for name in names)
+
+
+def _length(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def readable(count: int) -> str:

@@ -33,8 +33,7 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
             a row has no answer, or the Hub cannot be reached and holds no copy on this machine.
     """
     upstream = _upstream_digest(source)
-    key = digest_of([source, data.instruction, upstream])
-    folder = Path(output) / "data" / f"{source.name}-{key[:12]}"
+    folder = _folder(source, data, output, upstream)
     if (folder / MANIFEST).is_file():
         return Dataset.load(folder)
     rows, revision = {"lab": _from_lab, "hub": _from_hub, "file": _from_files}[source.kind](source)
@@ -49,6 +48,16 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         upstream_digest=upstream or digest_of(revision),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def downloaded(source: Source, data: Data, output: Path | str) -> Dataset | None:
+    """What `download` would find on disk, or None where it would have to fetch or make it.
+
+    Raises:
+        ValueError: when a local file is missing, or the data set was changed since.
+    """
+    folder = _folder(source, data, output, _upstream_digest(source))
+    return Dataset.load(folder) if (folder / MANIFEST).is_file() else None
 
 
 def paths(source: Source) -> list[Path]:
@@ -72,6 +81,11 @@ def paths(source: Source) -> list[Path]:
                 f"{', '.join(READERS)}\n\nhint: convert the file"
             )
     return files
+
+
+def _folder(source: Source, data: Data, output: Path | str, upstream: str) -> Path:
+    key = digest_of([source, data.instruction, upstream])
+    return Path(output) / "data" / f"{source.name}-{key[:12]}"
 
 
 def _upstream_digest(source: Source) -> str:

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) 
     )
 
 
+def evaluation_digest(checkpoint: str, data: str, sampling: Mapping[str, Any]) -> str:
+    """The digest of all that determines a score: digests of model and problems, and sampling."""
+    return digest_of([checkpoint, data, sampling])
+
+
 def find(
     experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint, label: str, position: int
 ) -> dict[str, Any] | None:
@@ -67,7 +73,7 @@ def _identity(
         key: getattr(wanted, key)
         for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
     }
-    digest = digest_of([checkpoint.digest, benchmark.digest, sampling])
+    digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
 

@@ -36,10 +36,10 @@ class Checkpoint:
         return cls(path, folder_digest(path))
 
 
-def local_folder(model: Model) -> Path:
+def local_folder(model: Model, *, offline: bool = False) -> Path:
     """The folder of a model: the lab's own, a local one, or a snapshot of one on the Hub.
 
-    With HF_HUB_OFFLINE=1 a Hub model is looked for in the local cache only.
+    With `offline`, or HF_HUB_OFFLINE=1, a Hub model is looked for in the local cache only.
 
     Raises:
         ValueError: it is neither here nor on the Hub.
@@ -54,7 +54,9 @@ def local_folder(model: Model) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model.path, revision=model.revision))
+        return Path(
+            snapshot_download(model.path, revision=model.revision, local_files_only=offline)
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"model.path is {model.path!r}: no such folder, and the Hub does not give it "

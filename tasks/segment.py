@@ -61,6 +61,19 @@ def split_by_length(
     return Split(lengths, mean, longest, [length <= longest for length in lengths])
 
 
+def segmented(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Dataset] | None:
+    """What `segment` would find on disk, or None where it would have to make it."""
+    folders = _folders(dataset, data, output)
+    if not all((folder / MANIFEST).is_file() for folder in folders.values()):
+        return None
+    return {name: Dataset.load(folder) for name, folder in folders.items()}
+
+
+def _folders(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Path]:
+    key = digest_of([dataset.digest, data.segmentation])
+    return {name: Path(output) / "data" / f"{dataset.name}-{key[:12]}-{name}" for name in SEGMENTS}
+
+
 def segment(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Dataset]:
     """The prompt sets of a training set: L1 (short), L2 (all) and L3 (long), under `output`/data.
 
@@ -71,13 +84,10 @@ def segment(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Datas
     Raises:
         ValueError: when the training set is empty.
     """
-    rule = data.segmentation
-    key = digest_of([dataset.digest, rule])
-    folders = {
-        name: Path(output) / "data" / f"{dataset.name}-{key[:12]}-{name}" for name in SEGMENTS
-    }
-    if all((folder / MANIFEST).is_file() for folder in folders.values()):
-        return {name: Dataset.load(folder) for name, folder in folders.items()}
+    there = segmented(dataset, data, output)
+    if there:
+        return there
+    rule, folders = data.segmentation, _folders(dataset, data, output)
     table = dataset.table()
     split = split_by_length(table, rule.length_of, rule.threshold)
     short = pa.array(split.short)

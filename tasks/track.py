@@ -56,12 +56,13 @@ class Tracker:
         experiment_id: MLflow's id of the experiment.
     """
 
-    def __init__(self, output: Path | str, experiment_name: str) -> None:
+    def __init__(self, output: Path | str, experiment_name: str, uri: str = "") -> None:
         """Open the store, and make it and the experiment where they are missing.
 
         Args:
             output: Folder that everything is written under.
             experiment_name: Name of the experiment; its runs are compared with each other.
+            uri: The store, if not `store_uri(output)`.
         """
         telemetry.switch_off()
         from mlflow import MlflowClient
@@ -70,7 +71,7 @@ class Tracker:
             logging.getLogger(chatter).setLevel(logging.WARNING)
         output = Path(output).absolute()
         output.mkdir(parents=True, exist_ok=True)
-        self.uri = store_uri(output)
+        self.uri = uri or store_uri(output)
         self._client = MlflowClient(tracking_uri=self.uri)
         self.experiment_id = self._experiment(experiment_name, output)
 
@@ -78,7 +79,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         # With a server, files go where the server says.
-        folder = None if os.environ.get("MLFLOW_TRACKING_URI") else output / "mlartifacts"
+        folder = output / "mlartifacts" if self.uri.startswith("sqlite:") else None
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -171,20 +172,60 @@ class Tracker:
                     f"{self.uri} can be written"
                 )
 
+    @contextmanager
+    def past_run(
+        self,
+        parent_id: str,
+        name: str,
+        kind: Literal["stage", "evaluation"],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        datasets: Sequence[TrackedData] = (),
+        *,
+        started: float,
+        ended: float,
+    ) -> Iterator["Child"]:
+        """A child run of something that ended well before now, as `child_run` would have made it.
+
+        Args:
+            parent_id: Id of the run that it is put under.
+            name: What MLflow's pages call it.
+            kind: What it is.
+            params: Flat settings, see `flat`.
+            tags: See `lineage_tags`.
+            datasets: What it read.
+            started: When it began, in seconds since 1970.
+            ended: When it ended.
+        """
+        mine = {
+            "mlflow.parentRunId": parent_id,
+            "stagecraft.kind": kind,
+            "stagecraft.name": name,
+            "stagecraft.attempt": "1",
+        }
+        run_id = self._start(name, params, {**mine, **tags}, started)
+        with self._ended(run_id, ended):
+            child = Child(self, run_id, parent_id, None)
+            child.log_datasets(datasets)
+            yield child
+
+    def finished_runs(self, **tags: str) -> list[str]:
+        """Ids of this experiment's runs that ended well and have these `stagecraft.` tags."""
+        wanted = [f"tags.`stagecraft.{key}` = '{value}'" for key, value in tags.items()]
+        found = self._client.search_runs(
+            [self.experiment_id], " AND ".join(["attributes.status = 'FINISHED'", *wanted])
+        )
+        return [run.info.run_id for run in found]
+
     def log(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> int:
         """Write metrics of one step to a run. NaN and infinity are kept; None and text are not.
 
         Returns:
             How many were written.
         """
-        from mlflow.entities import Metric
+        return self._write(run_id, _entries(metrics, step, time.time()))
 
-        now = int(time.time() * 1000)
-        entries = [
-            Metric(metric_name(name), float(value), now, step)
-            for name, value in metrics.items()
-            if value is not None and not isinstance(value, str | list | dict)
-        ]
+    def _write(self, run_id: str, entries: Sequence[Any]) -> int:
         for start in range(0, len(entries), _METRICS_AT_ONCE):
             self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_AT_ONCE])
         return len(entries)
@@ -206,12 +247,19 @@ class Tracker:
             note = "\n## ".join(sections[:2])
             self._client.set_tag(run_id, "mlflow.note.content", note[:_LONGEST_TAG])
 
-    def _start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def _start(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        started: float | None = None,
+    ) -> str:
         from mlflow.entities import Param
 
         tags = {"stagecraft.process": _this_process(), **tags}
         run = self._client.create_run(
             self.experiment_id,
+            start_time=None if started is None else int(started * 1000),
             run_name=name,
             tags={key: str(value)[:_LONGEST_TAG] for key, value in tags.items()},
         )
@@ -221,7 +269,7 @@ class Tracker:
         return run.info.run_id
 
     @contextmanager
-    def _ended(self, run_id: str) -> Iterator[None]:
+    def _ended(self, run_id: str, ended: float | None = None) -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -231,7 +279,8 @@ class Tracker:
         except BaseException:  # Ctrl-C, SystemExit, a cancelled flow: a wish, not a failure.
             self._client.set_terminated(run_id, "KILLED")
             raise
-        self._client.set_terminated(run_id, "FINISHED")
+        end_time = None if ended is None else int(ended * 1000)
+        self._client.set_terminated(run_id, "FINISHED", end_time)
 
     def _children(self, parent_id: str, kind: str, name: str) -> list[Any]:
         found = self._client.search_runs(
@@ -274,6 +323,21 @@ class Child:
         self.logged += self._tracker.log(self.run_id, metrics, step)
         if self._first_step is not None:
             self._tracker.log(self._parent_id, metrics, self._first_step + step)
+
+    def log_records(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write steps of the past: records with `step` and `time` (seconds since 1970)."""
+        self.logged += self._tracker._write(
+            self.run_id,
+            [
+                entry
+                for record in records
+                for entry in _entries(
+                    {key: value for key, value in record.items() if key not in ("step", "time")},
+                    record["step"],
+                    record.get("time", 0.0),
+                )
+            ],
+        )
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write metrics that belong to the whole run, such as an evaluation's scores."""
@@ -336,6 +400,16 @@ class Child:
             self._client.log_artifacts(self.run_id, str(path), folder)
         else:
             self._client.log_artifact(self.run_id, str(path), folder)
+
+
+def _entries(metrics: Mapping[str, Any], step: int, moment: float) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [
+        Metric(metric_name(name), float(value), int(moment * 1000), step)
+        for name, value in metrics.items()
+        if value is not None and not isinstance(value, str | list | dict)
+    ]
 
 
 def _this_process() -> str:

@@ -1,11 +1,8 @@
 """Train one stage: safe to run again, and finished only when its checkpoint was loaded back."""
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +15,11 @@ from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
+from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, stage_folder
 from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
 from trainer.backend.launch import launch
 from trainer.records import read_records
-
-MANIFEST = "stage.json"
-# Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
-TRAINER_VERSION = 1
-
-
-def identity(
-    experiment: Experiment, stage: Stage, data: Dataset, start: Checkpoint
-) -> dict[str, Any]:
-    """Everything that determines what a stage learns, and nothing else.
-
-    Names, folders, how often is saved, and how the work is cut into micro-batches are left out.
-    """
-    hardware = experiment.hardware
-    return {
-        "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
-        "method": experiment.method.model_dump(mode="json", exclude={"name"}),
-        "seed": experiment.seed,
-        "data": data.digest,
-        "max_prompt_length": experiment.data.max_prompt_length,
-        "start": start.digest,
-        "numerics": {
-            "device": hardware.device,
-            "rollout": hardware.rollout,
-            "dtype": hardware.dtype,
-            "ranks": hardware.ranks * hardware.nodes,
-        },
-        "trainer": {"stagecraft": TRAINER_VERSION, "verl": version("verl")},
-    }
-
-
-def stage_folder(output: Path, name: str, digest: str) -> Path:
-    """Where a stage lies: found by its digest, whatever it was called when it was made."""
-    stages = output / "stages"
-    found = sorted(stages.glob(f"*-{digest[:12]}"))
-    return found[0] if found else stages / f"{name}-{digest[:12]}"
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage whose checkpoint is still what it was, else None."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = read_json(folder / MANIFEST)
-    checkpoint = folder / "checkpoint"
-    if manifest["outcome"] != "finished" or not checkpoint.is_dir():
-        return None
-    if folder_digest(checkpoint) != manifest["checkpoint"]["digest"]:
-        print(f"{checkpoint} is not what its manifest says; it is made again")
-        return None
-    return manifest
 
 
 def train_stage(
@@ -104,11 +52,10 @@ def train_stage(
         StalledError: the trainer made no progress for too long.
     """
     stage = experiment.stages[position]
-    what = identity(experiment, stage, data, start)
+    what = identity(experiment, stage, data.digest, start.digest)
     digest = digest_of(what)
     folder = stage_folder(Path(experiment.output).absolute(), stage.name, digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         manifest = finished(folder)
         if manifest is None:
             manifest = _train(
@@ -124,7 +71,8 @@ def _train(
 ) -> dict[str, Any]:
     stage, hardware = experiment.stages[position], experiment.hardware
     saved = verl_settings.last_saved_step(folder / "verl")
-    attempts = read_json(folder / MANIFEST)["attempts"] if (folder / MANIFEST).exists() else []
+    before, _ = read_manifest(folder)
+    attempts = before["attempts"] if before else []
     attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
     manifest = {
         "kind": "stage",
@@ -132,6 +80,7 @@ def _train(
         "digest": digest_of(what),
         "identity": what,
         "position": position,
+        "experiment": {"name": experiment.name, "seed": experiment.seed},
         "settings": {
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
@@ -283,19 +232,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the stage; whoever else needs it waits. The kernel lets go of what a dead one held."""
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"{folder.name} is being trained by process {file.read() or '?'}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

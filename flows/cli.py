@@ -1,0 +1,274 @@
+"""What is there, what would be done, and what is no longer needed: the `stagecraft` command.
+
+stagecraft plan experiment=lab/fastcurl stages.1.steps=20
+stagecraft status --output outputs
+stagecraft gc --output outputs --keep experiment=lab/fastcurl
+stagecraft reindex --output outputs --store sqlite:///fresh.db
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from conf.load import load
+from tasks.disk import readable
+from tasks.plan import RESUME, Plan, StagePlan
+from tasks.words import ABSENT, count, duration, plain, things
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; errors end with a message, not a trace.
+
+    Returns:
+        Exit code: 0 done, 2 refused, 130 interrupted.
+    """
+    parser = _parser()
+    given, more = parser.parse_known_args(arguments)
+    # Settings may stand before and after options; argparse takes only the first stretch.
+    if more and (given.command != "plan" or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        given.settings += more
+    try:
+        return given.run(given)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stagecraft", description="Curriculum RL: what is on disk and what a run would do."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, what: str, more: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=what, description=f"{what}. {more}")
+        made.set_defaults(run=run)
+        return made
+
+    planned = command(
+        "plan",
+        _plan,
+        "Show which stages a run would train, resume or find done, and why",
+        "Runs and downloads nothing.",
+    )
+    planned.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="as for python -m flows.pipeline"
+    )
+    shown = command("status", _status, "Show runs and stages on disk", "Trains nothing.")
+    cleaned = command(
+        "gc",
+        _gc,
+        "List what nothing refers to: leftovers, unfinished stages, states of finished ones",
+        "Deletes only with --delete, and never what a process holds.",
+    )
+    cleaned.add_argument("--delete", action="store_true", help="delete what is listed")
+    cleaned.add_argument(
+        "--keep", nargs="+", action="append", default=[], metavar="KEY=VALUE",
+        help="settings of an experiment whose stages, data and scores stay; may be repeated",
+    )  # fmt: skip
+    cleaned.add_argument(
+        "--older-than", type=float, default=24, metavar="HOURS",
+        help="spare what was written to since (default: 24)",
+    )  # fmt: skip
+    indexed = command(
+        "reindex",
+        _reindex,
+        "Rebuild MLflow's runs from what is on disk",
+        "Runs that are there are left alone, so it may be repeated.",
+    )
+    indexed.add_argument(
+        "--store", default="", metavar="URI",
+        help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in the output folder)",
+    )  # fmt: skip
+    for each in (shown, cleaned, indexed):
+        each.add_argument(
+            "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
+        )
+    for each in (planned, shown, cleaned):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+# --- plan --------------------------------------------------------------------------------------
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from tasks.plan import plan
+
+    result = plan(load(*given.settings))
+    _say(json.dumps(asdict(result), indent=2) if given.json else plan_text(result))
+    if result.refused:
+        print(f"\na run would be refused:\n{result.refused}", file=sys.stderr)
+    return 2 if result.refused else 0
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan for people: a table of stages, then the reasons for each."""
+    rows = [["stage", "", "steps", "updates", "prompts", "rollouts", "tokens at most", "disk"]]
+    for stage in plan.stages:
+        rows.append(
+            [
+                stage.name,
+                _state(stage),
+                *map(count, stage.expected.values()),
+                _bytes(stage.disk_bytes),
+            ]
+        )
+    rows.append(["left to do", "", *map(count, plan.left.values()), _bytes(plan.disk_to_come)])
+    lines = [
+        f"{plan.experiment}, seed {plan.seed}, output {plan.output} "
+        f"({readable(plan.disk_free)} free)",
+        "",
+        *table(rows, left=2),
+    ]
+    for stage in plan.stages:
+        lines += ["", *_reasons(stage)]
+    return "\n".join([*lines, *(["", *plan.remarks] if plan.remarks else [])])
+
+
+def _state(stage: StagePlan) -> str:
+    if stage.state == RESUME:
+        return f"resume after step {stage.after_step}"
+    return stage.state
+
+
+def _reasons(stage: StagePlan) -> list[str]:
+    lines = list(stage.why)
+    if stage.changes:
+        lines.append(f"not {stage.nearest}, for these differ:")
+    for change in stage.changes:
+        remark = f" ({change.remark})" if change.remark else ""
+        lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
+    lines = [f"{stage.name}: {lines[0]}", *(f"    {line}" for line in lines[1:])]
+    return lines
+
+
+# --- status, gc, reindex -----------------------------------------------------------------------
+
+
+def _status(given: argparse.Namespace) -> int:
+    from tasks.status import status
+
+    found = status(given.output)
+    if given.json:
+        _say(json.dumps(asdict(found), indent=2))
+        return 0
+    if not found.stages and not found.runs:
+        _say(f"{given.output} holds no runs and no stages yet")
+        return 0
+    runs = [["run", "stages finished", "report"]]
+    runs += [
+        [
+            f"{run.name} seed {run.seed}",
+            f"{run.finished}/{run.begun}",
+            run.report or ABSENT,
+        ]
+        for run in found.runs
+    ]
+    stages = [["stage", "outcome", "steps", "reward", "when", "took", "disk", "checkpoint"]]
+    stages += [
+        [
+            stage.folder,
+            stage.outcome,
+            f"{stage.steps}/{stage.steps_asked or '?'}",
+            ABSENT if stage.reward is None else f"{stage.reward:.2f}",
+            _when(stage.when),
+            duration(stage.seconds),
+            readable(stage.bytes),
+            stage.checkpoint,
+        ]
+        for stage in found.stages
+    ]
+    reasons = [f"{stage.folder}: {stage.reason}" for stage in found.stages if stage.reason]
+    blocks = [table(runs, left=1), table(stages, left=2), reasons, found.remarks]
+    _say("\n\n".join("\n".join(block) for block in blocks if len(block) > 0))
+    return 0
+
+
+def _gc(given: argparse.Namespace) -> int:
+    from tasks.unreferenced import delete, unreferenced
+
+    keep = [load(*settings, f"output={given.output}") for settings in given.keep]
+    found = unreferenced(given.output, keep=keep, older_than=3_600 * given.older_than)
+    if given.delete:
+        found = [delete(one) for one in found]
+    if given.json:
+        _say(json.dumps([asdict(one) for one in found], indent=2))
+        return 0
+    if not found:
+        _say(f"{given.output} holds nothing that is not needed")
+        return 0
+    rows = [["size", "what", "why"]]
+    rows += [
+        [readable(one.bytes), one.path + (f" [{one.spared}]" if one.spared else ""), one.why]
+        for one in found
+    ]
+    goes = [one for one in found if not one.spared]
+    total = f"{readable(sum(one.bytes for one in goes))} in {things(len(goes), 'place')}"
+    last = f"deleted {total}" if given.delete else f"{total}; nothing deleted, add --delete"
+    _say("\n".join([*table(rows, left=3), "", last]))
+    return 0
+
+
+def _reindex(given: argparse.Namespace) -> int:
+    from tasks.reindex import reindex
+
+    done = reindex(given.output, store=given.store)
+    for remark in done.remarks:
+        _say(remark)
+    _say(
+        f"{done.store}: added {things(done.stages, 'stage')} and "
+        f"{things(done.evaluations, 'evaluation')}; "
+        f"{things(done.found, 'run')} found there and left alone"
+    )
+    return 0
+
+
+# --- how it looks ------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows as lines: the first is the heading, the first `left` columns start at their left.
+
+    >>> table([["stage", "steps"], ["1-L1", "160"]], left=1)
+    ['stage  steps', '-----  -----', '1-L1     160']
+    """
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return [line(rows[0]), line(["-" * width for width in widths]), *map(line, rows[1:])]
+
+
+def _bytes(size: int | None) -> str:
+    return ABSENT if size is None else readable(size)
+
+
+def _when(moment: float | None) -> str:
+    return ABSENT if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def _say(text: str) -> None:
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = plain(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""What running an experiment would do, and why, without running anything.
+
+Each stage is compared with what is on disk by its identity, field by field. A stage that starts
+from one still to be trained has no digest yet: all but its start is compared.
+"""
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Experiment, Stage
+from tasks import disk, preflight
+from tasks.artifacts import digest_of
+from tasks.download import downloaded
+from tasks.labels import flat
+from tasks.model import Checkpoint, local_folder
+from tasks.segment import segmented
+from tasks.stages import holder, identity, judged, read_manifest, stage_folder, stage_folders
+from trainer.backend.settings import last_saved_step
+
+CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field of a stage's identity that is not what it was.
+
+    Attributes:
+        field: Its name, dotted: `stage.steps`, `data`, `start`.
+        before: Its value in the earlier stage; None if that had no such field.
+        after: Its value now; None if there is no such field any more.
+        remark: What the values stand for, where they are digests.
+    """
+
+    field: str
+    before: Any
+    after: Any
+    remark: str = ""
+
+
+@dataclass
+class StagePlan:
+    """What would become of one stage.
+
+    Attributes:
+        name: The stage.
+        position: Its index, from 0.
+        state: "cached" (finished and whole), "running" (a process trains it now), "resume" (from
+            its last whole checkpoint), or "to run".
+        after_step: Step of the last whole checkpoint, 0 without one.
+        digest: Digest of its identity; None while data or start are not known.
+        folder: Where it lies or will lie; None while the digest is not known.
+        held_by: Process that holds it now, or "".
+        nearest: The earlier stage of the same name that differs in the fewest fields, or "".
+        changes: In what it differs from that one.
+        why: Reasons in sentences.
+        expected: Of the whole stage: steps, updates, prompts, rollouts, and `tokens_at_most`,
+            rollouts times the longest response.
+        left: The same, of what is still to do.
+        disk_bytes: What its checkpoints take, in bytes: what is there of a cached one; None while
+            the model is not on this machine.
+        disk_to_come: What of it is not there yet, in bytes.
+    """
+
+    name: str
+    position: int
+    state: str = TO_RUN
+    after_step: int = 0
+    digest: str | None = None
+    folder: str | None = None
+    held_by: str = ""
+    nearest: str = ""
+    changes: list[Change] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+    expected: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    disk_bytes: int | None = None
+    disk_to_come: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would become of an experiment.
+
+    Attributes:
+        experiment: Its name.
+        seed: Its seed.
+        output: Its output folder.
+        stages: One plan for each stage, in order.
+        left: Sums of what is still to do.
+        disk_to_come: Bytes that checkpoints will still take; None while the model is not here.
+        disk_free: Bytes free where they go.
+        refused: Why the pipeline would not start, or "".
+        remarks: What else was noticed, such as damaged manifests.
+    """
+
+    experiment: str
+    seed: int
+    output: str
+    stages: list[StagePlan]
+    left: dict[str, int]
+    disk_to_come: int | None
+    disk_free: int
+    refused: str
+    remarks: list[str]
+
+
+def plan(experiment: Experiment) -> Plan:
+    """What `flows.pipeline` would train, resume or find done. Nothing is downloaded or trained."""
+    output = Path(experiment.output).absolute()
+    refused, remarks = "", []
+    try:
+        preflight.check_settings(experiment)
+    except ValueError as error:
+        refused = str(error)
+    data, no_data = _prompt_sets(experiment, output)
+    start, no_start, parameters = _base(experiment)
+    earlier = _earlier(output, remarks)
+    makers = {start.digest: f"the base model {experiment.model.path}"} if start else {}
+    makers |= {
+        manifest["checkpoint"]["digest"]: folder.name
+        for folder, manifest in earlier.items()
+        if manifest["outcome"] == "finished"
+    }
+    begins, plans = start.digest if start else "", []
+    for position, stage in enumerate(experiment.stages):
+        planned = StagePlan(stage.name, position, expected=amounts(stage, stage.steps))
+        planned.why += [reason for reason in (no_data, no_start) if reason]
+        what = identity(experiment, stage, data.get(stage.prompts, ""), begins)
+        unknown = [name for name in ("data", "start") if not what[name]]
+        ends = "" if unknown else _look(planned, stage, output, digest_of(what))
+        if planned.folder is None or not Path(planned.folder).is_dir():
+            _explain(planned, what, unknown, earlier, makers)
+        _count_disk(planned, stage, experiment.hardware.dtype, parameters)
+        plans.append(planned)
+        begins = ends
+        no_start = "" if ends else f"start: stage {position + 1}, {stage.name}, to be trained"
+    to_come = [planned.disk_to_come for planned in plans]
+    return Plan(
+        experiment.name,
+        experiment.seed,
+        experiment.output,
+        plans,
+        {name: sum(planned.left[name] for planned in plans) for name in plans[0].left},
+        None if None in to_come else sum(to_come),
+        _free(output),
+        refused,
+        remarks,
+    )
+
+
+def data_folders(experiment: Experiment) -> set[Path]:
+    """Folders of those of an experiment's data sets that are on disk."""
+    output, data = Path(experiment.output).absolute(), experiment.data
+    sources = (data.train, *experiment.evaluation.benchmarks)
+    found = [downloaded(source, data, output) for source in sources]
+    parts = segmented(found[0], data, output) if found[0] else None
+    return {dataset.folder for dataset in (*found, *(parts or {}).values()) if dataset}
+
+
+def amounts(stage: Stage, steps: int) -> dict[str, int]:
+    """What so many steps of a stage make: updates, prompts, rollouts, and at most so many tokens.
+
+    tokens <= steps * batch_size * group_size * context_length
+    """
+    prompts = steps * stage.batch_size
+    rollouts = prompts * stage.group_size
+    return {
+        "steps": steps,
+        "updates": prompts // stage.mini_batch_size,
+        "prompts": prompts,
+        "rollouts": rollouts,
+        "tokens_at_most": rollouts * stage.context_length,
+    }
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], unknown: Collection[str] = ()
+) -> list[Change]:
+    """The fields in which two identities differ; those in `unknown` are left out."""
+    old, new = flat(before), flat(after)
+    names = [*new, *(name for name in old if name not in new)]
+    return [
+        Change(name, old.get(name), new.get(name))
+        for name in names
+        if name not in unknown and old.get(name) != new.get(name)
+    ]
+
+
+def _prompt_sets(experiment: Experiment, output: Path) -> tuple[dict[str, str], str]:
+    """Digests of the prompt sets by name, or none and why."""
+    data = experiment.data
+    try:
+        train = downloaded(data.train, data, output)
+        sets = segmented(train, data, output) if train else None
+    except ValueError as error:
+        return {}, f"data: {str(error).splitlines()[0]}"
+    if sets is None:
+        what = "not divided" if train else "not there"
+        return {}, f"data: the prompt sets of {data.train.name} are {what} yet"
+    return {name: dataset.digest for name, dataset in sets.items()}, ""
+
+
+def _base(experiment: Experiment) -> tuple[Checkpoint | None, str, int | None]:
+    """The starting model where it is on this machine, else why not; and its parameters."""
+    try:
+        folder = local_folder(experiment.model, offline=True)
+        return Checkpoint.of(folder), "", disk.parameters(folder)
+    except ValueError as error:
+        if experiment.model.path == "lab" or Path(experiment.model.path).is_dir():
+            return None, f"start: {str(error).splitlines()[0]}", None
+        return None, f"start: {experiment.model.path} is not on this machine yet", None
+
+
+def _earlier(output: Path, remarks: list[str]) -> dict[Path, dict[str, Any]]:
+    found = {}
+    for folder in stage_folders(output):
+        manifest, complaint = read_manifest(folder)
+        if manifest:
+            found[folder] = manifest
+        if complaint:
+            remarks.append(complaint)
+    return found
+
+
+def _look(planned: StagePlan, stage: Stage, output: Path, digest: str) -> str:
+    """Fill in what is on disk under a stage's digest; the digest of its checkpoint, or ""."""
+    folder = stage_folder(output, stage.name, digest)
+    planned.digest, planned.folder = digest, str(folder)
+    manifest, complaint = judged(folder)
+    planned.after_step = last_saved_step(folder / "verl")
+    if manifest:
+        planned.state = CACHED
+        planned.why.append(f"trained already: {folder.name}")
+        return manifest["checkpoint"]["digest"]
+    if complaint:
+        planned.why.append(complaint)
+    planned.held_by = holder(folder)
+    if planned.held_by:
+        planned.state = RUNNING
+        planned.why.append(f"process {planned.held_by} trains it now; a run waits for that")
+    elif planned.after_step:
+        planned.state = RESUME
+        planned.why.append(f"its last whole checkpoint is of step {planned.after_step}")
+    elif folder.is_dir():
+        planned.why.append("it was begun, but ended before its first whole checkpoint")
+    return ""
+
+
+def _explain(
+    planned: StagePlan,
+    what: Mapping[str, Any],
+    unknown: Collection[str],
+    earlier: Mapping[Path, Mapping[str, Any]],
+    makers: Mapping[str, str],
+) -> None:
+    """Compare with the nearest stage of the same name: fewest differences, then the latest."""
+    candidates = [
+        (len(changes), -_began(manifest), folder.name, changes)
+        for folder, manifest in earlier.items()
+        if manifest["name"] == planned.name
+        for changes in [differences(manifest["identity"], what, unknown)]
+    ]
+    if not candidates:
+        planned.why.append("no stage of this name was trained before")
+        return
+    _, _, planned.nearest, changes = min(candidates, key=lambda found: found[:3])
+    planned.changes = [_told(change, makers) for change in changes]
+    if not changes:
+        planned.why.append(
+            f"in all that is known yet it is {planned.nearest}, used again if it gets "
+            f"the same {' and '.join(unknown)}"
+        )
+
+
+def _told(change: Change, makers: Mapping[str, str]) -> Change:
+    """A change of digests, shortened, with what they stand for."""
+    if change.field not in ("data", "start"):
+        return change
+    if change.field == "data":
+        remark = "other prompts"
+    else:
+        old, new = (
+            makers.get(str(d), "a stage no longer here") for d in (change.before, change.after)
+        )
+        remark = f"changed upstream: was {old}, now {new}"
+    return Change(change.field, str(change.before)[:12], str(change.after)[:12], remark)
+
+
+def _began(manifest: Mapping[str, Any]) -> float:
+    return manifest["attempts"][-1].get("started", 0.0) if manifest["attempts"] else 0.0
+
+
+def _count_disk(planned: StagePlan, stage: Stage, dtype: str, parameters: int | None) -> None:
+    done = {CACHED: stage.steps, TO_RUN: 0}.get(planned.state, planned.after_step)
+    planned.left = amounts(stage, max(0, stage.steps - done))
+    there = disk.size(Path(planned.folder)) if planned.folder else 0
+    if planned.state == CACHED:
+        planned.disk_bytes, planned.disk_to_come = there, 0
+    elif parameters is not None:
+        planned.disk_bytes = disk.checkpoint_bytes(stage, parameters, dtype)
+        planned.disk_to_come = max(0, planned.disk_bytes - there)
+
+
+def _free(place: Path) -> int:
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

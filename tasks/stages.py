@@ -1,0 +1,210 @@
+"""Stages on disk: which folder is whose, what `stage.json` says, and who holds a folder.
+
+Imports neither trainer, tracker nor flow, so that looking at stages costs no time. Every field of
+`stage.json` is in docs/stage.md.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Experiment, Stage
+from tasks.artifacts import digest_of, folder_digest, read_json
+
+MANIFEST = "stage.json"
+LOCK = "lock"
+# Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
+TRAINER_VERSION = 1
+
+
+def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dict[str, Any]:
+    """Everything that determines what a stage learns, and nothing else.
+
+    Names, folders, how often is saved, and how the work is cut into micro-batches are left out.
+
+    Args:
+        experiment: For method, seed and numerics.
+        stage: One of its stages.
+        data: Digest of the prompt set.
+        start: Digest of the checkpoint to start from.
+    """
+    hardware = experiment.hardware
+    return {
+        "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
+        "method": experiment.method.model_dump(mode="json", exclude={"name"}),
+        "seed": experiment.seed,
+        "data": data,
+        "max_prompt_length": experiment.data.max_prompt_length,
+        "start": start,
+        "numerics": {
+            "device": hardware.device,
+            "rollout": hardware.rollout,
+            "dtype": hardware.dtype,
+            "ranks": hardware.ranks * hardware.nodes,
+        },
+        "trainer": {"stagecraft": TRAINER_VERSION, "verl": version("verl")},
+    }
+
+
+def stage_folder(output: Path, name: str, digest: str) -> Path:
+    """Where a stage lies: found by its digest, whatever it was called when it was made."""
+    stages = output / "stages"
+    found = [path for path in stage_folders(output) if path.name.endswith(f"-{digest[:12]}")]
+    return found[0] if found else stages / f"{name}-{digest[:12]}"
+
+
+def stage_folders(output: Path) -> list[Path]:
+    """The folders of all stages below an output folder, those still aside left out."""
+    found = (output / "stages").glob("*-*")
+    return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """What a stage's `stage.json` says; one that is damaged is moved aside and counts as none.
+
+    The damaged file stays beside it, as `stage.json.corrupt-<time>`. What the trainer saved is
+    not touched: the stage goes on from there.
+
+    Returns:
+        The manifest, or None; and a sentence if it was damaged, else "".
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None, ""
+    try:
+        manifest = read_json(path)
+        fault = _fault(manifest)
+    except (ValueError, OSError) as error:  # no JSON, no text, or no readable file
+        fault = str(error).splitlines()[0]
+    if not fault:
+        return manifest, ""
+    aside = path.with_name(f"{MANIFEST}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        return None, f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
+    return None, f"{path} was damaged ({fault}): kept as {aside.name}, the stage is not finished"
+
+
+def _fault(manifest: Any) -> str:
+    """What makes a `stage.json` unusable, or ""."""
+    if not isinstance(manifest, dict):
+        return f"holds a {type(manifest).__name__}, needed an object"
+    if manifest.get("kind") != "stage":
+        return f"is of kind {manifest.get('kind')!r}, needed 'stage'"
+    wanted = {"name": str, "digest": str, "identity": dict, "attempts": list, "outcome": str}
+    if manifest.get("outcome") == "finished":
+        wanted |= {"checkpoint": dict, "steps": int, "counters": dict}
+    for key, kind in wanted.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"has no usable {key!r}"
+    if digest_of(manifest["identity"]) != manifest["digest"]:
+        return "its digest is not that of its identity"
+    return ""
+
+
+def judged(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The manifest of a stage that is finished and whole; else None, and why it is not.
+
+    Reads the whole checkpoint, to compare its digest.
+    """
+    manifest, complaint = read_manifest(folder)
+    if manifest is None:
+        return None, complaint
+    if manifest["outcome"] != "finished":
+        return None, ""
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.is_dir():
+        return None, f"{checkpoint} is gone, though its stage was finished; it is made again"
+    if folder_digest(checkpoint) != manifest["checkpoint"].get("digest"):
+        return None, f"{checkpoint} is not what its manifest says; it is made again"
+    return manifest, ""
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage whose checkpoint is still what it was, else None.
+
+    A damaged manifest or checkpoint is told of on the terminal.
+    """
+    manifest, complaint = judged(folder)
+    if complaint:
+        print(complaint)
+    return manifest
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a stage; whoever else needs it waits. The kernel lets go of what a dead one held.
+
+    The folder is made where it is missing.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read() or "?"
+                print(f"{folder.name} is being trained by process {owner}: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(folder / LOCK, file.fileno()):
+                continue  # the folder was deleted or moved away while we waited
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            return
+
+
+@contextmanager
+def held_for_deletion(folder: Path) -> Iterator[bool]:
+    """Hold a stage without waiting: whether nobody else holds it, and it is still there."""
+    try:
+        file = (folder / LOCK).open("a")
+    except FileNotFoundError:  # no folder
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield _is_at(folder / LOCK, file.fileno())
+
+
+def holder(folder: Path) -> str:
+    """The process that holds a stage at this moment, "?" if it did not say; "" if none does."""
+    try:
+        file = (folder / LOCK).open()
+    except OSError:
+        return ""
+    with file:
+        try:
+            # Shared, so that two who look do not take each other for the trainer.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "?"
+    return ""
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False
+
+
+def experiment_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Name and seed of the experiment that trained a stage; "" and None where nothing says so."""
+    experiment = manifest.get("experiment", {})
+    name, seed = experiment.get("name", ""), experiment.get("seed")
+    if not name:  # stages of before the manifest said it: the trainer's settings do
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            name = read_json(folder / "settings.json")["verl"]["trainer.project_name"]
+    return name, manifest.get("identity", {}).get("seed") if seed is None else seed

@@ -1,0 +1,231 @@
+"""What lies in an output folder that nothing refers to, and how to delete it.
+
+Whatever a process holds is spared, and so is what was written to lately: work that is under way
+leaves no other trace.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from conf.schema import Experiment
+from tasks import artifacts, disk
+from tasks.artifacts import read_json
+from tasks.plan import data_folders, plan
+from tasks.stages import finished, held_for_deletion, holder, read_manifest, stage_folders
+from tasks.status import evaluations
+
+DAY = 86_400.0
+# What `tasks.artifacts` and `trainer.backend.export` call a thing while they fill it.
+ASIDE = re.compile(r"\..+\.[0-9a-f]{12}|.+\.part")
+
+
+@dataclass(frozen=True)
+class Unreferenced:
+    """A file or folder that nothing refers to.
+
+    Attributes:
+        path: Where it is.
+        why: Why it is not needed.
+        bytes: Its size.
+        stage: Folder of the stage that it is, or is part of, or "".
+        spared: Why it was or would not be deleted, or "".
+    """
+
+    path: str
+    why: str
+    bytes: int
+    stage: str = ""
+    spared: str = ""
+
+
+def unreferenced(
+    output: Path | str, *, keep: Iterable[Experiment] = (), older_than: float = DAY
+) -> list[Unreferenced]:
+    """What may be deleted from an output folder.
+
+    Leftovers of interrupted writes; stages that are not finished; what a finished stage would
+    have resumed from; scores of checkpoints of no stage; data sets that no stage and no score
+    used.
+
+    Args:
+        output: The output folder.
+        keep: Experiments whose stages, data and scores are not listed.
+        older_than: Seconds since something was last written to, or it is not listed. What a
+            finished stage would have resumed from is, whatever its age.
+    """
+    output = Path(output).absolute()
+    if not output.is_dir():
+        raise ValueError(f"no folder {output}\n\nhint: name the folder of your runs with --output")
+    kept_stages, kept_data = _kept(keep)
+    before = time.time() - older_than
+    manifests = {folder: read_manifest(folder)[0] for folder in stage_folders(output)}
+    found = _stages(manifests, kept_stages, before)
+    whole = {Path(item.path) for item in found}
+    found += [
+        _of(path, "left over from an interrupted write", _stage_of(path, output))
+        for path in _asides(output)
+        if path.parent not in whole and _written(path) < before
+    ]
+    scored = evaluations(output)
+    unused = _evaluations(scored, manifests, output)
+    found += [item for item in unused if _written(Path(item.path)) < before]
+    used = {manifest["identity"].get("data", "") for manifest in manifests.values() if manifest}
+    used |= {manifest.get("data_digest", "") for manifest in scored.values()}
+    found += [
+        _of(folder, "no stage and no score used this data set")
+        for folder in _unused_data(output, used)
+        if folder not in kept_data and _written(folder) < before
+    ]
+    return found
+
+
+def delete(item: Unreferenced) -> Unreferenced:
+    """Delete what `unreferenced` listed, unless a process took hold of its stage meanwhile.
+
+    It is renamed before it is deleted: nobody ever sees half of it.
+    """
+    path = Path(item.path)
+    if item.spared or not os.path.lexists(path):
+        return item
+    if not item.stage:
+        _remove(path)
+        return item
+    folder = Path(item.stage)
+    with held_for_deletion(folder) as ours:
+        if not ours:
+            return replace(item, spared="a process holds its stage")
+        if path != folder and path.name == "verl" and finished(folder) is None:
+            return replace(item, spared="its stage is not finished any more")
+        if path == folder and finished(folder) is not None:
+            return replace(item, spared="it was finished meanwhile")
+        _remove(path)
+    return item
+
+
+def _remove(path: Path) -> None:
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+    os.replace(path, aside)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
+
+
+def _of(path: Path, why: str, stage: Path | None = None) -> Unreferenced:
+    owner = holder(stage) if stage else ""
+    spared = f"held by process {owner}" if owner else ""
+    return Unreferenced(str(path), why, disk.size(path), str(stage or ""), spared)
+
+
+def _written(path: Path) -> float:
+    """When something below a path was last written to, in seconds since 1970."""
+    newest = 0.0
+    for place in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        try:
+            newest = max(newest, place.lstat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return newest
+
+
+def _asides(output: Path) -> list[Path]:
+    found = {
+        path
+        for pattern in ("*", "*/*", "stages/*/*")
+        for path in output.glob(pattern)
+        if ASIDE.fullmatch(path.name)
+    }
+    return sorted(path for path in found if not found & set(path.parents))
+
+
+def _stage_of(path: Path, output: Path) -> Path | None:
+    """The stage folder that a leftover lies in, or is."""
+    stages = output / "stages"
+    if path.parent.parent == stages:
+        return path.parent
+    return path if path.parent == stages and path.is_dir() else None
+
+
+def _stages(
+    manifests: Mapping[Path, dict[str, Any] | None], kept: set[Path], before: float
+) -> list[Unreferenced]:
+    found = []
+    for folder, manifest in manifests.items():
+        if folder in kept:
+            continue
+        if manifest and manifest["outcome"] == "finished" and (folder / "checkpoint").is_dir():
+            if (folder / "verl").is_dir():
+                why = "the trainer's state of a finished stage"
+                found.append(_of(folder / "verl", why, folder))
+        elif _written(folder) < before:
+            outcome = manifest["outcome"] if manifest else "without a usable manifest"
+            found.append(_of(folder, f"a stage that is not finished ({outcome})", folder))
+    return found
+
+
+def _evaluations(
+    scored: Mapping[Path, dict[str, Any]],
+    manifests: Mapping[Path, dict[str, Any] | None],
+    output: Path,
+) -> list[Unreferenced]:
+    """Scores of checkpoints that neither a stage made nor one started from."""
+    known = set()
+    for manifest in manifests.values():
+        if manifest:
+            known |= {manifest["identity"].get("start")}
+            known |= {manifest.get("checkpoint", {}).get("digest")}
+    unreadable = {folder.name for folder, manifest in manifests.items() if manifest is None}
+    found = []
+    for folder, manifest in scored.items():
+        checkpoint = manifest.get("checkpoint", {})
+        made_in = Path(checkpoint.get("path", "")).parent
+        # A base model lies elsewhere, and what a damaged manifest said is not known.
+        if made_in.parent.name != "stages" or made_in.name in unreadable:
+            continue
+        if checkpoint.get("digest") not in known:
+            found.append(_of(folder, f"a score of a checkpoint that is gone ({made_in.name})"))
+    return found
+
+
+def _unused_data(output: Path, used: set[str]) -> list[Path]:
+    """Folders of data sets none of whose family (whole set, L1, L2, L3) is used."""
+    sets = {}
+    for path in sorted((output / "data").glob(f"[!.]*/{artifacts.MANIFEST}")):
+        try:
+            manifest = read_json(path)
+        except ValueError:
+            continue
+        if isinstance(manifest, dict) and manifest.get("kind") == "dataset":
+            sets[path.parent] = manifest
+    needed = {
+        manifest.get("parent_digest") or manifest["digest"]
+        for manifest in sets.values()
+        if manifest["digest"] in used
+    }
+    return [
+        folder
+        for folder, manifest in sets.items()
+        if (manifest.get("parent_digest") or manifest["digest"]) not in needed
+        and manifest["digest"] not in used
+    ]
+
+
+def _kept(experiments: Iterable[Experiment]) -> tuple[set[Path], set[Path]]:
+    """Folders of the stages and the data sets of experiments."""
+    stages: set[Path] = set()
+    data: set[Path] = set()
+    for experiment in experiments:
+        for stage in plan(experiment).stages:
+            if stage.folder:
+                stages.add(Path(stage.folder))
+            elif stage.nearest and not stage.changes:  # it may turn out to be this one
+                stages.add(Path(experiment.output).absolute() / "stages" / stage.nearest)
+        data |= data_folders(experiment)
+    return stages, data

@@ -1,0 +1,98 @@
+"""Stages on disk as `tasks.train_stage` leaves them, with a stand-in for the trainer process."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conf.schema import Experiment
+from tasks import train_stage as training
+from tasks.download import download
+from tasks.model import Checkpoint, starting_model
+from tasks.segment import segment
+from trainer.records import append_record
+
+
+class NoTracker:
+    """Takes what a tracker takes, and keeps nothing."""
+
+    @contextmanager
+    def child_run(self, *_arguments, **_settings):
+        yield SimpleNamespace(
+            run_id="none", log_step=lambda *_: None, log_checkpoint=lambda *_, **__: None
+        )
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """The function that trains an experiment's stages, all but the learning; see `_train`."""
+
+    def train(experiment: Experiment, *, stages=None, stop=None, tracker=None, parent="none"):
+        return _train(monkeypatch, experiment, stages, stop, tracker or NoTracker(), parent)
+
+    return train
+
+
+def _train(monkeypatch, experiment, stages, stop, tracker, parent) -> list[dict]:
+    """Train the first `stages` stages, or all.
+
+    Args:
+        monkeypatch: Puts the stand-in in place.
+        experiment: What to train.
+        stages: How many of its stages.
+        stop: (position, step, error): raise the error in a stage, after a saved step.
+        tracker: Where runs are kept; nowhere by default.
+        parent: The run above them.
+
+    Returns:
+        The manifests, as `train_stage` gives them.
+    """
+    output = Path(experiment.output)
+    train = download(experiment.data.train, experiment.data, output)
+    sets = segment(train, experiment.data, output)
+    checkpoint = starting_model(experiment.model)
+    results = []
+    for position, stage in enumerate(experiment.stages[:stages]):
+        last, error = stage.steps, None
+        if stop and stop[0] == position:
+            _, last, error = stop
+
+        def launch(folder, *_, first_step, on_step, last=last, error=error, stage=stage, **__):
+            for step in range(first_step, last + 1):
+                record = _record(step, stage)
+                append_record(folder / "metrics.jsonl", record)
+                on_step(record)
+            (folder / "verl").mkdir(exist_ok=True)
+            (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(last))
+            if error:
+                raise error
+            (folder / "checkpoint").mkdir(exist_ok=True)
+            (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
+            (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
+
+        monkeypatch.setattr(training, "launch", launch)
+        result = training.train_stage(
+            experiment, position, sets[stage.prompts], checkpoint, tracker, parent
+        )
+        results.append(result)
+        checkpoint = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
+    return results
+
+
+def _record(step, stage) -> dict:
+    return {
+        "step": step,
+        "time": 1.7e9 + step,
+        "reward/mean": step / 8,
+        "truncated_share": 0.0,
+        "response_length/mean": 20.0,
+        "tokens_per_second": 1000.0,
+        "seconds/step": 2.0,
+        "updates": stage.batch_size // stage.mini_batch_size,
+        "prompts": stage.batch_size,
+        "rollouts": stage.batch_size * stage.group_size,
+        "tokens/generated": 640,
+        "tokens/trained": 640,
+    }

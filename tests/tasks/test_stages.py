@@ -1,0 +1,185 @@
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from conf.load import load
+from tasks.artifacts import digest_of, read_json
+from tasks.stages import (
+    alone,
+    experiment_of,
+    finished,
+    held_for_deletion,
+    holder,
+    identity,
+    read_manifest,
+    stage_folder,
+    stage_folders,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    return load("experiment=lab/smoke", f"output={tmp_path / 'out'}")
+
+
+@pytest.fixture
+def folder(smoke, train) -> Path:
+    """A finished stage."""
+    [stage] = train(smoke, stages=1)
+    return stage["folder"]
+
+
+def whose(experiment, data="d", start="s"):
+    return digest_of(identity(experiment, experiment.stages[0], data, start))
+
+
+def test_what_a_stage_learns_from_is_its_identity_and_where_it_runs_is_not():
+    usual = whose(load("experiment=lab/smoke"))
+    for same in ("output=x", "name=y", "stages.0.name=z", "stages.0.save_every=9",
+                 "hardware.threads=1", "hardware.micro_batch=4", "stages.1.steps=9"):  # fmt: skip
+        assert whose(load("experiment=lab/smoke", same)) == usual, same
+    for other in ("seed=1", "stages.0.steps=3", "method.clip_high=0.3", "hardware.dtype=bfloat16",
+                  "data.max_prompt_length=40", "stages.0.temperature=0.9"):  # fmt: skip
+        assert whose(load("experiment=lab/smoke", other)) != usual, other
+    assert whose(load("experiment=lab/smoke"), data="e") != usual
+    assert whose(load("experiment=lab/smoke"), start="t") != usual
+
+
+def test_a_finished_stage_says_which_experiment_trained_it(folder):
+    manifest = finished(folder)
+    assert manifest["experiment"] == {"name": "lab_smoke", "seed": 0}
+    assert experiment_of(folder, manifest) == ("lab_smoke", 0)
+    assert manifest["digest"] == digest_of(manifest["identity"])
+    assert stage_folder(folder.parents[1], "renamed", manifest["digest"]) == folder
+
+
+def test_every_field_of_a_stage_is_documented(folder):
+    text = (ROOT / "docs" / "stage.md").read_text()
+    manifest = read_json(folder / "stage.json")
+    fields = {*manifest, *manifest["attempts"][0]} - {"started", "ended"}
+    for name in [*fields, "started", "ended", "reason", *manifest["settings"]]:
+        assert f"`{name}`" in text or f".{name}`" in text, name
+
+
+def test_an_older_stage_tells_its_experiment_by_the_trainers_settings(folder):
+    manifest = read_json(folder / "stage.json")
+    del manifest["experiment"]
+    assert experiment_of(folder, manifest) == ("", 0)
+    settings = {"verl": {"trainer.project_name": "older"}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert experiment_of(folder, manifest) == ("older", 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[: len(text) // 2], "no JSON"),
+        (lambda text: "", "no JSON"),
+        (lambda text: "[1]", "list"),
+        (lambda text: text.replace('"kind": "stage"', '"kind": "dataset"'), "'dataset'"),
+        (lambda text: text.replace('"attempts"', '"tries"'), "'attempts'"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "identity"),
+        (lambda text: "\x00" * len(text), "no JSON"),
+    ],
+    ids=["half-written", "empty", "no object", "wrong kind", "a field gone", "changed", "zeros"],
+)
+def test_a_damaged_manifest_is_kept_aside_and_its_stage_trained_to_its_end_again(
+    smoke, train, folder, capsys, damage, said
+):
+    whole = (folder / "stage.json").read_text()
+    (folder / "stage.json").write_text(damage(whole))
+    assert finished(folder) is None
+    [aside] = folder.glob("stage.json.corrupt-*")
+    assert aside.read_text() == damage(whole)
+    told = capsys.readouterr().out
+    assert said in told and aside.name in told and not (folder / "stage.json").exists()
+    assert finished(folder) is None and capsys.readouterr().out == ""  # told once
+
+    [again] = train(smoke, stages=1)
+    assert finished(folder)["steps"] == again["steps"] == 2
+    assert [attempt["first_step"] for attempt in again["attempts"]] == [3]  # nothing made twice
+
+
+def test_bytes_that_are_no_text_are_damage_too(folder):
+    (folder / "stage.json").write_bytes(b"\xff\xfe\x00")
+    manifest, complaint = read_manifest(folder)
+    assert manifest is None and "was damaged" in complaint
+
+
+def test_a_checkpoint_that_changed_or_went_makes_a_stage_unfinished(folder, capsys):
+    weights = folder / "checkpoint" / "model.safetensors"
+    text = weights.read_text()
+    weights.write_text(text[:-1])
+    assert finished(folder) is None and "is not what its manifest says" in capsys.readouterr().out
+    weights.write_text(text)
+    assert finished(folder)
+    shutil.rmtree(folder / "checkpoint")
+    assert finished(folder) is None and "is gone" in capsys.readouterr().out
+
+
+def test_an_interrupted_stage_is_not_finished_and_needs_no_words(smoke, train, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke, stages=1, stop=(0, 1, KeyboardInterrupt()))
+    [folder] = stage_folders(Path(smoke.output))
+    capsys.readouterr()
+    assert finished(folder) is None and capsys.readouterr().out == ""
+    assert read_json(folder / "stage.json")["outcome"] == "interrupted"
+
+
+def test_who_holds_a_stage_is_known_while_it_does(tmp_path):
+    folder = tmp_path / "stages" / "a-0123"
+    assert holder(folder) == ""
+    with alone(folder):
+        assert holder(folder) == str(os.getpid())
+        with held_for_deletion(folder) as ours:
+            assert not ours
+    assert holder(folder) == ""
+    with held_for_deletion(folder) as ours:
+        assert ours
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from tasks.stages import alone\n"
+        "with alone(Path(sys.argv[1])): print('held', flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "s"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "held\n" and done.returncode == -9
+    assert holder(tmp_path / "s") == ""
+    with alone(tmp_path / "s"):
+        assert holder(tmp_path / "s") == str(os.getpid())
+
+
+def test_one_who_waited_for_a_stage_that_was_deleted_holds_the_new_one(tmp_path):
+    folder, held = tmp_path / "s", threading.Event()
+    folder.mkdir()
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def wait():
+            with alone(folder):
+                held.set()
+                release.wait(20)
+
+        release = threading.Event()
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not held.wait(0.3)
+        os.replace(folder, tmp_path / "away")
+    try:
+        assert held.wait(20)
+        assert holder(folder) == str(os.getpid()) and holder(tmp_path / "away") == ""
+    finally:
+        release.set()
+        waiting.join()
