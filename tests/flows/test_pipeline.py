@@ -16,7 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.utils.data import RandomSampler
+from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from tasks.artifacts import read_json
 from trainer.records import read_records
@@ -111,7 +111,7 @@ def test_the_next_run_resumes_and_makes_each_step_once(finished, stages):
 
 
 def test_a_resumed_stage_sees_the_prompts_that_an_uninterrupted_one_would(stages):
-    """verl draws them with torch's own sampler from the seed: no prompt is skipped or repeated."""
+    """verl draws them with torchdata's sampler from the seed: no prompt is skipped or repeated."""
     folder = Path(stages[0]["checkpoint"]["path"]).parent
     data = pq.read_table(folder / "prompts.parquet")
     ids = [info["id"] for info in data["extra_info"].to_pylist()]
