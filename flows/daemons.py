@@ -92,7 +92,7 @@ class Daemon:
         """Wait until it is healthy.
 
         Returns:
-            Seconds that took.
+            Seconds from its start until then.
 
         Raises:
             RuntimeError: it ended, or was not healthy in time.
@@ -111,7 +111,7 @@ class Daemon:
                     f"hint: see {self.log}"
                 )
             time.sleep(POLL)
-        return time.monotonic() - started
+        return time.time() - self.record["born"]
 
     def forget(self) -> None:
         """Remove its record. The log stays."""

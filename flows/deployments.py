@@ -1,4 +1,4 @@
-"""What a Prefect server must hold before it can run our flows: pool, queue, automation, deployments.
+"""What a Prefect server must hold to run our flows: pool, queue, automation, deployments.
 
 python -m flows.deployments        # on the server of PREFECT_API_URL; again: nothing changes
 """
@@ -7,7 +7,9 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -17,7 +19,9 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import StateType
 
-from flows.services import POOL, QUEUE, ROOT, SILENCE
+from flows.machine import POOL, QUEUE, SILENCE
+
+ROOT = Path(__file__).parents[1]
 
 DEAD_RUNS = AutomationCore(
     name="dead runs are marked Crashed",
@@ -49,10 +53,8 @@ DEAD_RUNS = AutomationCore(
 
 async def prepare(client: PrefectClient) -> None:
     """Make pool, queue and automation, each where it is missing or not as it should be."""
-    try:
+    with suppress(ObjectAlreadyExists):
         await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    except ObjectAlreadyExists:
-        pass
     try:
         queue = await client.create_work_queue(QUEUE, work_pool_name=POOL)
     except ObjectAlreadyExists:

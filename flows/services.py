@@ -1,195 +1,100 @@
 """Prefect server, MLflow and a worker on this machine, started and stopped together.
 
-python -m flows.services up [output=outputs] [prefect_port=4200] [mlflow_port=5000]
-python -m flows.services status [output=outputs]
-python -m flows.services down [output=outputs]
+python -m flows.services up [--output outputs] [--prefect-port 4200] [--mlflow-port 5000]
+python -m flows.services status [--output outputs]
+python -m flows.services down [--output outputs]
 
 Everything listens on loopback only and lies under `<output>/.services`: databases, records, logs.
 Runs of the worker write to `<output>/mlflow.db`, as those of a terminal do, and the MLflow server
 shows that file: so a run does not depend on the MLflow server being up.
 """
 
+import argparse
 import fcntl
-import http.client
-import json
-import os
 import re
-import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psutil
 
-from conf import telemetry
 from flows.daemons import Daemon, listeners, owner, started_for, tell, wait_for_end
+from flows.machine import PORTS, SILENCE, Services, answer
 
 ROOT = Path(__file__).parents[1]
-HOST = "127.0.0.1"
-PORTS = {"prefect_port": 4200, "mlflow_port": 5000}
-POOL, QUEUE = "local", "gpu"
-HEARTBEAT = 30  # seconds between two signs of life of a flow run; Prefect allows no less
-SILENCE = 90  # seconds without one, after which a run counts as dead: two may get lost
 START = 180.0  # seconds that a service may take to become healthy
-# Seconds, at most 15 together: for running flows to end, whose trainers' guards may take nine; for
-# the worker to tell the server that they have; and for services to end when told, told twice, killed.
-RUNS_END, RUNS_TOLD, TOLD, TOLD_TWICE, KILLED = 9.5, 2.0, 2.0, 0.5, 0.5
+RUNS_END = 9.5  # seconds for running flows to end when told; their trainers' guards may take nine
+RUNS_TOLD = 2.0  # for the worker to tell the server that they have ended
+TOLD, TOLD_TWICE, KILLED = 2.0, 0.5, 0.5  # for services to end: together at most 15
 
 
-@dataclass(frozen=True)
-class Services:
-    """The three services of an output folder.
-
-    Attributes:
-        output: The folder that runs are written under, absolute.
-        asked: Ports that were asked for, by name.
-    """
-
-    output: Path
-    asked: dict[str, int]
-
-    @cached_property
-    def folder(self) -> Path:
-        """Where records, logs and Prefect's database lie."""
-        return self.output / ".services"
-
-    @cached_property
-    def server(self) -> Daemon:
-        """Prefect's server."""
-        return Daemon("prefect-server", self.folder)
-
-    @cached_property
-    def mlflow(self) -> Daemon:
-        """MLflow's server."""
-        return Daemon("mlflow", self.folder)
-
-    @cached_property
-    def worker(self) -> Daemon:
-        """Prefect's worker."""
-        return Daemon("worker", self.folder)
-
-    @cached_property
-    def all(self) -> list[Daemon]:
-        """In the order in which they are shown."""
-        return [self.server, self.mlflow, self.worker]
-
-    def port(self, daemon: Daemon) -> int:
-        """The port of a service: where it listens, else the one asked for, else the default."""
-        name = "prefect_port" if daemon is self.server else "mlflow_port"
-        running = daemon.record["port"] if daemon.process() else None
-        if running and self.asked.get(name, running) != running:
-            raise ValueError(
-                f"{name}: found {self.asked[name]}, but {daemon.name} of {self.output} runs on "
-                f"port {running}\n\nhint: stagecraft down output={shlex.quote(str(self.output))}"
-            )
-        return running or self.asked.get(name, PORTS[name])
-
-    @property
-    def api(self) -> str:
-        """URL of Prefect's API."""
-        return f"http://{HOST}:{self.port(self.server)}/api"
-
-    def address(self, daemon: Daemon) -> str:
-        """What a person opens to see a service, or where a worker takes its runs from."""
-        if daemon is self.worker:
-            return f"pool {POOL}"
-        return f"http://{HOST}:{self.port(daemon)}"
-
-    def healthy(self, daemon: Daemon) -> bool:
-        """Whether a service runs and answers."""
-        if daemon.process() is None:
-            return False
-        if daemon is self.server:
-            return _answer(f"{self.api}/health") == "true"
-        if daemon is self.mlflow:
-            return _answer(f"{self.address(daemon)}/health") == "OK"
-        found = json.loads(_answer(f"{self.api}/work_pools/{POOL}/workers/filter", {}) or "[]")
-        name = daemon.record["command"][-1]
-        return any(one["name"] == name and one["status"] == "ONLINE" for one in found)
-
-    def environment(self) -> dict[str, str]:
-        """Of every service: nothing calls home, and no Prefect settings but those made here."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        return {
-            **inherited,
-            **telemetry.OFF,
-            "PREFECT_HOME": str(self.folder / "prefect"),
-            "PREFECT_API_URL": self.api,
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
-            "PREFECT_WORKER_QUERY_SECONDS": "3",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "STAGECRAFT_OUTPUT": str(self.output),
-            "PYTHONWARNINGS": "ignore",
-            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST])),
-        }
-
-    def command(self, daemon: Daemon) -> list[str]:
-        """What starts a service."""
-        if daemon is self.worker:
-            words = ["prefect", "worker", "start", "--pool", POOL, "--name"]
-            words += [f"{socket.gethostname()}-{uuid4().hex[:6]}"]
-        elif daemon is self.server:
-            words = ["prefect", "server", "start", "--host", HOST, "--port", str(self.port(daemon))]
-        else:
-            words = ["mlflow", "server", "--host", HOST, "--port", str(self.port(daemon))]
-            words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.output}/mlflow.db"]
-            words += ["--artifacts-destination", (self.output / "mlartifacts").as_uri()]
-        return [sys.executable, "-m", *words]
-
-
-def up(arguments: list[str]) -> int:
+def up(given: argparse.Namespace) -> int:
     """Start what does not run yet, deploy prefect.yaml, and show a line of health for each.
 
     Args:
-        arguments: `output=`, `prefect_port=`, `mlflow_port=`, each optional.
+        given: `output`, `prefect_port` and `mlflow_port`, a port None where none was asked for.
 
     Returns:
         Exit code: 0 all healthy, 1 one does not start, 2 refused.
     """
-    return _told(_up, arguments)
+    return _told(_up, given)
 
 
-def down(arguments: list[str]) -> int:
-    """Stop all three and the runs of the worker, which resume when they are run again.
+def down(given: argparse.Namespace) -> int:
+    """Stop all three and the worker's runs, whose stages resume when they are run again.
 
     Args:
-        arguments: `output=`, optional.
+        given: `output`.
 
     Returns:
-        Exit code: 0 nothing is left, 1 a process did not end, 2 refused.
+        Exit code: 0 nothing is left, 1 a process did not end.
     """
-    return _told(_down, arguments)
+    return _told(_down, given)
 
 
-def status(arguments: list[str]) -> int:
+def status(given: argparse.Namespace) -> int:
     """Show a line of health for each.
 
     Args:
-        arguments: `output=`, optional.
+        given: `output`.
 
     Returns:
-        Exit code: 0 all healthy, 1 not all, 2 refused.
+        Exit code: 0 all healthy, 1 not all.
     """
-    return _told(_status, arguments)
+    return _told(_status, given)
+
+
+def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
+    """Add `up`, `down` and `status` to the subcommands of a command line; each sets `run`."""
+    what = {
+        "up": (up, "Start Prefect server, MLflow and a worker here, and deploy prefect.yaml"),
+        "down": (down, "Stop what up started, and the worker's runs"),
+        "status": (status, "Show whether they run and answer"),
+    }
+    for name in names:
+        run, words = what[name]
+        command = commands.add_parser(name, help=words, description=f"{words}.")
+        command.set_defaults(run=run, prefect_port=None, mlflow_port=None)
+        command.add_argument(
+            "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
+        )
+        for port, default in PORTS.items() if name == "up" else ():
+            command.add_argument(
+                f"--{port.replace('_', '-')}", type=int, metavar="PORT", help=f"default: {default}"
+            )
 
 
 def _up(services: Services) -> int:
+    servers = [services.server, services.mlflow]
+    for daemon in servers:
+        _check_port(services, daemon)
     (services.folder / "prefect").mkdir(parents=True, exist_ok=True)
     with _alone(services.folder):
-        servers = [services.server, services.mlflow]
-        for daemon in servers:
-            _check_port(services, daemon)
         running = [daemon for daemon in services.all if daemon.process()]
         # The servers need nothing of each other, so they start together; the worker needs a pool.
         for daemon in servers:
@@ -250,12 +155,12 @@ def _check_port(services: Services, daemon: Daemon) -> None:
     for process in listeners(port):
         whose = owner(process) if process else ""
         if whose != str(services.folder):
-            name = "prefect_port" if daemon is services.server else "mlflow_port"
+            option = "--prefect-port" if daemon is services.server else "--mlflow-port"
             what = f"process {process.pid} ({_words(process)})" if process else "another user"
             by = f", started for {Path(whose).parent}" if whose else ""
             raise ValueError(
                 f"port {port}, wanted for {daemon.name}, is held by {what}{by}\n\n"
-                f"hint: end it, or take another port with {name}={port + 1}"
+                f"hint: end it, or take another port with {option} {port + 1}"
             )
         if daemon.process() is None:
             tell([process], signal.SIGKILL)
@@ -300,7 +205,7 @@ def _end_runs(services: Services) -> int:
     deadline = time.monotonic() + RUNS_TOLD
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     while told and time.monotonic() < deadline:
-        if _answer(f"{services.api}/flow_runs/count", wanted) in ("", "0"):
+        if answer(f"{services.api}/flow_runs/count", wanted) in ("", "0"):
             break
         time.sleep(0.2)
     return len(told)
@@ -329,23 +234,6 @@ def _words(process: psutil.Process) -> str:
         return "?"
 
 
-def _answer(url: str, body: Any = None) -> str:
-    """What a server on this machine says to a GET, or to a POST of JSON; empty where it does not."""
-    request = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    try:
-        # No proxy: it could not reach our loopback.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            request, None, 3
-        ) as got:
-            return got.read().decode().strip()
-    except (OSError, http.client.HTTPException):
-        return ""
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Only one `up` or `down` of a folder at a time; the kernel lets go of what a dead one held."""
@@ -354,44 +242,29 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _told(action: Callable[[Services], int], arguments: list[str]) -> int:
+def _told(action: Callable[[Services], int], given: argparse.Namespace) -> int:
+    asked = {name: port for name in PORTS if (port := getattr(given, name)) is not None}
     try:
-        return action(_parsed(arguments))
+        return action(Services(Path(given.output).absolute(), asked))
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"\n{error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(error, file=sys.stderr)
+        print(f"\n{error}", file=sys.stderr)
         return 1
 
 
-def _parsed(arguments: list[str]) -> Services:
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    known = ("output", *PORTS)
-    for key, value in given.items():
-        if key not in known or not value:
-            raise ValueError(
-                f"found {key}={value}, needed {', '.join(f'{name}=...' for name in known)}\n\n"
-                "hint: stagecraft up output=outputs"
-            )
-        if key in PORTS and not (value.isdecimal() and 0 < int(value) < 65536):
-            raise ValueError(f"{key}: found {value!r}, needed a port\n\nhint: {key}={PORTS[key]}")
-    ports = {key: int(given[key]) for key in PORTS if key in given}
-    return Services(Path(given.get("output", "outputs")).absolute(), ports)
-
-
-def main(arguments: list[str]) -> int:
-    """`up`, `down` or `status`, with their arguments.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`up`, `down` or `status` from a command line.
 
     Returns:
         Exit code.
     """
-    actions = {"up": up, "down": down, "status": status}
-    if not arguments or arguments[0] not in actions:
-        print(f"usage: python -m flows.services {'|'.join(actions)} [output=outputs]")
-        return 2
-    return actions[arguments[0]](arguments[1:])
+    parser = argparse.ArgumentParser(prog="python -m flows.services")
+    add_to(parser.add_subparsers(required=True, metavar="COMMAND"), ("up", "down", "status"))
+    given = parser.parse_args(arguments)
+    return given.run(given)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
