@@ -153,6 +153,16 @@ def test_scores_of_a_stage_with_a_damaged_manifest_stay(smoke, train, output):
     assert "evaluations/first" not in listed(output, older_than=0)
 
 
+def test_a_checkpoint_whose_manifest_was_damaged_is_shown_and_spared(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    (stage["folder"] / "stage.json").write_text("{")
+    age(output)
+    assert listed(output) == set()  # damaged only now
+    age(output)
+    [item] = [item for item in unreferenced(output) if item.path == str(stage["folder"])]
+    assert delete(item).spared == "its checkpoint may be whole" and stage["folder"].is_dir()
+
+
 def test_data_that_nothing_used_is_listed_and_a_family_stays_together(smoke, train, output):
     train(smoke(), stages=1)  # uses L1 only: L2, L3 and the whole set stay
     used = {f"data/{path.name}" for path in (output / "data").iterdir()}
