@@ -54,6 +54,30 @@ def evaluation_digest(checkpoint: str, data: str, sampling: Mapping[str, Any]) -
     return digest_of([checkpoint, data, sampling])
 
 
+def find(
+    experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint, label: str, position: int
+) -> dict[str, Any] | None:
+    """What `evaluate` would give, where it lies on disk; None if it was not made yet."""
+    _, _, folder = _identity(experiment, benchmark, checkpoint)
+    if not (folder / MANIFEST).is_file():
+        return None
+    return {**read_json(folder / MANIFEST), "label": label, "position": position, "folder": folder}
+
+
+def _identity(
+    experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint
+) -> tuple[dict[str, Any], str, Path]:
+    """How is sampled, the digest of all that decides the score, and the folder it lies in."""
+    wanted = request(experiment, benchmark, checkpoint)
+    sampling = {
+        key: getattr(wanted, key)
+        for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
+    }
+    digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
+    output = Path(experiment.output).absolute()
+    return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
+
+
 def evaluate(
     experiment: Experiment,
     benchmark: Dataset,
@@ -85,13 +109,7 @@ def evaluate(
         RuntimeError: the sampling process failed.
     """
     wanted = request(experiment, benchmark, checkpoint)
-    sampling = {
-        key: getattr(wanted, key)
-        for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
-    }
-    digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
-    output = Path(experiment.output).absolute()
-    folder = output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
+    sampling, digest, folder = _identity(experiment, benchmark, checkpoint)
     with tracker.child_run(
         parent_run,
         f"{label} on {benchmark.name}",

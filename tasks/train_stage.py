@@ -140,12 +140,12 @@ def _train(
                 folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
             )
             attempt["outcome"] = manifest["outcome"] = "finished"
-    except KeyboardInterrupt:
-        attempt["outcome"] = manifest["outcome"] = "interrupted"
-        raise
     except Exception as error:
         attempt["outcome"] = manifest["outcome"] = "failed"
         attempt["reason"] = str(error)
+        raise
+    except BaseException:  # Ctrl-C, or a run that was cancelled: a wish, not a failure
+        attempt["outcome"] = manifest["outcome"] = "interrupted"
         raise
     finally:
         attempt["ended"] = time.time()

@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 GRACE = 4.0  # seconds that a program has to end by itself once told to
 POLL = 0.3  # seconds between looks at it
+PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not always on the PATH
 
 
 class StalledError(RuntimeError):
@@ -80,6 +83,20 @@ def last_lines(log: Path, count: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
 
 
+def dump_stacks(pid: int, path: Path) -> None:
+    """Write where every Python process below `pid` stands, by py-spy, as far as it may look."""
+    parts = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            name = " ".join(process.cmdline())[:200]
+            command = [str(PY_SPY), "dump", "--pid", str(process.pid)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            parts.append(f"{process.pid} {name}\n{done.stdout or done.stderr}")
+        except (OSError, psutil.Error, subprocess.TimeoutExpired) as error:
+            parts.append(f"{process.pid}: {error!r}\n")
+    path.write_text("\n".join(parts))
+
+
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -99,9 +116,12 @@ def _watch(
         if moved or log.stat().st_size != size:
             alive, size = time.monotonic(), log.stat().st_size
         if time.monotonic() - alive > stall_timeout:
+            stacks = log.with_name("stacks.txt")
+            dump_stacks(guard.pid, stacks)
             raise StalledError(
                 f"no progress and no line in the log for {stall_timeout:.0f} s: stopped\n\n"
-                f"hint: see {log}; a slow machine needs a larger hardware.stall_timeout"
+                f"hint: {stacks} says where each process stood, {log} what came before; "
+                "a slow machine needs a larger hardware.stall_timeout"
             )
         time.sleep(POLL)
 

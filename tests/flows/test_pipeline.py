@@ -15,6 +15,8 @@ from uuid import uuid4
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from tasks.artifacts import read_json
 from trainer.records import read_records
@@ -106,6 +108,23 @@ def test_the_next_run_resumes_and_makes_each_step_once(finished, stages):
     assert [attempt["outcome"] for attempt in first["attempts"]] == ["interrupted", "finished"]
     records = read_records(Path(first["checkpoint"]["path"]).parent / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3]
+
+
+def test_a_resumed_stage_sees_the_prompts_that_an_uninterrupted_one_would(stages):
+    """verl draws them with torchdata's sampler from the seed: no prompt is skipped or repeated."""
+    folder = Path(stages[0]["checkpoint"]["path"]).parent
+    data = pq.read_table(folder / "prompts.parquet")
+    ids = [info["id"] for info in data["extra_info"].to_pylist()]
+    generator = torch.Generator().manual_seed(0)
+    order = [ids[i] for i in RandomSampler(ids, generator=generator)]
+    seen = [record["prompts"] for record in read_records(folder / "order.jsonl")]
+    assert [sorted(step) for step in seen] == [sorted(order[i : i + 8]) for i in (0, 8, 16)]
+
+
+def test_an_export_gives_the_log_probabilities_of_the_trainer(stages):
+    for stage in stages:
+        assert stage["handoff"]["logprob_difference"] < 1e-4
+        assert stage["handoff"]["logprob_tokens"] > 8
 
 
 def test_a_stage_starts_where_the_one_before_ended(stages):

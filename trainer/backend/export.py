@@ -1,8 +1,8 @@
 """A stage's last checkpoint, taken out of verl's folders and proved to load.
 
 verl writes tokenizer and config long before the weights, and a cut save leaves a folder that
-looks whole. So the weights are copied aside, loaded as anyone would load them, run on a fixed
-batch, and only then given the name that says finished.
+looks whole. So the weights are copied aside, loaded as anyone would load them, asked for the
+log-probabilities that the trainer gave last, and only then given the name that says finished.
 """
 
 import json
@@ -16,25 +16,26 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainer.backend.settings import last_saved_step
 from trainer.checkpoint import has_weights
 
-PROBE = "Let's check this checkpoint: 1 + 1 = 2."
+# Largest difference of log-probabilities: rounding in float32, and in bfloat16 kernels that differ.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 
 
-def export(verl_folder: Path, start: Path, target: Path, steps: int) -> dict:
+def export(verl_folder: Path, start: Path, target: Path, steps: int, dtype: str) -> dict:
     """Copy the final weights to `target` in Hugging Face format, and load them back.
 
     Args:
-        verl_folder: Where verl keeps the stage's checkpoints.
+        verl_folder: Where verl keeps the stage's checkpoints; `probe.json` stands beside it.
         start: The checkpoint that the stage started from, for what must not have changed.
         target: Folder to make. It appears whole or not at all.
         steps: Steps that the stage was to make.
+        dtype: Type that the trainer computed in, "float32" or "bfloat16".
 
     Returns:
-        What was checked: parameters, mean log-probability of a fixed text, and whether tokenizer
-        and chat template are those of `start`.
+        What was checked, as `check` gives it.
 
     Raises:
-        ValueError: fewer steps than asked, no weights, a changed tokenizer or vocabulary, or
-            log-probabilities that are not finite.
+        ValueError: fewer steps than asked, no weights, a changed tokenizer or chat template, or
+            log-probabilities that are not the trainer's.
     """
     made = last_saved_step(verl_folder)
     if made != steps:
@@ -46,7 +47,8 @@ def export(verl_folder: Path, start: Path, target: Path, steps: int) -> dict:
     aside = target.with_name(target.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)
-    result = check(aside, start)
+    probe = json.loads((verl_folder.parent / "probe.json").read_text())
+    result = check(aside, start, probe, dtype)
     (aside / "handoff.json").write_text(json.dumps(result, indent=2))
     if target.exists():
         shutil.rmtree(target)
@@ -54,8 +56,22 @@ def export(verl_folder: Path, start: Path, target: Path, steps: int) -> dict:
     return result
 
 
-def check(folder: Path, start: Path) -> dict:
-    """Load a checkpoint folder and look whether it is the same kind of model as `start`."""
+def check(folder: Path, start: Path, probe: dict, dtype: str) -> dict:
+    """Load a checkpoint folder, and compare it with the trainer and with the start.
+
+    Args:
+        folder: The checkpoint.
+        start: What the stage started from.
+        probe: Rollouts with the trainer's final log-probabilities, and their temperature.
+        dtype: Type that the trainer computed in; decides the tolerance.
+
+    Returns:
+        Parameters, the largest difference of log-probabilities beside its tolerance, over how many
+        tokens, and whether tokenizer and chat template are those of `start`.
+
+    Raises:
+        ValueError: one of them is not as it must be.
+    """
     if not has_weights(folder):
         raise ValueError(f"{folder} holds no weights\n\nhint: is the disk full?")
     tokenizer, before = (AutoTokenizer.from_pretrained(path) for path in (folder, start))
@@ -63,16 +79,34 @@ def check(folder: Path, start: Path) -> dict:
         raise ValueError(f"the tokenizer of {folder} is not that of {start}")
     if tokenizer.chat_template != before.chat_template:
         raise ValueError(f"the chat template of {folder} is not that of {start}")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([tokenizer.encode(PROBE)])
-    with torch.inference_mode():
-        logprobs = model(ids).logits.log_softmax(-1)
-    mean = logprobs[0, :-1].gather(-1, ids[0, 1:, None]).mean().item()
-    if not torch.isfinite(logprobs).all():
-        raise ValueError(f"{folder} gives log-probabilities that are not finite")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    difference, tokens = largest_difference(model, probe)
+    if not difference <= TOLERANCE[dtype]:  # NaN is refused too
+        raise ValueError(
+            f"log-probabilities of {folder} differ from the trainer's by up to {difference:.3g}, "
+            f"more than {TOLERANCE[dtype]:.3g} in {dtype}\n\n"
+            "hint: the export is not what was trained; run the stage again"
+        )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "probe_logprob": mean,
+        "logprob_difference": difference,
+        "logprob_tolerance": TOLERANCE[dtype],
+        "logprob_tokens": tokens,
         "tokenizer_unchanged": True,
         "chat_template_unchanged": True,
     }
+
+
+@torch.inference_mode()
+def largest_difference(model, probe: dict) -> tuple[float, int]:
+    """Largest |log p_model - log p_trainer| over the probe's response tokens, and their number."""
+    worst, tokens = 0.0, 0
+    for rollout in probe["rollouts"]:
+        prompt, response = rollout["prompt"], rollout["response"]
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
+        logprobs = (logits / probe["temperature"]).log_softmax(-1)
+        found = logprobs.gather(-1, torch.tensor(response)[:, None])[:, 0]
+        gap = (found - torch.tensor(rollout["logprobs"])).abs()
+        worst = max(worst, gap.max().item()) if gap.isfinite().all() else float("nan")
+        tokens += len(response)
+    return worst, tokens

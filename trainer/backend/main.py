@@ -36,7 +36,8 @@ class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
         try:
             super().run(config)
             # Here, where torch and transformers are loaded already: it saves their start-up.
-            export(verl_folder, start, verl_folder.parent / "checkpoint", steps)
+            target = verl_folder.parent / "checkpoint"
+            export(verl_folder, start, target, steps, config.actor_rollout_ref.rollout.dtype)
         except Exception as error:
             write_failure(failure, error)
             raise

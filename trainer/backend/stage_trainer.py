@@ -3,6 +3,7 @@
 Registered with verl's trainer registry as `stagecraft`. It changes nothing of what is learned.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.workers.utils.padding import response_from_nested
 
 from trainer.backend.metrics import check_probabilities, rollout_metrics, translated
 from trainer.checkpoint import eos_ids
 from trainer.records import append_record, keep_steps
 
 NAME = "stagecraft"
+PROBE_ROWS = 8  # rollouts whose log-probabilities the exported checkpoint must give again
 
 
 @register_trainer(NAME)
@@ -29,11 +32,14 @@ class StageTrainer(PPOTrainerSync):
         super().__init__(config)
         self.own = config.trainer.stagecraft
         self.metrics_file = Path(self.own.metrics_file)
+        self.order_file = self.metrics_file.with_name("order.jsonl")
+        self.probe_file = self.metrics_file.with_name("probe.json")
         self.ends = eos_ids(Path(config.actor_rollout_ref.model.path))
 
     def on_init_end(self) -> None:
-        """Forget the metrics of steps that will be made again, then sync weights as usual."""
+        """Forget what is known of steps that will be made again, then sync weights as usual."""
         keep_steps(self.metrics_file, self.global_steps)
+        keep_steps(self.order_file, self.global_steps)
         super().on_init_end()
 
     def _compute_old_log_prob(self, batch, metrics):
@@ -46,12 +52,43 @@ class StageTrainer(PPOTrainerSync):
         )
         return batch
 
+    def _update_actor(self, batch, metrics):
+        batch = super()._update_actor(batch, metrics)
+        if self.global_steps >= self.total_training_steps:
+            self._keep_probe(batch)
+        return batch
+
+    def _keep_probe(self, batch) -> None:
+        """Final log-probabilities of a few rollouts, to be compared with the export's."""
+        before = dict(batch.extra_info)
+        temperature = self.config.actor_rollout_ref.rollout.temperature
+        batch.extra_info = {
+            "calculate_entropy": False,
+            "compute_loss": False,
+            "temperature": temperature,
+        }
+        self.actor_rollout_wg.compute_log_prob(batch)
+        batch.extra_info = before
+        rows = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["prompts", "responses", "response_mask", "log_probs"],
+        )
+        logprobs = response_from_nested(rows["log_probs"], rows["response_mask"])
+        columns = (rows["prompts"], rows["responses"], logprobs)
+        kept = [
+            {"prompt": prompt.tolist(), "response": response.tolist(), "logprobs": probs.tolist()}
+            for prompt, response, probs in zip(*(c.unbind() for c in columns), strict=True)
+        ][:PROBE_ROWS]
+        record = {"temperature": temperature, "rollouts": kept}
+        self.probe_file.write_text(json.dumps(record))
+
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         rows = tq.kv_batch_get(
             keys=batch.keys,
             partition_id=batch.partition_id,
-            select_fields=["uid", "rm_scores", "responses", "extra_fields"],
+            select_fields=["uid", "rm_scores", "responses", "extra_fields", "extra_info"],
         )
         responses = [row.tolist() for row in rows["responses"].unbind()]
         ours = {
@@ -72,6 +109,9 @@ class StageTrainer(PPOTrainerSync):
         bad = [
             name for name in ("loss", "grad_norm", "entropy") if not np.isfinite(ours.get(name, 0))
         ]
+        seen = dict(zip(rows["uid"], rows["extra_info"], strict=True))
+        prompts = [info["id"] for info in seen.values()]
+        append_record(self.order_file, {"step": global_steps, "prompts": prompts})
         append_record(self.metrics_file, ours)
         if bad:
             raise FloatingPointError(

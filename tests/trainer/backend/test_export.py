@@ -1,8 +1,11 @@
 """Out of verl's folders: whole, loaded back, and refused where something is missing."""
 
+import json
 import shutil
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from trainer.backend.export import check, export
 from trainer.backend.settings import last_saved_step
@@ -10,9 +13,22 @@ from trainer.checkpoint import eos_ids, has_weights
 from trainer.lab import BASE
 
 
+@pytest.fixture(scope="module")
+def probe() -> dict:
+    """What the trainer keeps: rollouts, and the log-probabilities of the base's weights."""
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    rollouts = []
+    for prompt, response in (([5, 9, 17], [40, 3]), ([8, 8], [60, 61, 62, 2])):
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / 0.5
+        logprobs = logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
+        rollouts.append({"prompt": prompt, "response": response, "logprobs": logprobs.tolist()})
+    return {"temperature": 0.5, "rollouts": rollouts}
+
+
 @pytest.fixture
-def verl_folder(tmp_path):
+def verl_folder(tmp_path, probe):
     """What verl leaves after step 3: tokenizer, config and weights, and then the tracker file."""
+    (tmp_path / "probe.json").write_text(json.dumps(probe))
     folder = tmp_path / "verl"
     shutil.copytree(BASE, folder / "global_step_3" / "actor" / "huggingface")
     (folder / "latest_checkpointed_iteration.txt").write_text("3")
@@ -21,21 +37,23 @@ def verl_folder(tmp_path):
 
 def test_a_whole_checkpoint_is_exported_and_described(verl_folder, tmp_path):
     target = tmp_path / "checkpoint"
-    result = export(verl_folder, BASE, target, steps=3)
+    result = export(verl_folder, BASE, target, steps=3, dtype="float32")
     assert has_weights(target) and (target / "handoff.json").exists()
-    assert result["parameters"] > 100_000 and result["probe_logprob"] < 0
+    assert result["parameters"] > 100_000
+    assert result["logprob_difference"] < 1e-4
+    assert result["logprob_tokens"] == 6
 
 
 def test_fewer_steps_than_asked_are_an_error(verl_folder, tmp_path):
     with pytest.raises(ValueError, match=r"to make 5 steps.*of step 3"):
-        export(verl_folder, BASE, tmp_path / "checkpoint", steps=5)
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=5, dtype="float32")
     assert not (tmp_path / "checkpoint").exists()
 
 
 def test_a_folder_without_weights_is_never_a_checkpoint(verl_folder, tmp_path):
     (verl_folder / "global_step_3" / "actor" / "huggingface" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no weights"):
-        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3)
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3, dtype="float32")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -43,7 +61,7 @@ def test_truncated_weights_do_not_load(verl_folder, tmp_path):
     weights = verl_folder / "global_step_3" / "actor" / "huggingface" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(Exception, match=r"(?i)safetensor|header|incomplete|invalid"):
-        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3)
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3, dtype="float32")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -51,16 +69,27 @@ def test_an_export_replaces_what_an_earlier_one_left(verl_folder, tmp_path):
     target = tmp_path / "checkpoint"
     target.mkdir()
     (target / "old").write_text("")
-    export(verl_folder, BASE, target, steps=3)
+    export(verl_folder, BASE, target, steps=3, dtype="float32")
     assert not (target / "old").exists() and has_weights(target)
 
 
-def test_a_changed_chat_template_is_refused(verl_folder, tmp_path):
+@pytest.mark.parametrize("wrong", [0.01, float("nan")])
+def test_weights_that_are_not_what_was_trained_are_refused(verl_folder, tmp_path, probe, wrong):
+    first, *rest = probe["rollouts"]
+    changed = {**first, "logprobs": [first["logprobs"][0] + wrong, *first["logprobs"][1:]]}
+    other = {**probe, "rollouts": [changed, *rest]}
+    (tmp_path / "probe.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="differ from the trainer's"):
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3, dtype="float32")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_changed_chat_template_is_refused(verl_folder, tmp_path, probe):
     folder = verl_folder / "global_step_3" / "actor" / "huggingface"
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text() + "!")
     with pytest.raises(ValueError, match="chat template"):
-        check(folder, BASE)
+        check(folder, BASE, probe, "float32")
 
 
 def test_nothing_saved_is_step_0(tmp_path):

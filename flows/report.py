@@ -1,0 +1,51 @@
+"""The report of what is there of an experiment; trains and samples nothing.
+
+python -m flows.report experiment=lab/fastcurl
+"""
+
+import sys
+
+from prefect import flow
+
+from flows import steps
+from flows.terminal import run
+
+
+@flow(name="report", log_prints=True)
+def report(
+    experiment: str = "lab/fastcurl",
+    overrides: list[str] | None = None,
+    output: str | None = None,
+) -> str:
+    """Write the report of an experiment again, from the stages and scores that are finished.
+
+    Args:
+        experiment: Name of a file under conf/experiment.
+        overrides: Settings that differ from it, as they were when it ran.
+        output: Folder that everything is written under; none: the experiment's own.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or a value out of bounds.
+        ValueError: nothing of it is finished.
+    """
+    settings = steps.settings_of(experiment, overrides, output)
+    command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
+    with steps.session(settings, command, "report") as work:
+        given = steps.inputs(work)
+        there = list(steps.milestones(work, given, steps.found))
+        stages = [at.stage for at in there if at.stage]
+        evaluations = [one for at in there for one in steps.scored(work, given, at)]
+        if not stages and not evaluations:
+            raise ValueError(
+                f"{work.output} holds no finished stage and no score of {settings.name} seed "
+                f"{settings.seed}\n\nhint: run it first, or give the overrides it ran with"
+            )
+        written = steps.report(work, given, stages, evaluations)
+    return steps.show(written, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(run(report, sys.argv[1:]))

@@ -1,0 +1,270 @@
+"""Prefect server, MLflow and a worker on this machine, started and stopped together.
+
+python -m flows.services up [--output outputs] [--prefect-port 4200] [--mlflow-port 5000]
+python -m flows.services status [--output outputs]
+python -m flows.services down [--output outputs]
+
+Everything listens on loopback only and lies under `<output>/.services`: databases, records, logs.
+Runs of the worker write to `<output>/mlflow.db`, as those of a terminal do, and the MLflow server
+shows that file: so a run does not depend on the MLflow server being up.
+"""
+
+import argparse
+import fcntl
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.daemons import Daemon, listeners, owner, started_for, tell, wait_for_end
+from flows.machine import PORTS, SILENCE, Services, answer
+
+ROOT = Path(__file__).parents[1]
+START = 180.0  # seconds that a service may take to become healthy
+RUNS_END = 9.5  # seconds for running flows to end when told; their trainers' guards may take nine
+RUNS_TOLD = 2.0  # for the worker to tell the server that they have ended
+TOLD, TOLD_TWICE, KILLED = 2.0, 0.5, 0.5  # for services to end: together at most 15
+
+
+def up(given: argparse.Namespace) -> int:
+    """Start what does not run yet, deploy prefect.yaml, and show a line of health for each.
+
+    Args:
+        given: `output`, `prefect_port` and `mlflow_port`, a port None where none was asked for.
+
+    Returns:
+        Exit code: 0 all healthy, 1 one does not start, 2 refused.
+    """
+    return _told(_up, given)
+
+
+def down(given: argparse.Namespace) -> int:
+    """Stop all three and the worker's runs, whose stages resume when they are run again.
+
+    Args:
+        given: `output`.
+
+    Returns:
+        Exit code: 0 nothing is left, 1 a process did not end.
+    """
+    return _told(_down, given)
+
+
+def status(given: argparse.Namespace) -> int:
+    """Show a line of health for each.
+
+    Args:
+        given: `output`.
+
+    Returns:
+        Exit code: 0 all healthy, 1 not all.
+    """
+    return _told(_status, given)
+
+
+def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
+    """Add `up`, `down` and `status` to the subcommands of a command line; each sets `run`."""
+    what = {
+        "up": (up, "Start Prefect server, MLflow and a worker here, and deploy prefect.yaml"),
+        "down": (down, "Stop what up started, and the worker's runs"),
+        "status": (status, "Show whether they run and answer"),
+    }
+    for name in names:
+        run, words = what[name]
+        command = commands.add_parser(name, help=words, description=f"{words}.")
+        command.set_defaults(run=run, prefect_port=None, mlflow_port=None)
+        command.add_argument(
+            "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
+        )
+        for port, default in PORTS.items() if name == "up" else ():
+            command.add_argument(
+                f"--{port.replace('_', '-')}", type=int, metavar="PORT", help=f"default: {default}"
+            )
+
+
+def _up(services: Services) -> int:
+    servers = [services.server, services.mlflow]
+    for daemon in servers:
+        _check_port(services, daemon)
+    (services.folder / "prefect").mkdir(parents=True, exist_ok=True)
+    with _alone(services.folder):
+        running = [daemon for daemon in services.all if daemon.process()]
+        # The servers need nothing of each other, so they start together; the worker needs a pool.
+        for daemon in servers:
+            if daemon not in running:
+                _start(services, daemon)
+        for daemon in servers:
+            _show_start(services, daemon, daemon in running)
+        names = _deploy(services)
+        if services.worker not in running:
+            _start(services, services.worker)
+        _show_start(services, services.worker, services.worker in running)
+    _show("deployments", ", ".join(names))
+    _show("automation", f"a run that shows no sign of life for {SILENCE} s is marked Crashed")
+    _show("logs", str(services.folder))
+    print(f"\nexport PREFECT_API_URL={services.api}")
+    return 0
+
+
+def _down(services: Services) -> int:
+    if not services.folder.is_dir():
+        print(f"nothing runs for {services.output}")
+        return 0
+    started = time.monotonic()
+    with _alone(services.folder):
+        there = started_for(services.folder)
+        runs = _end_runs(services)
+        tell([process for daemon in services.all if (process := daemon.process())])
+        left = wait_for_end(there, TOLD)
+        tell(left)
+        left = wait_for_end(started_for(services.folder), TOLD_TWICE)
+        tell(left, signal.SIGKILL)
+        left = wait_for_end(started_for(services.folder), KILLED)
+        for daemon in services.all:
+            daemon.forget()
+    if left:
+        raise RuntimeError(f"still alive: {', '.join(str(process.pid) for process in left)}")
+    if not there:
+        print(f"nothing runs for {services.output}")
+        return 0
+    stopped = (
+        f", {runs} run{'s' * (runs != 1)} among them: run again, stages resume" if runs else ""
+    )
+    print(f"stopped {len(there)} processes in {time.monotonic() - started:.1f} s{stopped}")
+    return 0
+
+
+def _status(services: Services) -> int:
+    healthy = [services.healthy(daemon) for daemon in services.all]
+    for daemon, well in zip(services.all, healthy, strict=True):
+        process = daemon.process()
+        _show_health(services, daemon, "healthy" if well else "no answer" if process else "")
+    return 0 if all(healthy) else 1
+
+
+def _check_port(services: Services, daemon: Daemon) -> None:
+    """Refuse a port that something else listens on; end what a killed service of ours left."""
+    port = services.port(daemon)
+    for process in listeners(port):
+        whose = owner(process) if process else ""
+        if whose != str(services.folder):
+            option = "--prefect-port" if daemon is services.server else "--mlflow-port"
+            what = f"process {process.pid} ({_words(process)})" if process else "another user"
+            by = f", started for {Path(whose).parent}" if whose else ""
+            raise ValueError(
+                f"port {port}, wanted for {daemon.name}, is held by {what}{by}\n\n"
+                f"hint: end it, or take another port with {option} {port + 1}"
+            )
+        if daemon.process() is None:
+            tell([process], signal.SIGKILL)
+            wait_for_end([process], KILLED)
+
+
+def _start(services: Services, daemon: Daemon) -> None:
+    port = None if daemon is services.worker else services.port(daemon)
+    daemon.start(services.command(daemon), services.environment(), ROOT, port)
+
+
+def _deploy(services: Services) -> list[str]:
+    """Names of the deployments of prefect.yaml, which are on the server now."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.deployments"],
+        cwd=ROOT,
+        env=services.environment(),
+        capture_output=True,
+        text=True,
+    )
+    names = re.findall(r"Deployment '([\w-]+/[\w-]+)'", done.stdout)
+    if done.returncode or not names:
+        raise RuntimeError(f"prefect.yaml could not be deployed:\n{done.stdout}{done.stderr}")
+    return names
+
+
+def _end_runs(services: Services) -> int:
+    """Tell the worker's runs to end, those too that begin meanwhile, and see the server told.
+
+    Returns:
+        How many there were.
+    """
+    told: list[psutil.Process] = []
+    deadline = time.monotonic() + RUNS_END
+    while time.monotonic() < deadline:
+        runs = [p for p in started_for(services.folder) if "prefect.engine" in _words(p)]
+        tell([run for run in runs if run not in told])
+        told += [run for run in runs if run not in told]
+        if not runs:
+            break
+        time.sleep(0.2)
+    deadline = time.monotonic() + RUNS_TOLD
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    while told and time.monotonic() < deadline:
+        if answer(f"{services.api}/flow_runs/count", wanted) in ("", "0"):
+            break
+        time.sleep(0.2)
+    return len(told)
+
+
+def _show_start(services: Services, daemon: Daemon, was_running: bool) -> None:
+    seconds = daemon.wait_until(lambda: services.healthy(daemon), START)
+    text = "already running, healthy" if was_running else f"healthy in {seconds:.1f} s"
+    _show_health(services, daemon, text)
+
+
+def _show_health(services: Services, daemon: Daemon, text: str) -> None:
+    process = daemon.process()
+    pid = f"pid {process.pid:<8}" if process else ""
+    _show(daemon.name, f"{services.address(daemon):<23} {pid}{text or 'not running'}")
+
+
+def _show(name: str, text: str) -> None:
+    print(f"{name:<15} {text}", flush=True)
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:120]
+    except psutil.Error:
+        return "?"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one `up` or `down` of a folder at a time; the kernel lets go of what a dead one held."""
+    with (folder / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _told(action: Callable[[Services], int], given: argparse.Namespace) -> int:
+    asked = {name: port for name in PORTS if (port := getattr(given, name)) is not None}
+    try:
+        return action(Services(Path(given.output).absolute(), asked))
+    except ValueError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`up`, `down` or `status` from a command line.
+
+    Returns:
+        Exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m flows.services")
+    add_to(parser.add_subparsers(required=True, metavar="COMMAND"), ("up", "down", "status"))
+    given = parser.parse_args(arguments)
+    return given.run(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""The steps that flows share: open an experiment, bring its data, walk over its checkpoints."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from conf.load import ConfigError, load
+from conf.schema import Experiment
+from tasks import again, preflight
+from tasks import evaluate as evaluation
+from tasks.artifacts import Dataset, digest_of
+from tasks.download import download
+from tasks.labels import flat, lineage_tags
+from tasks.machine import environment
+from tasks.model import Checkpoint, starting_model
+from tasks.report import Report, terminal_summary, write_report
+from tasks.segment import segment
+from tasks.track import Tracker
+from tasks.train_stage import train_stage
+
+# What is on disk decides what is done, so Prefect caches nothing: its keys know no files.
+step = partial(task, cache_policy=NO_CACHE, log_prints=True)
+
+BASE = -1  # position of the starting model, before stage 0
+
+
+@dataclass(frozen=True)
+class Session:
+    """An experiment that is being worked on.
+
+    Attributes:
+        settings: Its settings.
+        output: Folder that everything is written under, absolute.
+        command: The command that does this work.
+        tracker: Where its runs are kept.
+        run: Id of the run that all that follows belongs to.
+    """
+
+    settings: Experiment
+    output: Path
+    command: str
+    tracker: Tracker
+    run: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is there before the first stage: training set, prompt sets, test sets, base model."""
+
+    train: Dataset
+    segments: dict[str, Dataset]
+    benchmarks: dict[str, Dataset]
+    base: Checkpoint
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A checkpoint on the way through the curriculum.
+
+    Attributes:
+        label: "base", or the name of the stage that made it.
+        position: That stage's index, -1 for the base.
+        checkpoint: The model.
+        run: MLflow id of the run that made it, empty for the base.
+        stage: The stage's manifest, None for the base.
+    """
+
+    label: str
+    position: int
+    checkpoint: Checkpoint
+    run: str = ""
+    stage: dict[str, Any] | None = None
+
+
+StageAt = Callable[[Session, Inputs, int, Milestone], dict[str, Any] | None]
+"""Gives a stage's manifest from session, inputs, position and the milestone before; or None."""
+
+
+def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
+    """A flow's parameters as settings of a command line."""
+    # Hydra splits at these unless quoted.
+    quoted = f"'{output}'" if output and set(output) & set(" ,=[]{}()'\"") else output
+    folder = [f"output={quoted}"] if output else []
+    return [f"experiment={experiment}", *folder, *(overrides or [])]
+
+
+def settings_of(
+    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
+) -> Experiment:
+    """The settings of an experiment, checked without reading data.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or one that cannot work.
+    """
+    settings = load(*lines(experiment, overrides, output))
+    preflight.check_settings(settings)
+    return settings
+
+
+@contextmanager
+def session(settings: Experiment, command: Sequence[str], what: str = "") -> Iterator[Session]:
+    """A run in MLflow that all work of the block belongs to.
+
+    Args:
+        settings: The experiment.
+        command: What would do this work again, as words.
+        what: Which part of the experiment it is; nothing for all of it.
+    """
+    output = Path(settings.output).absolute()
+    tracker = Tracker(output, settings.name)
+    tags = lineage_tags(
+        config_digest=digest_of(settings),
+        git_commit=environment()["git_commit"],
+        prefect_flow_run=str(flow_run.get_id() or ""),
+        command=shlex.join(command),
+    )
+    name = f"{settings.name} seed {settings.seed}" + (f", {what}" if what else "")
+    with tracker.pipeline_run(flat(settings), tags, name=name) as run:
+        yield Session(settings, output, shlex.join(command), tracker, run)
+
+
+def inputs(work: Session) -> Inputs:
+    """Data and starting model, on disk and checked.
+
+    Raises:
+        ValueError: data, model or disk do not allow the experiment.
+    """
+    data = work.settings.data
+    train = step(download)(data.train, data, work.output)
+    benchmarks = {
+        source.name: step(download)(source, data, work.output)
+        for source in work.settings.evaluation.benchmarks
+    }
+    segments = step(segment)(train, data, work.output)
+    base = step(starting_model)(work.settings.model)
+    step(preflight.check_data)(work.settings, segments, benchmarks, base.path)
+    return Inputs(train, segments, benchmarks, base)
+
+
+def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Milestone]:
+    """The starting model, then each stage's checkpoint, made from the one before it.
+
+    Lazy: the next stage begins when the next milestone is asked for. Ends early where `stage_at`
+    gives None.
+    """
+    at = Milestone("base", BASE, given.base)
+    yield at
+    for position, stage in enumerate(work.settings.stages):
+        result = stage_at(work, given, position, at)
+        if result is None:
+            return
+        made = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
+        at = Milestone(stage.name, position, made, result.get("mlflow_run_id", ""), result)
+        yield at
+
+
+def trained(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any]:
+    """Train a stage, or find it trained."""
+    stage = work.settings.stages[position]
+    return step(train_stage, task_run_name=f"train {stage.name}")(
+        work.settings,
+        position,
+        given.segments[stage.prompts],
+        before.checkpoint,
+        work.tracker,
+        work.run,
+        before.run,
+    )
+
+
+def found(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any] | None:
+    """A stage as it lies on disk, None if it is not finished."""
+    stage = work.settings.stages[position]
+    return again.find(work.settings, position, given.segments[stage.prompts], before.checkpoint)
+
+
+def required(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any]:
+    """A stage as it lies on disk.
+
+    Raises:
+        ValueError: it is not finished.
+    """
+    manifest = found(work, given, position, before)
+    if manifest is None:
+        raise ValueError(
+            f"stage {position + 1} of {work.settings.name}, {work.settings.stages[position].name}, "
+            f"is not finished: {folder_of(work, given, position, before)}\n\n"
+            f"hint: train it first, with stage={position + 1}, or with upstream=true on a later one"
+        )
+    return manifest
+
+
+def folder_of(work: Session, given: Inputs, position: int, before: Milestone) -> Path:
+    """Where a stage lies or would lie."""
+    stage = work.settings.stages[position]
+    return again.folder_of(
+        work.settings, position, given.segments[stage.prompts], before.checkpoint
+    )
+
+
+def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
+    """The checkpoint's evaluation on each benchmark, made or found."""
+    return [
+        step(evaluation.evaluate, task_run_name=f"evaluate {at.label} on {name}")(
+            work.settings,
+            benchmark,
+            at.checkpoint,
+            at.label,
+            at.position,
+            work.tracker,
+            work.run,
+            at.run,
+        )
+        for name, benchmark in given.benchmarks.items()
+    ]
+
+
+def scored(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
+    """The checkpoint's evaluations that are on disk."""
+    there = [
+        evaluation.find(work.settings, benchmark, at.checkpoint, at.label, at.position)
+        for benchmark in given.benchmarks.values()
+    ]
+    return [one for one in there if one]
+
+
+def report(
+    work: Session, given: Inputs, manifests: Sequence[dict], evaluations: Sequence[dict]
+) -> Report:
+    """Write the report, and keep it with the run."""
+    written = step(write_report)(
+        work.settings,
+        train=given.train,
+        segments=given.segments,
+        stages=manifests,
+        evaluations=evaluations,
+        output=work.output,
+        command=work.command,
+        benchmarks=given.benchmarks,
+    )
+    work.tracker.log_report(work.run, written.folder)
+    return written
+
+
+def show(written: Report, settings: Experiment) -> str:
+    """Show a report's numbers in the terminal and on the run's page in Prefect.
+
+    Returns:
+        The report's path.
+    """
+    create_markdown_artifact(written.markdown, key="report", description=str(written.html))
+    print(terminal_summary(written.summary))
+    print(f"report: {written.html}\nall runs: make ui OUTPUT={shlex.quote(settings.output)}")
+    return str(written.html)
+
+
+def position_of(settings: Experiment, stage: int | str) -> int:
+    """Index of a stage that is named by its number, from 1, or by its name. 0 or base: -1.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    names = ["base", *(stage.name for stage in settings.stages)]
+    if str(stage) in names:
+        return names.index(str(stage)) - 1
+    if str(stage).isdecimal() and int(stage) < len(names):
+        return int(stage) - 1
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    raise ConfigError(
+        f"stage: found {stage!r}, needed one of {listed}\n\nhint: give its number or its name"
+    )

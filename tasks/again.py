@@ -1,0 +1,60 @@
+"""A stage that is there already: find it without training it, or move it aside to train it anew."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from conf.schema import Experiment
+from tasks.artifacts import Dataset, digest_of
+from tasks.model import Checkpoint
+from tasks.stages import finished, held_for_deletion, holder, identity, stage_folder
+
+
+def folder_of(experiment: Experiment, position: int, data: Dataset, start: Checkpoint) -> Path:
+    """Where a stage lies or would lie: by its settings, its prompts, and where it starts from.
+
+    Args:
+        experiment: The experiment.
+        position: Which of its stages, from 0.
+        data: The prompt set it trains on.
+        start: The checkpoint it begins from.
+    """
+    stage = experiment.stages[position]
+    digest = digest_of(identity(experiment, stage, data.digest, start.digest))
+    return stage_folder(Path(experiment.output).absolute(), stage.name, digest)
+
+
+def find(
+    experiment: Experiment, position: int, data: Dataset, start: Checkpoint
+) -> dict[str, Any] | None:
+    """A finished stage's manifest, with `folder` and `position` added; None if it is not finished.
+
+    The arguments are those of `folder_of`.
+    """
+    folder = folder_of(experiment, position, data, start)
+    manifest = finished(folder)
+    return manifest and {**manifest, "folder": folder, "position": position}
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a stage's folder to `<folder>.old-<time>`, where no run looks for it. Deletes nothing.
+
+    Returns:
+        Its new path, None if there was no such folder.
+
+    Raises:
+        ValueError: a process is training the stage.
+    """
+    if not folder.is_dir():
+        return None
+    (folder / "lock").touch()
+    with held_for_deletion(folder) as held:
+        if not held:
+            raise ValueError(
+                f"{folder} is being trained by process {holder(folder) or '?'}, so it stays where "
+                "it is\n\nhint: cancel that run, or wait for it; without force it is found"
+            )
+        aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%dT%H%M%S.%f}")
+        os.replace(folder, aside)
+    return aside
