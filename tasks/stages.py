@@ -91,6 +91,13 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return None, f"{path} was damaged ({fault}): kept as {aside.name}, the stage is not finished"
 
 
+def read_manifests(output: Path) -> tuple[dict[Path, dict[str, Any] | None], list[str]]:
+    """Every stage folder below an output folder with its manifest, and what was damaged."""
+    found = {folder: read_manifest(folder) for folder in stage_folders(output)}
+    remarks = [complaint for _, complaint in found.values() if complaint]
+    return {folder: manifest for folder, (manifest, _) in found.items()}, remarks
+
+
 def _fault(manifest: Any) -> str:
     """What makes a `stage.json` unusable, or ""."""
     if not isinstance(manifest, dict):
