@@ -201,11 +201,15 @@ def _check_positions(experiment: Experiment, folder: Path) -> None:
 
 
 def _check_disk(experiment: Experiment, folder: Path) -> None:
-    needed = disk.bytes_to_come(experiment, disk.parameters(folder))
+    count = disk.parameters(folder)
+    needed = disk.bytes_to_come(experiment, count)
     place = Path(experiment.output).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
+    if needed > free:
+        # What is there already is looked for only now: it takes reading the model whole.
+        needed = disk.bytes_to_come(experiment, count, folder)
     if needed > free:
         raise _refusal(
             f"output: found {disk.readable(free)} free in {place}, needed "

@@ -1,16 +1,17 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from conf.load import ConfigError, load
 from tasks import preflight
 from tasks.artifacts import Dataset
-from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable
+from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
 from tasks.preflight import check_data, check_model, check_settings
+from tasks.stages import stage_folders
 from tasks.upstream import to_columns
 from trainer.checkpoint import weight_files
 from trainer.lab import BASE
@@ -141,21 +142,55 @@ def test_less_disk_than_the_checkpoints_need_is_refused(smoke, monkeypatch):
 
 def test_a_stage_needs_its_export_and_two_trainer_states(smoke):
     stage = smoke("stages.0.steps=100", "stages.0.save_every=10").stages[0]
-    # One million parameters in float32: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
-    assert checkpoint_bytes(stage, 10**6, "float32") == 4_000_000 + 2 * 16_000_000
-    assert checkpoint_bytes(stage, 10**6, "bfloat16") == 2_000_000 + 2 * 14_000_000
+    # One million parameters: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
+    assert checkpoint_bytes(stage, 10**6) == 4_000_000 + 2 * 16_000_000
     once = smoke("stages.0.steps=10", "stages.0.save_every=10").stages[0]
-    assert checkpoint_bytes(once, 10**6, "float32") == 4_000_000 + 16_000_000
+    assert checkpoint_bytes(once, 10**6) == 4_000_000 + 16_000_000
 
 
-def test_what_an_earlier_run_left_is_not_asked_for_again(smoke):
+def test_checkpoints_are_float32_whatever_is_computed_in(smoke):
+    low, full = smoke("hardware.dtype=bfloat16"), smoke()
+    assert bytes_to_come(low, 10**6) == bytes_to_come(full, 10**6)
+    stage = full.stages[0]
+    assert checkpoint_bytes(stage, 7, "bfloat16") == checkpoint_bytes(stage, 7, "float32")
+
+
+def test_what_an_earlier_run_of_these_stages_left_is_not_asked_for_again(smoke, train):
     experiment = smoke()
-    whole = bytes_to_come(experiment, 10**6)
-    folder = os.path.join(experiment.output, "stages", f"{experiment.stages[0].name}-0123")
-    os.makedirs(folder)
-    with open(os.path.join(folder, "weights"), "wb") as file:
-        file.write(bytes(1000))
-    assert bytes_to_come(experiment, 10**6) == whole - 1000
+    first, second = (checkpoint_bytes(stage, 10**6) for stage in experiment.stages)
+    assert bytes_to_come(experiment, 10**6, BASE) == first + second
+    results = train(experiment, stages=1)
+    assert bytes_to_come(experiment, 10**6, BASE) == second  # the first is finished
+    assert bytes_to_come(experiment, 10**6) == first + second
+    with pytest.raises(RuntimeError):
+        train(experiment, stop=(1, 1, RuntimeError("stopped")))
+    (begun,) = set(stage_folders(Path(experiment.output))) - {Path(results[0]["folder"])}
+    held = size(begun)
+    (begun / "verl" / "weights").write_bytes(bytes(1000))
+    assert bytes_to_come(experiment, 10**6, BASE) == second - held - 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "method=rloo", "data.train.rows=65", "stages.0.steps=3", "model.path=other"],
+)
+def test_what_other_stages_left_takes_nothing_off(smoke, train, model, change):
+    train(smoke())
+    if change == "model.path=other":
+        change = f"model.path={model}"
+        (model / "README.md").write_text("another model")
+    start = model if "model" in change else BASE
+    experiment = smoke(change)
+    assert bytes_to_come(experiment, 10**6, start) == bytes_to_come(experiment, 10**6)
+
+
+def test_a_disk_just_large_enough_for_what_is_left_is_enough(smoke, train, monkeypatch):
+    train(smoke(), stages=1)
+    free = checkpoint_bytes(smoke().stages[1], parameters(BASE))
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: usage)
+    check_settings(smoke())
+    assert "needed" in refusal(check_settings, smoke("seed=1"))
 
 
 def test_parameters_are_counted_in_the_weights_themselves(model):
