@@ -1,13 +1,16 @@
-"""How much disk an experiment's checkpoints will take, before any of them is written."""
+"""How much disk an experiment's checkpoints will take, and whether there is as much to write on."""
 
 import json
 import math
 import os
+import shutil
 import struct
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from conf.load import ConfigError
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json
 from tasks.download import downloaded
@@ -20,6 +23,56 @@ from trainer.checkpoint import weight_files
 EXPORT_BYTES = 4
 ADAM_BYTES = 12  # the weight and its two moments
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output folder that cannot be written in, or made.
+
+    Raises:
+        ConfigError: with the folder, and what the system says of it.
+    """
+    place = _existing(output)
+    try:
+        # Permissions say too little: root passes them all, on a read-only disk too.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output: cannot write in {place} ({os.strerror(error.errno)}), needed a folder "
+            "to write in\n\nhint: set output to another folder"
+        ) from error
+
+
+def check_room(experiment: Experiment, start: Path) -> None:
+    """Refuse a disk without room for the checkpoints to come.
+
+    Args:
+        experiment: The settings.
+        start: Folder of the starting model.
+
+    Raises:
+        ConfigError: with what is free and what is needed.
+    """
+    count, place = parameters(start), _existing(Path(experiment.output))
+    free = shutil.disk_usage(place).free
+    needed = bytes_to_come(experiment, count)
+    if needed > free:
+        # What is there already is looked for only now: it takes reading the model whole.
+        needed = bytes_to_come(experiment, count, start)
+    if needed > free:
+        raise ConfigError(
+            f"output: found {readable(free)} free in {place}, needed {readable(needed)} for the "
+            f"checkpoints of {len(experiment.stages)} stages\n\n"
+            "hint: free some disk, or set output to a folder on a larger one"
+        )
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    place = place.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def parameters(folder: Path) -> int:
