@@ -148,7 +148,7 @@ def _reasons(stage: StagePlan) -> list[str]:
     for change in stage.changes:
         remark = f" ({change.remark})" if change.remark else ""
         lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
-    lines = [f"{stage.name}: {lines[0]}", *(f"    {line}" for line in lines[1:])]
+    lines = [f"{stage.name}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
     return lines
 
 
