@@ -61,16 +61,21 @@ class Services:
         return [self.server, self.mlflow, self.worker]
 
     def port(self, daemon: Daemon) -> int:
-        """The port of a service: where it listens, else the one asked for, else the default."""
+        """The port of a service: where it listens or last did, the one asked for, the default.
+
+        Raises:
+            ValueError: another one was asked for while it runs, or the worker that calls it.
+        """
         name = "prefect_port" if daemon is self.server else "mlflow_port"
-        running = daemon.record["port"] if daemon.process() else None
-        if running and self.asked.get(name, running) != running:
+        was = daemon.record.get("port")
+        callers = (daemon, self.worker) if daemon is self.server else (daemon,)
+        if was and self.asked.get(name, was) != was and any(one.process() for one in callers):
             raise ValueError(
                 f"found --{name.replace('_', '-')} {self.asked[name]}, but {daemon.name} of "
-                f"{self.output} runs on port {running}\n\n"
+                f"{self.output} is in use on port {was}\n\n"
                 f"hint: stagecraft down --output {shlex.quote(str(self.output))}"
             )
-        return running or self.asked.get(name, PORTS[name])
+        return self.asked.get(name) or was or PORTS[name]
 
     @property
     def api(self) -> str:
