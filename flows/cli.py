@@ -4,6 +4,7 @@ stagecraft plan experiment=lab/fastcurl stages.1.steps=20
 stagecraft status --output outputs
 stagecraft gc --output outputs --keep experiment=lab/fastcurl
 stagecraft reindex --output outputs --store sqlite:///fresh.db
+stagecraft up
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.load import load
+from flows import services
 from tasks.disk import readable
 from tasks.plan import RESUME, Plan, StagePlan
 from tasks.words import ABSENT, count, duration, plain, things
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--store", default="", metavar="URI",
         help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in the output folder)",
     )  # fmt: skip
+    services.add_to(commands)
     for each in (shown, cleaned, indexed):
         each.add_argument(
             "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
@@ -129,9 +132,9 @@ def plan_text(plan: Plan) -> str:
         f"({readable(plan.disk_free)} free)",
         "",
         *table(rows, left=2),
+        "",
+        *(line for stage in plan.stages for line in _reasons(stage)),
     ]
-    for stage in plan.stages:
-        lines += ["", *_reasons(stage)]
     return "\n".join([*lines, *(["", *plan.remarks] if plan.remarks else [])])
 
 

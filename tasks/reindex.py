@@ -190,7 +190,10 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
         items.sort(key=lambda item: item.ended)
     for folder, manifest in evaluations(output).items():
         read = manifest["checkpoint"]["digest"]
-        experiment, label = makers.get(read, ("", "base"))
+        made_in = Path(manifest["checkpoint"]["path"]).parent
+        # Of a stage that is gone or was moved aside only the folder's name is left.
+        unmade = made_in.name if made_in.parent.name == "stages" else "base"
+        experiment, label = makers.get(read, ("", unmade))
         for name in [experiment] if experiment else sorted(starters[read]) or [NAMELESS]:
             found[name].append(_evaluation(folder, manifest, label, data))
     return found

@@ -18,6 +18,7 @@ from tasks.artifacts import digest_of, folder_digest, read_json
 
 MANIFEST = "stage.json"
 LOCK = "lock"
+MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 1
 
@@ -59,7 +60,16 @@ def stage_folder(output: Path, name: str, digest: str) -> Path:
 
 
 def stage_folders(output: Path) -> list[Path]:
-    """The folders of all stages below an output folder, those still aside left out."""
+    """The folders of all stages below an output folder, those moved aside left out."""
+    return [path for path in _folders(output) if MOVED not in path.name]
+
+
+def moved_aside(output: Path) -> list[Path]:
+    """The folders of stages that were moved aside to be trained anew; no run looks there."""
+    return [path for path in _folders(output) if MOVED in path.name]
+
+
+def _folders(output: Path) -> list[Path]:
     found = (output / "stages").glob("*-*")
     return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
 

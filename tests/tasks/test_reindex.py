@@ -146,6 +146,15 @@ def test_an_attempt_that_failed_before_does_not_stand_for_the_stage(smoke, store
     assert [point.step for point in curve] == [1, 2]  # the whole stage, not the last attempt
 
 
+def test_a_score_of_a_stage_that_is_gone_is_not_taken_for_the_bases(smoke, store, done):
+    shutil.rmtree(done[1]["folder"])
+    assert reindex(smoke.output, store).evaluations == 3
+    tracker = Tracker(smoke.output, "reindexed", store)
+    [lost] = tracker.finished_runs(kind="evaluation")
+    name = tracker._client.get_run(lost).info.run_name
+    assert name == f"{done[1]['folder'].name} on lab_test"
+
+
 def test_unfinished_and_damaged_stages_are_left_out_and_told(smoke, store, train):
     stages = train(smoke)
     (stages[0]["folder"] / "metrics.jsonl").write_text("{broken\n")
