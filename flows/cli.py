@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors end with a message, not a trace.
 
     Returns:
-        Exit code: 0 done, 2 refused, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
     parser = _parser()
     given, more = parser.parse_known_args(arguments)
@@ -40,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return given.run(given)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2
+    except Exception as error:  # a disk, or MLflow's store
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,8 @@ from tasks.status import evaluations
 from tasks.track import Tracker, store_uri
 from trainer.records import read_records
 
+NEEDED = ("benchmark", "checkpoint", "data_digest", "sampling", "problems", "metrics", "seconds",
+          "environment")  # fmt: skip
 NAMELESS = "reindexed"
 """Experiment of what no manifest gives one."""
 
@@ -177,7 +179,7 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
             continue
         try:
             item = _stage(folder, manifest, data)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             remarks.append(
                 f"{folder.name} is left out, its metrics or manifest are damaged: {error}"
             )
@@ -189,6 +191,9 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
     for items in found.values():
         items.sort(key=lambda item: item.ended)
     for folder, manifest in evaluations(output).items():
+        if set(NEEDED) - manifest.keys():
+            remarks.append(f"{folder.name} is left out, its manifest is damaged")
+            continue
         read = manifest["checkpoint"]["digest"]
         made_in = Path(manifest["checkpoint"]["path"]).parent
         # Of a stage that is gone or was moved aside only the folder's name is left.

@@ -208,7 +208,7 @@ def _evaluations(
         checkpoint = manifest.get("checkpoint", {})
         made_in = Path(checkpoint.get("path", "")).parent
         # A base model lies elsewhere, and what a damaged manifest said is not known.
-        if made_in.parent.name != "stages" or made_in.name in unreadable:
+        if made_in.parent != output / "stages" or made_in.name in unreadable:
             continue
         if checkpoint.get("digest") not in known:
             found.append(_of(folder, f"a score of a checkpoint that is gone ({made_in.name})"))

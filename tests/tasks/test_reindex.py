@@ -192,6 +192,18 @@ def test_a_base_that_two_experiments_share_is_scored_in_both(smoke, store, done,
     assert [run.info.run_name for run in scores] == ["base on lab_test"]
 
 
+def test_an_output_folder_may_have_a_quote_in_its_name(smoke, store, train, tmp_path):
+    other = smoke.model_copy(update={"output": str(tmp_path / "o'hara")})
+    train(other, stages=1)
+    (tmp_path / "o'hara" / "evaluations" / "x").mkdir(parents=True)
+    write_json(tmp_path / "o'hara/evaluations/x/evaluation.json", {"kind": "evaluation"})
+    made = reindex(other.output, store)
+    assert made.stages == 1 and made.remarks == ["x is left out, its manifest is damaged"]
+    train(other)
+    assert reindex(other.output, store).stages == 1
+    assert len(runs(other, store, kind="pipeline")[1]) == 1
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path, store):
     with pytest.raises(ValueError, match=r"no folder .*nowhere\n\nhint: "):
         reindex(tmp_path / "nowhere", store)
