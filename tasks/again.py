@@ -8,7 +8,7 @@ from typing import Any
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of
 from tasks.model import Checkpoint
-from tasks.stages import finished, held_for_deletion, holder, identity, stage_folder
+from tasks.stages import MOVED, finished, held_for_deletion, holder, identity, stage_folder
 
 
 def folder_of(experiment: Experiment, position: int, data: Dataset, start: Checkpoint) -> Path:
@@ -55,6 +55,6 @@ def move_aside(folder: Path) -> Path | None:
                 f"{folder} is being trained by process {holder(folder) or '?'}, so it stays where "
                 "it is\n\nhint: cancel that run, or wait for it; without force it is found"
             )
-        aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%dT%H%M%S.%f}")
+        aside = folder.with_name(f"{folder.name}{MOVED}{datetime.now():%Y%m%dT%H%M%S.%f}")
         os.replace(folder, aside)
     return aside
