@@ -236,3 +236,10 @@ class Experiment(Knobs):
                     f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own"
                 )
         return self
+
+    def seed_of(self, stage: Stage) -> int:
+        """Seed of a stage's data order and sampling.
+
+        Differs from stage to stage: two on the same prompt set do not draw the same prompts first.
+        """
+        return self.seed + 1_000_003 * self.stages.index(stage)

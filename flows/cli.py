@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from conf.load import load
@@ -194,8 +195,11 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _gc(given: argparse.Namespace) -> int:
+    from tasks.stages import read_manifests
     from tasks.unreferenced import delete, unreferenced
 
+    for remark in read_manifests(Path(given.output).absolute())[1]:
+        print(remark, file=sys.stderr)
     keep = [load(*settings, f"output={given.output}") for settings in given.keep]
     found = unreferenced(given.output, keep=keep, older_than=3_600 * given.older_than)
     if given.delete:

@@ -1,12 +1,23 @@
 """A flow from a command line: `key=value` in, an exit code out, errors as sentences."""
 
 import json
+import logging
+import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 from prefect import Flow
+from prefect.server.api.server import SubprocessASGIServer
 
+from conf.load import ConfigError
 from flows.steps import settings_of
+from tasks.evaluate import EvaluationFailedError
+from trainer.backend.launch import StageFailedError
+from trainer.process import StalledError
+
+# Errors whose message says all: where in our code they were raised helps nobody.
+EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
 
 
 def run(flow: Flow, arguments: list[str]) -> int:
@@ -28,6 +39,9 @@ def run(flow: Flow, arguments: list[str]) -> int:
             parameters[key] = _value(value)
         else:
             overrides.append(argument)
+    _server_survives_ctrl_c()
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
         settings_of(parameters["experiment"], overrides)
@@ -35,9 +49,12 @@ def run(flow: Flow, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except ValueError as error:  # a refusal: settings, data, model or disk do not allow it
+    except ConfigError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)
         return 2
+    except EXPLAINED as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     except Exception as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -50,3 +67,29 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """Log an error that explains itself without its traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], EXPLAINED):
+        record.exc_info = record.exc_text = None
+    return True
+
+
+def _server_survives_ctrl_c() -> None:
+    """Start Prefect's temporary server in a process group of its own.
+
+    A terminal sends Ctrl-C to the whole group. The server would end at once, and the flow would
+    then wait for minutes to tell it that it was interrupted.
+    """
+    start = SubprocessASGIServer._run_uvicorn_command
+
+    def start_apart(server: SubprocessASGIServer) -> subprocess.Popen:
+        popen = subprocess.Popen
+        subprocess.Popen = partial(popen, process_group=0)
+        try:
+            return start(server)
+        finally:
+            subprocess.Popen = popen
+
+    SubprocessASGIServer._run_uvicorn_command = start_apart

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_jso
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
+from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
 from trainer.backend import settings as verl_settings
@@ -26,6 +28,12 @@ from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.rewards import Reason, grade_many
 
 MANIFEST = "evaluation.json"
+# Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
+GRADER_VERSION = 1
+
+
+class EvaluationFailedError(RuntimeError):
+    """A checkpoint could not be sampled: why, and where the log is."""
 
 
 def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
@@ -50,8 +58,8 @@ def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) 
 
 
 def evaluation_digest(checkpoint: str, data: str, sampling: Mapping[str, Any]) -> str:
-    """The digest of all that determines a score: digests of model and problems, and sampling."""
-    return digest_of([checkpoint, data, sampling])
+    """The digest of all that determines a score: model, problems, sampling, and the grader."""
+    return digest_of([checkpoint, data, sampling, GRADER_VERSION])
 
 
 def find(
@@ -90,7 +98,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score `checkpoint` on `benchmark`, or find it scored.
 
-    The same checkpoint, problems and sampling are never sampled twice.
+    The same checkpoint, problems and sampling are never sampled twice. While it is sampled its
+    files lie in a folder whose name starts with a dot: the log among them, if it fails.
 
     Args:
         experiment: For sampling and hardware.
@@ -106,7 +115,7 @@ def evaluate(
         The manifest (`evaluation.json`), with `label`, `position` and `folder` added.
 
     Raises:
-        RuntimeError: the sampling process failed.
+        EvaluationFailedError: the sampling process failed.
     """
     wanted = request(experiment, benchmark, checkpoint)
     sampling, digest, folder = _identity(experiment, benchmark, checkpoint)
@@ -124,8 +133,12 @@ def evaluate(
         [benchmark],
     ) as run:
         if not (folder / MANIFEST).is_file():
-            with new_folder(folder) as aside:
-                _sample_and_grade(experiment, benchmark, checkpoint, wanted, sampling, aside, label)
+            work = folder.with_name(f".{folder.name}")
+            with alone(work):
+                if not (folder / MANIFEST).is_file():  # made while we waited
+                    seconds = _sample(experiment, benchmark, wanted, work, label)
+                    _grade(benchmark, checkpoint, sampling, work, folder, seconds)
+                shutil.rmtree(work)
         manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)
@@ -139,9 +152,10 @@ def evaluate(
     return {**manifest, "label": label, "position": position, "folder": folder}
 
 
-def _sample_and_grade(
-    experiment, benchmark, checkpoint, wanted: Request, sampling, folder: Path, label: str
-) -> None:
+def _sample(experiment, benchmark, wanted: Request, folder: Path, label: str) -> float:
+    """Leave every response in `folder`; how many seconds that took. What is whole is kept."""
+    if (folder / "generated.parquet").exists():
+        return read_json(folder / "progress.json")["seconds"]
     started = time.monotonic()
     write_json(folder / "request.json", asdict(wanted))
     log = folder / "generate.log"
@@ -175,30 +189,35 @@ def _sample_and_grade(
         stall_timeout=hardware.stall_timeout,
     )
     if code != 0:
-        raise RuntimeError(
+        raise EvaluationFailedError(
             f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
-            f"{last_lines(log)}"
+            f"{last_lines(log)}\n\nlog: {log}"
         )
-    responses = pq.read_table(folder / "generated.parquet")
-    graded = grade(responses, benchmark)
-    pq.write_table(graded, folder / "responses.parquet")
-    for left_over in ("generated.parquet", "progress.json"):
-        (folder / left_over).unlink()
-    write_json(
-        folder / MANIFEST,
-        {
-            "kind": "evaluation",
-            "benchmark": benchmark.name,
-            "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
-            "data_digest": benchmark.digest,
-            "sampling": sampling,
-            "problems": benchmark.rows,
-            "metrics": scores(graded, sampling["samples"]),
-            "tokens": int(np.sum(graded["tokens"].to_numpy())),
-            "seconds": time.monotonic() - started,
-            "environment": environment(),
-        },
-    )
+    return time.monotonic() - started
+
+
+def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: float) -> None:
+    """Grade what was sampled in `work`, and leave the finished evaluation in `folder`."""
+    graded = grade(pq.read_table(work / "generated.parquet"), benchmark)
+    with new_folder(folder) as aside:
+        for name in ("request.json", "generate.log"):
+            shutil.copy(work / name, aside / name)
+        pq.write_table(graded, aside / "responses.parquet")
+        write_json(
+            aside / MANIFEST,
+            {
+                "kind": "evaluation",
+                "benchmark": benchmark.name,
+                "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
+                "data_digest": benchmark.digest,
+                "sampling": sampling,
+                "problems": benchmark.rows,
+                "metrics": scores(graded, sampling["samples"]),
+                "tokens": int(np.sum(graded["tokens"].to_numpy())),
+                "seconds": seconds,
+                "environment": environment(),
+            },
+        )
 
 
 def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:

@@ -17,7 +17,7 @@ from tasks.download import downloaded
 from tasks.labels import flat
 from tasks.model import Checkpoint, local_folder
 from tasks.segment import segmented
-from tasks.stages import holder, identity, judged, read_manifest, stage_folder, stage_folders
+from tasks.stages import holder, identity, judged, read_manifests, stage_folder
 from trainer.backend.settings import last_saved_step
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
@@ -110,14 +110,15 @@ class Plan:
 def plan(experiment: Experiment) -> Plan:
     """What `flows.pipeline` would train, resume or find done. Nothing is downloaded or trained."""
     output = Path(experiment.output).absolute()
-    refused, remarks = "", []
+    refused = ""
     try:
         preflight.check_settings(experiment)
     except ValueError as error:
         refused = str(error)
     data, no_data = _prompt_sets(experiment, output)
     start, no_start, parameters = _base(experiment)
-    earlier = _earlier(output, remarks)
+    manifests, remarks = read_manifests(output)
+    earlier = {folder: manifest for folder, manifest in manifests.items() if manifest}
     makers = {start.digest: f"the base model {experiment.model.path}"} if start else {}
     makers |= {
         manifest["checkpoint"]["digest"]: folder.name
@@ -212,17 +213,6 @@ def _base(experiment: Experiment) -> tuple[Checkpoint | None, str, int | None]:
         if experiment.model.path == "lab" or Path(experiment.model.path).is_dir():
             return None, f"start: {str(error).splitlines()[0]}", None
         return None, f"start: {experiment.model.path} is not on this machine yet", None
-
-
-def _earlier(output: Path, remarks: list[str]) -> dict[Path, dict[str, Any]]:
-    found = {}
-    for folder in stage_folders(output):
-        manifest, complaint = read_manifest(folder)
-        if manifest:
-            found[folder] = manifest
-        if complaint:
-            remarks.append(complaint)
-    return found
 
 
 def _look(planned: StagePlan, stage: Stage, output: Path, digest: str) -> str:

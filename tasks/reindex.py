@@ -16,7 +16,7 @@ from tasks.artifacts import read_json
 from tasks.evaluate import MANIFEST as EVALUATION
 from tasks.evaluate import evaluation_digest
 from tasks.labels import flat, lineage_tags
-from tasks.stages import experiment_of, read_manifest, stage_folders
+from tasks.stages import experiment_of, read_manifests
 from tasks.status import evaluations
 from tasks.track import Tracker, store_uri
 from trainer.records import read_records
@@ -166,10 +166,9 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = defaultdict(list)
     makers: dict[str, tuple[str, str]] = {}  # checkpoint digest: experiment, stage
     starters: dict[str, set[str]] = defaultdict(set)  # checkpoint digest: experiments
-    for folder in stage_folders(output):
-        manifest, complaint = read_manifest(folder)
-        if complaint:
-            remarks.append(complaint)
+    manifests, damaged = read_manifests(output)
+    remarks += damaged
+    for folder, manifest in manifests.items():
         if manifest is None:
             continue
         name = experiment_of(folder, manifest)[0] or NAMELESS

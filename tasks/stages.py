@@ -37,7 +37,7 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
     return {
         "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
-        "seed": experiment.seed,
+        "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,
         "start": start,
@@ -89,6 +89,13 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     except OSError as error:
         return None, f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
     return None, f"{path} was damaged ({fault}): kept as {aside.name}, the stage is not finished"
+
+
+def read_manifests(output: Path) -> tuple[dict[Path, dict[str, Any] | None], list[str]]:
+    """Every stage folder below an output folder with its manifest, and what was damaged."""
+    found = {folder: read_manifest(folder) for folder in stage_folders(output)}
+    remarks = [complaint for _, complaint in found.values() if complaint]
+    return {folder: manifest for folder, (manifest, _) in found.items()}, remarks
 
 
 def _fault(manifest: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks import disk
 from tasks.artifacts import read_json
-from tasks.stages import experiment_of, holder, read_manifest, stage_folders
+from tasks.stages import experiment_of, holder, read_manifests
 from trainer.records import read_records
 
 
@@ -77,8 +77,8 @@ class Status:
 def status(output: Path | str) -> Status:
     """Read an output folder; nothing in it is changed but damaged manifests, kept aside."""
     output = Path(output).absolute()
-    remarks: list[str] = []
-    stages = [_stage(folder, remarks) for folder in stage_folders(output)]
+    manifests, remarks = read_manifests(output)
+    stages = [_stage(folder, manifest or {}) for folder, manifest in manifests.items()]
     stages.sort(key=lambda stage: (stage.when is None, stage.when, stage.folder))
     begun = Counter((stage.experiment, stage.seed) for stage in stages)
     ended = Counter((s.experiment, s.seed) for s in stages if s.outcome == "finished")
@@ -99,11 +99,7 @@ def status(output: Path | str) -> Status:
     return Status(runs, stages, remarks)
 
 
-def _stage(folder: Path, remarks: list[str]) -> StageStatus:
-    manifest, complaint = read_manifest(folder)
-    if complaint:
-        remarks.append(complaint)
-    manifest = manifest or {}
+def _stage(folder: Path, manifest: dict[str, Any]) -> StageStatus:
     outcome, reason = _outcome(folder, manifest)
     experiment, seed = experiment_of(folder, manifest)
     last, steps = _progress(folder)

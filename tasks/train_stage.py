@@ -18,7 +18,8 @@ from tasks.model import Checkpoint
 from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, stage_folder
 from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
-from trainer.backend.launch import launch
+from trainer.backend.launch import StageFailedError, launch
+from trainer.backend.resume import resume_after
 from trainer.records import read_records
 
 
@@ -63,14 +64,15 @@ def train_stage(
             )
         else:
             print(f"{_label(experiment, position)}  already trained: {folder}")
-    return {**manifest, "folder": folder, "position": position}
+    # Under another name it may have been trained for another experiment.
+    return {**manifest, "name": stage.name, "folder": folder, "position": position}
 
 
 def _train(
     experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
 ) -> dict[str, Any]:
     stage, hardware = experiment.stages[position], experiment.hardware
-    saved = verl_settings.last_saved_step(folder / "verl")
+    saved = resume_after(folder)
     before, _ = read_manifest(folder)
     attempts = before["attempts"] if before else []
     attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
@@ -99,7 +101,7 @@ def _train(
     prompts = folder / "prompts.parquet"
     write_verl_prompts(data, prompts)
     values = verl_settings.settings(
-        experiment, stage, start=start.path, prompts=prompts, folder=folder
+        experiment, position, start=start.path, prompts=prompts, folder=folder
     )
     try:
         with tracker.child_run(
@@ -160,7 +162,7 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
     """What a stage that ended well says of itself. Fewer steps than asked are an error."""
     records = read_records(folder / "metrics.jsonl")
     if [record["step"] for record in records] != list(range(1, stage.steps + 1)):
-        raise ValueError(
+        raise StageFailedError(
             f"{folder / 'metrics.jsonl'} holds {len(records)} steps, needed 1 to {stage.steps}, "
             "each once\n\nhint: move the stage's folder away and run it again"
         )

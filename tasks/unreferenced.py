@@ -18,7 +18,7 @@ from conf.schema import Experiment
 from tasks import artifacts, disk
 from tasks.artifacts import read_json
 from tasks.plan import data_folders, plan
-from tasks.stages import finished, held_for_deletion, holder, read_manifest, stage_folders
+from tasks.stages import held_for_deletion, holder, judged, read_manifests
 from tasks.status import evaluations
 
 DAY = 86_400.0
@@ -52,7 +52,7 @@ def unreferenced(
 
     Leftovers of interrupted writes; stages that are not finished; what a finished stage would
     have resumed from; scores of checkpoints of no stage; data sets that no stage and no score
-    used.
+    used (none of them, while a stage has no usable manifest).
 
     Args:
         output: The output folder.
@@ -65,7 +65,7 @@ def unreferenced(
         raise ValueError(f"no folder {output}\n\nhint: name the folder of your runs with --output")
     kept_stages, kept_data = _kept(keep)
     before = time.time() - older_than
-    manifests = {folder: read_manifest(folder)[0] for folder in stage_folders(output)}
+    manifests, _ = read_manifests(output)
     found = _stages(manifests, kept_stages, before)
     whole = {Path(item.path) for item in found}
     found += [
@@ -76,6 +76,8 @@ def unreferenced(
     scored = evaluations(output)
     unused = _evaluations(scored, manifests, output)
     found += [item for item in unused if _written(Path(item.path)) < before]
+    if None in manifests.values():  # nothing says which data that stage used
+        return found
     used = {manifest["identity"].get("data", "") for manifest in manifests.values() if manifest}
     used |= {manifest.get("data_digest", "") for manifest in scored.values()}
     found += [
@@ -101,9 +103,9 @@ def delete(item: Unreferenced) -> Unreferenced:
     with held_for_deletion(folder) as ours:
         if not ours:
             return replace(item, spared="a process holds its stage")
-        if path != folder and path.name == "verl" and finished(folder) is None:
+        if path != folder and path.name == "verl" and judged(folder)[0] is None:
             return replace(item, spared="its stage is not finished any more")
-        if path == folder and finished(folder) is not None:
+        if path == folder and judged(folder)[0] is not None:
             return replace(item, spared="it was finished meanwhile")
         _remove(path)
     return item
@@ -165,8 +167,12 @@ def _stages(
                 why = "the trainer's state of a finished stage"
                 found.append(_of(folder / "verl", why, folder))
         elif _written(folder) < before:
-            outcome = manifest["outcome"] if manifest else "without a usable manifest"
-            found.append(_of(folder, f"a stage that is not finished ({outcome})", folder))
+            outcome = manifest["outcome"] if manifest else "no usable manifest"
+            item = _of(folder, f"a stage that is not finished ({outcome})", folder)
+            if manifest is None and (folder / "checkpoint").is_dir():
+                # It may be worth days: running its experiment writes the manifest again.
+                item = replace(item, spared="its checkpoint may be whole")
+            found.append(item)
     return found
 
 

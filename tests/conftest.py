@@ -12,7 +12,7 @@ from tasks import train_stage as training
 from tasks.download import download
 from tasks.model import Checkpoint, starting_model
 from tasks.segment import segment
-from trainer.records import append_record
+from trainer.records import append_record, keep_steps
 
 
 class NoTracker:
@@ -60,11 +60,14 @@ def _train(monkeypatch, experiment, stages, stop, tracker, parent) -> list[dict]
             _, last, error = stop
 
         def launch(folder, *_, first_step, on_step, last=last, error=error, stage=stage, **__):
+            keep_steps(folder / "metrics.jsonl", first_step - 1)  # as verl's trainer does
             for step in range(first_step, last + 1):
                 record = _record(step, stage)
                 append_record(folder / "metrics.jsonl", record)
                 on_step(record)
-            (folder / "verl").mkdir(exist_ok=True)
+            saved = folder / "verl" / f"global_step_{last}"
+            saved.mkdir(parents=True, exist_ok=True)
+            (saved / "data.pt").touch()
             (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(last))
             if error:
                 raise error

@@ -1,15 +1,16 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
-python -m trainer.guard GRACE COMMAND...
+python -m trainer.guard GRACE SCRATCH COMMAND...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
-all. It also removes what they leave in shared memory. Linux only, like verl.
+all. It also removes what they leave in shared memory, and SCRATCH. Linux only, like verl.
 """
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,7 @@ def _mapped_by_others(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    code = Guard(float(sys.argv[1]), sys.argv[2:]).run()
+    code = Guard(float(sys.argv[1]), sys.argv[3:]).run()
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
     # A signal as a shell reports it: exit codes have no sign.
     sys.exit(code if code >= 0 else 128 - code)

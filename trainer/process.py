@@ -1,5 +1,6 @@
 """Start a program of ours in its own process tree, watch it, and stop all of it when it must."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import psutil
 
 GRACE = 4.0  # seconds that a program has to end by itself once told to
 POLL = 0.3  # seconds between looks at it
+DUMP = 30.0  # seconds that writing down the stacks of a stalled program may take
 PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not always on the PATH
 
 
@@ -49,7 +51,8 @@ def run_guarded(
     """
     # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
     scratch = tempfile.mkdtemp(prefix="stagecraft-", dir="/tmp")
-    command = [sys.executable, "-m", "trainer.guard", str(GRACE), sys.executable, "-m", module]
+    command = [sys.executable, "-m", "trainer.guard", str(GRACE), scratch]
+    command += [sys.executable, "-m", module]
     try:
         with log.open("ab") as output:
             guard = subprocess.Popen(
@@ -86,14 +89,18 @@ def last_lines(log: Path, count: int = 15) -> str:
 def dump_stacks(pid: int, path: Path) -> None:
     """Write where every Python process below `pid` stands, by py-spy, as far as it may look."""
     parts = []
-    for process in psutil.Process(pid).children(recursive=True):
-        try:
-            name = " ".join(process.cmdline())[:200]
+    deadline = time.monotonic() + DUMP
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            if time.monotonic() > deadline:
+                parts.append(f"no more looked at after {DUMP:.0f} s\n")
+                break
             command = [str(PY_SPY), "dump", "--pid", str(process.pid)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-            parts.append(f"{process.pid} {name}\n{done.stdout or done.stderr}")
-        except (OSError, psutil.Error, subprocess.TimeoutExpired) as error:
-            parts.append(f"{process.pid}: {error!r}\n")
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+                parts.append(done.stdout or f"{process.pid}: {done.stderr}")
+            except (OSError, subprocess.TimeoutExpired) as error:
+                parts.append(f"{process.pid}: {error!r}\n")
     path.write_text("\n".join(parts))
 
 

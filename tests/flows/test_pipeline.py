@@ -23,6 +23,8 @@ from trainer.records import read_records
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "flows.pipeline", "experiment=lab/smoke", "stages.0.steps=3"]
+# The second stage keeps a reference policy: every published recipe trains with a KL term.
+COMMAND += ["stages.1.kl_coefficient=0.001"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -74,7 +76,7 @@ def interrupted(output) -> Run:
     run = Run(output)
     run.wait_for(r"step 1/3", 600)
     run.asked = time.monotonic()
-    run.process.send_signal(signal.SIGINT)
+    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     run.process.wait(60)
     run.took = time.monotonic() - run.asked
     return run
@@ -138,6 +140,16 @@ def test_rollout_and_trainer_agree_on_probabilities_at_every_step(stages):
             assert 0 <= record["probability_difference/max"] < 1e-3
 
 
+def test_a_kl_term_is_measured_against_the_start_of_its_stage(stages):
+    """Before the first update policy and reference are the same model, so their KL is 0."""
+    first, second = read_records(Path(stages[1]["checkpoint"]["path"]).parent / "metrics.jsonl")
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert second["kl"] > 0
+    assert (
+        "kl" not in read_records(Path(stages[0]["checkpoint"]["path"]).parent / "metrics.jsonl")[0]
+    )
+
+
 def test_counters_are_what_was_asked_for(stages):
     counters = stages[0]["counters"]
     assert (counters["steps"], counters["updates"]) == (3, 3)
@@ -147,7 +159,7 @@ def test_counters_are_what_was_asked_for(stages):
 
 def test_every_response_of_every_evaluation_is_kept(finished, output):
     folders = list((output / "evaluations").iterdir())
-    assert len(folders) == 3  # base and two stages
+    assert len(folders) == 3, folders  # base and two stages, and nothing half made
     for folder in folders:
         table = pq.read_table(folder / "responses.parquet")
         assert len(table) == 8 * 2
@@ -192,3 +204,14 @@ def test_a_finished_experiment_trains_nothing(finished, output):
     assert run.process.returncode == 0, run.text
     assert run.text.count("already trained") == 2
     assert "step 1/" not in run.text
+
+
+def test_probabilities_that_differ_fail_the_stage_with_a_sentence_and_no_trace(finished, output):
+    """With a bound below rounding, at the first step of a stage that was not trained before."""
+    run = Run(output, "hardware.probability_tolerance=1e-12", "seed=7")
+    run.process.wait(600)
+    assert run.process.returncode == 1, run.text
+    assert "step 1: rollout and trainer probabilities differ by up to" in run.text
+    assert "likely causes" in run.text and "trainer.log" in run.text
+    assert "Traceback" not in run.text
+    assert run.left_behind() == []

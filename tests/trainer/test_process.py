@@ -107,7 +107,7 @@ def test_a_program_that_makes_no_progress_is_stopped(run, tmp_path):
         run(DAEMON + "\n    time.sleep(600)", str(tmp_path / "pid"), stall_timeout=3)
     assert time.monotonic() - started < 30
     assert not alive(tmp_path / "pid")
-    assert "prog" in (tmp_path / "stacks.txt").read_text()
+    assert "(prog.py:" in (tmp_path / "stacks.txt").read_text()
 
 
 def test_progress_keeps_a_silent_program_alive(run):

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trainer.backend.settings import last_saved_step
 from trainer.checkpoint import has_weights
 
-# Largest difference of log-probabilities: rounding in float32, and in bfloat16 kernels that differ.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+# Of log-probabilities. float32 differs by rounding alone, so its largest difference is judged;
+# bfloat16 kernels of two devices differ by much on rare tokens, so there it is the mean.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 def export(verl_folder: Path, start: Path, target: Path, steps: int, dtype: str) -> dict:
@@ -66,8 +67,8 @@ def check(folder: Path, start: Path, probe: dict, dtype: str) -> dict:
         dtype: Type that the trainer computed in; decides the tolerance.
 
     Returns:
-        Parameters, the largest difference of log-probabilities beside its tolerance, over how many
-        tokens, and whether tokenizer and chat template are those of `start`.
+        Parameters, the largest and mean difference of log-probabilities beside the tolerance, over
+        how many tokens, and whether tokenizer and chat template are those of `start`.
 
     Raises:
         ValueError: one of them is not as it must be.
@@ -80,33 +81,35 @@ def check(folder: Path, start: Path, probe: dict, dtype: str) -> dict:
     if tokenizer.chat_template != before.chat_template:
         raise ValueError(f"the chat template of {folder} is not that of {start}")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    difference, tokens = largest_difference(model, probe)
-    if not difference <= TOLERANCE[dtype]:  # NaN is refused too
+    gaps = differences(model, probe)
+    largest, mean = gaps.max().item(), gaps.mean().item()
+    if not (largest if dtype == "float32" else mean) <= TOLERANCE[dtype]:  # NaN is refused too
         raise ValueError(
-            f"log-probabilities of {folder} differ from the trainer's by up to {difference:.3g}, "
-            f"more than {TOLERANCE[dtype]:.3g} in {dtype}\n\n"
-            "hint: the export is not what was trained; run the stage again"
+            f"log-probabilities of {folder} differ from the trainer's by up to {largest:.3g}, "
+            f"{mean:.3g} in the mean, where {TOLERANCE[dtype]:.3g} is allowed in {dtype}\n\n"
+            "hint: the export is not what was trained; move the stage's folder away, train it again"
         )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "logprob_difference": difference,
+        "logprob_difference": largest,
+        "logprob_difference_mean": mean,
         "logprob_tolerance": TOLERANCE[dtype],
-        "logprob_tokens": tokens,
+        "logprob_tokens": len(gaps),
         "tokenizer_unchanged": True,
         "chat_template_unchanged": True,
     }
 
 
 @torch.inference_mode()
-def largest_difference(model, probe: dict) -> tuple[float, int]:
-    """Largest |log p_model - log p_trainer| over the probe's response tokens, and their number."""
-    worst, tokens = 0.0, 0
+def differences(model, probe: dict) -> torch.Tensor:
+    """[T] |log p_model - log p_trainer| of the probe's response tokens."""
+    gaps = []
     for rollout in probe["rollouts"]:
         prompt, response = rollout["prompt"], rollout["response"]
-        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
+        ids = torch.tensor([prompt + response])
+        # One more than the response: the last position predicts what comes after it.
+        logits = model(ids, logits_to_keep=len(response) + 1).logits[0, :-1].float()
         logprobs = (logits / probe["temperature"]).log_softmax(-1)
         found = logprobs.gather(-1, torch.tensor(response)[:, None])[:, 0]
-        gap = (found - torch.tensor(rollout["logprobs"])).abs()
-        worst = max(worst, gap.max().item()) if gap.isfinite().all() else float("nan")
-        tokens += len(response)
-    return worst, tokens
+        gaps.append((found - torch.tensor(rollout["logprobs"])).abs())
+    return torch.cat(gaps)

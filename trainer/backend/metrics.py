@@ -15,7 +15,7 @@ OURS = {
     "actor/pg_loss": "loss",
     "actor/kl_loss": "kl",
     "actor/pg_clipfrac": "clipped_share",
-    "actor/ppo_kl": "kl_to_rollout",
+    "actor/ppo_kl": "kl_to_old",
     "prompt_length/mean": "prompt_length/mean",
     "prompt_length/max": "prompt_length/max",
     "training/rollout_probs_diff_max": "probability_difference/max",
@@ -111,3 +111,20 @@ def check_probabilities(difference: float, tolerance: float, dtype: str, step: i
         "not), another temperature or dtype on one side, or padding that shifts positions; "
         "`hardware.probability_tolerance` is the bound"
     )
+
+
+class RolloutsFailedError(RuntimeError):
+    """Rollouts of a step failed, so that its prompt groups are not whole."""
+
+
+def check_rollouts(found: int, wanted: int, step: int) -> None:
+    """Refuse a step that has fewer rollouts than it was to have.
+
+    Raises:
+        RolloutsFailedError: some are missing.
+    """
+    if found != wanted:
+        raise RolloutsFailedError(
+            f"step {step}: {wanted - found} of {wanted} rollouts failed\n\n"
+            "hint: trainer.log says why, at 'Error in _run_prompt'"
+        )

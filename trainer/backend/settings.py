@@ -10,6 +10,7 @@ from typing import Any
 from conf.schema import Experiment, Stage
 
 PLUGIN = "trainer.backend.plugin"
+TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
 
 
@@ -31,7 +32,7 @@ def micro_batch(rollouts: int, most: int) -> int:
 
 def settings(
     experiment: Experiment,
-    stage: Stage,
+    position: int,
     *,
     start: Path,
     prompts: Path,
@@ -40,8 +41,8 @@ def settings(
     """verl's configuration of one stage.
 
     Args:
-        experiment: For method, hardware and seed.
-        stage: Prompts, lengths, sizes and steps.
+        experiment: Its stages, method, hardware and seed.
+        position: Which of its stages, from 0.
         start: Checkpoint folder (Hugging Face format) to start from.
         prompts: Parquet in verl's columns.
         folder: Where verl keeps its state; our metrics file stands beside it.
@@ -49,13 +50,14 @@ def settings(
     Returns:
         Dotted keys of verl's `ppo_trainer` and their values.
     """
-    method, hardware = experiment.method, experiment.hardware
+    stage, method, hardware = experiment.stages[position], experiment.method, experiment.hardware
+    seed = experiment.seed_of(stage)
     context = experiment.data.max_prompt_length + stage.context_length
     return {
-        **_data(experiment, stage, prompts),
+        **_data(experiment, stage, prompts, seed),
         **_model(hardware, start),
         **_actor(stage, method, hardware, context),
-        **_rollout(stage, hardware, context, experiment.seed),
+        **_rollout(stage, hardware, context, seed),
         "algorithm.adv_estimator": method.advantage,
         "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
         "algorithm.use_kl_in_reward": False,
@@ -73,11 +75,11 @@ def settings(
 
 def last_saved_step(verl_folder: Path) -> int:
     """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
-    tracker = verl_folder / "latest_checkpointed_iteration.txt"
+    tracker = verl_folder / TRACKER
     return int(tracker.read_text()) if tracker.exists() else 0
 
 
-def _data(experiment: Experiment, stage: Stage, prompts: Path) -> dict[str, Any]:
+def _data(experiment: Experiment, stage: Stage, prompts: Path, seed: int) -> dict[str, Any]:
     return {
         "data.train_files": str(prompts),
         "data.val_files": str(prompts),  # verl wants one; it is never validated on
@@ -85,7 +87,7 @@ def _data(experiment: Experiment, stage: Stage, prompts: Path) -> dict[str, Any]
         "data.max_prompt_length": experiment.data.max_prompt_length,
         "data.max_response_length": stage.context_length,
         "data.shuffle": True,
-        "data.seed": experiment.seed,
+        "data.seed": seed,
         "data.dataloader_num_workers": 0,
         "data.filter_overlong_prompts": False,  # refused before training, never dropped silently
         "data.truncation": "error",

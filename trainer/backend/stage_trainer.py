@@ -13,12 +13,18 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.workers.utils.padding import response_from_nested
 
-from trainer.backend.metrics import check_probabilities, rollout_metrics, translated
+from trainer.backend.metrics import (
+    check_probabilities,
+    check_rollouts,
+    rollout_metrics,
+    translated,
+)
 from trainer.checkpoint import eos_ids
 from trainer.records import append_record, keep_steps
 
 NAME = "stagecraft"
-PROBE_ROWS = 8  # rollouts whose log-probabilities the exported checkpoint must give again
+# Rollouts, and first tokens of each, whose log-probabilities an export must give again.
+PROBE_ROWS, PROBE_TOKENS = 8, 256
 
 
 @register_trainer(NAME)
@@ -41,6 +47,16 @@ class StageTrainer(PPOTrainerSync):
         keep_steps(self.metrics_file, self.global_steps)
         keep_steps(self.order_file, self.global_steps)
         super().on_init_end()
+
+    def _balance_batch(self, batch, metrics):
+        """Refuse a step with failed rollouts: verl would fill their places with padding."""
+        batch = super()._balance_batch(batch, metrics)
+        check_rollouts(
+            sum(not tag.get("is_padding", False) for tag in batch.tags),
+            self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n,
+            self.global_steps,
+        )
+        return batch
 
     def _compute_old_log_prob(self, batch, metrics):
         batch = super()._compute_old_log_prob(batch, metrics)
@@ -77,7 +93,11 @@ class StageTrainer(PPOTrainerSync):
         logprobs = response_from_nested(rows["log_probs"], rows["response_mask"])
         columns = (rows["prompts"], rows["responses"], logprobs)
         kept = [
-            {"prompt": prompt.tolist(), "response": response.tolist(), "logprobs": probs.tolist()}
+            {
+                "prompt": prompt.tolist(),
+                "response": response[:PROBE_TOKENS].tolist(),
+                "logprobs": probs[:PROBE_TOKENS].tolist(),
+            }
             for prompt, response, probs in zip(*(c.unbind() for c in columns), strict=True)
         ][:PROBE_ROWS]
         record = {"temperature": temperature, "rollouts": kept}

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from trainer.backend.metrics import (
     ProbabilityMismatchError,
+    RolloutsFailedError,
     check_probabilities,
+    check_rollouts,
     rollout_metrics,
     translated,
 )
@@ -60,3 +62,9 @@ def test_probabilities_that_differ_stop_the_stage_and_name_likely_causes(differe
 
 def test_in_bfloat16_the_difference_is_recorded_and_not_judged():
     check_probabilities(0.1, 1e-3, "bfloat16", step=1)
+
+
+def test_a_step_with_failed_rollouts_is_refused_and_counted():
+    check_rollouts(32, 32, step=1)
+    with pytest.raises(RolloutsFailedError, match="step 3: 2 of 32 rollouts failed"):
+        check_rollouts(30, 32, step=3)

@@ -14,7 +14,7 @@ FOLDER = Path("/runs/a stage, with 'quotes'=1")
 def of(experiment: Experiment, position: int = 0) -> dict:
     return settings(
         experiment,
-        experiment.stages[position],
+        position,
         start=Path("/models/base"),
         prompts=FOLDER / "prompts.parquet",
         folder=FOLDER,
@@ -36,8 +36,14 @@ def test_a_stage_says_the_same_in_both_languages():
     assert values["trainer.total_epochs"] > 7  # verl stops at whichever comes first
     assert values["algorithm.adv_estimator"] == "rloo"
     assert values["actor_rollout_ref.actor.clip_ratio_high"] == 0.28
-    assert values["data.seed"] == 3
+    assert values["data.seed"] == values["actor_rollout_ref.rollout.seed"] == 3
     assert values["+trainer.stagecraft.updates_per_step"] == 2
+
+
+def test_stages_on_the_same_prompts_draw_them_in_different_orders():
+    stages = [Stage(name="a"), Stage(name="b")]
+    of_both = [of(experiment(stages=stages), position)["data.seed"] for position in (0, 1)]
+    assert of_both[0] != of_both[1]
 
 
 def test_without_a_kl_term_no_reference_is_kept():

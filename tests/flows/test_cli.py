@@ -1,0 +1,182 @@
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from conf.load import load
+from flows.cli import main, table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    return load("experiment=lab/smoke", f"output={tmp_path / 'out'}")
+
+
+@pytest.fixture
+def output(smoke) -> str:
+    return smoke.output
+
+
+def test_the_command_is_installed_and_leads_here():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["stagecraft"].partition(":")
+    assert getattr(import_module(module), name) is main
+
+
+def test_looking_loads_neither_trainer_nor_flow_nor_tracking(tmp_path):
+    code = (
+        "import sys; from flows.cli import main\n"
+        f"main(['plan', 'experiment=lab/smoke', 'output={tmp_path}/out'])\n"
+        f"main(['status', '--output', '{tmp_path}']); main(['gc', '--output', '{tmp_path}'])\n"
+        "heavy = {'torch', 'verl', 'ray', 'prefect', 'mlflow', 'transformers', 'datasets'}\n"
+        "sys.exit(f'loaded {heavy & sys.modules.keys()}' if heavy & sys.modules.keys() else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_is_a_table_with_reasons(smoke, output, train, capsys):
+    train(smoke)
+    capsys.readouterr()
+    settings = ["experiment=lab/smoke", f"output={output}", "stages.1.steps=20"]
+    assert main(["plan", *settings]) == 0
+    text = capsys.readouterr().out
+    cached, to_run, left = text.splitlines()[4:7]
+    assert cached.split()[:2] == ["1-L1-64", "cached"]
+    assert to_run.split()[:8] == ["2-L2-96", "to", "run", "20", "20", "160", "640", "61,440"]
+    assert left.split()[:4] == ["left", "to", "do", "20"]
+    assert "stage.steps: 2 -> 20" in text and "for these differ:" in text
+
+
+def test_a_plan_for_machines_is_json_wherever_the_option_stands(smoke, output, train, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke, stop=(0, 1, KeyboardInterrupt()))
+    capsys.readouterr()
+    assert main(["plan", "experiment=lab/smoke", "--json", f"output={output}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first = found["stages"][0]
+    assert (first["state"], first["after_step"], first["left"]["steps"]) == ("resume", 1, 1)
+    assert found["left"]["steps"] == 3
+    assert main(["plan", "experiment=lab/smoke", f"output={output}"]) == 0
+    assert "resume after step 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "experiment=lab/fastcrl"], "did you mean lab/fastcurl"),
+        (["plan"], "experiment: found none"),
+        (["plan", "experiment=lab/smoke", "stages.0.stepz=1"], "stages.0.stepz: no such key"),
+        (["gc", "--output", "nowhere/at/all"], "no folder"),
+        (["reindex", "--output", "nowhere/at/all"], "no folder"),
+    ],
+)
+def test_a_slip_is_refused_with_a_hint(arguments, said, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and "hint: " in error
+
+
+def test_settings_that_the_pipeline_refuses_are_planned_and_refused(output, capsys):
+    arguments = ["plan", "experiment=lab/smoke", f"output={output}", "stages.0.group_size=1"]
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert "1-L1-64" in told.out and "a run would be refused" in told.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["plan", "--no"], ["status", "x=1"], ["nothing"]])
+def test_an_unknown_argument_shows_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and "usage: stagecraft" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "gc", "reindex"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: stagecraft {command}" in capsys.readouterr().out
+
+
+def test_status_shows_runs_stages_and_why_one_failed(smoke, output, train, capsys):
+    assert main(["status", "--output", output]) == 0
+    assert "no runs and no stages yet" in capsys.readouterr().out
+    with pytest.raises(RuntimeError):
+        train(smoke, stop=(1, 1, RuntimeError("the disk is full\nmore")))
+    capsys.readouterr()
+    assert main(["status", "--output", output]) == 0
+    text = capsys.readouterr().out
+    assert "lab_smoke seed 0" in text and " 1/2" in text
+    assert "failed" in text and "the disk is full" in text and "more" not in text
+    assert main(["status", "--output", output, "--json"]) == 0
+    assert [stage["outcome"] for stage in json.loads(capsys.readouterr().out)["stages"]] == [
+        "finished",
+        "failed",
+    ]
+
+
+def test_gc_deletes_only_when_told(smoke, output, train, capsys):
+    [stage] = train(smoke, stages=1)
+    state = stage["folder"] / "verl"
+    capsys.readouterr()
+    assert main(["gc", "--output", output]) == 0
+    assert str(state) in capsys.readouterr().out and state.is_dir()
+    assert main(["gc", "--output", output, "--delete", "--keep", "experiment=lab/smoke"]) == 0
+    assert "nothing that is not needed" in capsys.readouterr().out and state.is_dir()
+    assert main(["gc", "--output", output, "--delete", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["path"] == str(state)
+    assert not state.exists() and (stage["folder"] / "checkpoint").is_dir()
+
+
+def test_gc_spares_what_is_young(smoke, output, train, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke, stop=(0, 1, KeyboardInterrupt()))
+    [folder] = (Path(output) / "stages").iterdir()
+    hours_ago = time.time() - 5 * 3_600
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (hours_ago, hours_ago))
+    assert main(["gc", "--output", output, "--delete"]) == 0 and folder.is_dir()
+    assert main(["gc", "--output", output, "--delete", "--older-than", "4"]) == 0
+    assert not folder.exists() and "deleted" in capsys.readouterr().out
+
+
+def test_reindex_says_what_it_added(smoke, output, train, tmp_path, capsys):
+    train(smoke)
+    store = f"sqlite:///{tmp_path}/fresh.db"
+    capsys.readouterr()
+    assert main(["reindex", "--output", output, "--store", store]) == 0
+    assert capsys.readouterr().out == (
+        f"{store}: added 2 stages and 0 evaluations; 0 runs found there and left alone\n"
+    )
+
+
+def test_a_damaged_manifest_stops_no_command(smoke, output, train, tmp_path, capsys):
+    folders = [stage["folder"] for stage in train(smoke)]
+    store = f"sqlite:///{tmp_path}/fresh.db"
+    for arguments in (
+        ["plan", "experiment=lab/smoke", f"output={output}"],
+        ["status", "--output", output],
+        ["gc", "--output", output],
+        ["reindex", "--output", output, "--store", store],
+    ):
+        (folders[0] / "stage.json").write_text('{"kind": "stage", "na')
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert list(folders[0].glob("stage.json.corrupt-*"))
+        told = capsys.readouterr()
+        assert "stage.json.corrupt-" in told.out + told.err, arguments
+
+
+def test_a_table_lines_up():
+    lines = table([["what", "size"], ["a", "1"], ["longer", "1,000"]], left=1)
+    assert lines == ["what     size", "------  -----", "a           1", "longer  1,000"]

@@ -1,0 +1,184 @@
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.load import load
+from tasks.artifacts import new_folder, write_json
+from tasks.plan import plan
+from tasks.stages import alone, finished
+from tasks.unreferenced import delete, unreferenced
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    def settings(*overrides):
+        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
+
+    return settings
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+def age(folder: Path, days: float = 2) -> None:
+    then = time.time() - 86_400 * days
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (then, then))
+
+
+def listed(output: Path, **settings) -> set[str]:
+    return {str(Path(i.path).relative_to(output)) for i in unreferenced(output, **settings)}
+
+
+def score(output: Path, name: str, checkpoint: dict, data: str = "d") -> Path:
+    folder = output / "evaluations" / name
+    manifest = {"kind": "evaluation", "checkpoint": checkpoint, "data_digest": data}
+    write_json(folder / "evaluation.json", manifest)
+    return folder
+
+
+def test_of_a_finished_run_only_the_trainers_state_is_not_needed(smoke, train, output):
+    stages = train(smoke())
+    score(output, "on-first", stages[0]["checkpoint"])
+    score(output, "on-base", stages[0]["start"])
+    age(output)
+    verl = {f"stages/{stage['folder'].name}/verl" for stage in stages}
+    assert listed(output) == verl
+    for item in unreferenced(output):
+        assert delete(item).spared == "" and not Path(item.path).exists()
+    assert listed(output) == set()
+    assert [stage.state for stage in plan(smoke()).stages] == ["cached", "cached"]
+
+
+def test_a_kept_experiment_keeps_everything(smoke, train, output):
+    train(smoke())
+    train(smoke("seed=1"), stages=1)
+    age(output)
+    assert len(listed(output)) == 3
+    assert len(listed(output, keep=[smoke()])) == 1
+    assert listed(output, keep=[smoke(), smoke("seed=1")]) == set()
+
+
+def test_an_unfinished_stage_is_listed_after_a_day_unless_an_experiment_needs_it(
+    smoke, train, output
+):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke(), stop=(0, 1, KeyboardInterrupt()))
+    [folder] = (output / "stages").iterdir()
+    name = f"stages/{folder.name}"
+    assert listed(output) == set()
+    assert listed(output, older_than=0) == {name}
+    age(output)
+    assert listed(output) == {name}
+    assert listed(output, keep=[smoke()]) == set()
+    (folder / "trainer.log").write_text("a line")  # it is written to again
+    assert listed(output) == set()
+
+
+def test_what_a_process_holds_is_never_deleted(smoke, train, output):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke(), stop=(0, 1, KeyboardInterrupt()))
+    [folder] = (output / "stages").iterdir()
+    age(output)
+    [free] = unreferenced(output)
+    with alone(folder):
+        [held] = unreferenced(output, older_than=-60)
+        assert held.spared == f"held by process {os.getpid()}"
+        assert delete(held) == held
+        # Listed while it was free, taken since.
+        assert delete(free).spared == "a process holds its stage"
+        assert (folder / "stage.json").is_file()
+    assert delete(free).spared == "" and not folder.exists()
+    assert list((output / "stages").iterdir()) == []
+
+
+def test_a_stage_that_finished_since_it_was_listed_stays(smoke, train, output):
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke(), stop=(0, 1, KeyboardInterrupt()))
+    [item] = unreferenced(output, older_than=0)
+    [stage] = train(smoke(), stages=1)
+    assert delete(item).spared == "it was finished meanwhile" and finished(stage["folder"])
+
+
+def test_the_state_of_a_stage_whose_checkpoint_was_damaged_stays(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    (stage["folder"] / "checkpoint" / "model.safetensors").write_text("cut")
+    [item] = unreferenced(output)
+    assert delete(item).spared == "its stage is not finished any more"
+    assert (stage["folder"] / "verl").is_dir()
+
+
+def test_leftovers_of_interrupted_writes_are_found_where_they_arise(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    shutil.rmtree(stage["folder"] / "verl")
+    folder = stage["folder"]
+    with new_folder(output / "evaluations" / "lab-1") as aside:
+        leftovers = [aside.with_name(".lab-2.0123456789ab"), folder / ".stage.json.0123456789ab"]
+        leftovers += [folder / "prompts.part", folder / "checkpoint.part"]
+    for path in leftovers:
+        path.mkdir()
+        (path / "x").write_text("half")
+    assert listed(output) == set()  # it may still be written to
+    age(output)
+    found = unreferenced(output)
+    assert {item.path for item in found} == {str(path) for path in leftovers}
+    assert {item.bytes for item in found} == {4}
+    for item in found:
+        delete(item)
+    assert listed(output) == set() and finished(folder)
+
+
+def test_a_score_is_not_needed_once_its_checkpoint_is_gone(smoke, train, output):
+    stages = train(smoke())
+    gone = score(output, "gone", {"path": str(output / "stages/a-1/checkpoint"), "digest": "x"})
+    score(output, "base", {"path": "models/base", "digest": "another base"})
+    score(output, "second", stages[1]["checkpoint"])
+    for stage in stages:
+        shutil.rmtree(stage["folder"] / "verl")
+    age(output)
+    assert listed(output) == {"evaluations/gone"}
+    age(gone, days=0)
+    assert listed(output) == set()
+
+
+def test_scores_of_a_stage_with_a_damaged_manifest_stay(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    score(output, "first", stage["checkpoint"])
+    (stage["folder"] / "stage.json").write_text("{")
+    assert "evaluations/first" not in listed(output, older_than=0)
+
+
+def test_a_checkpoint_whose_manifest_was_damaged_is_shown_and_spared(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    (stage["folder"] / "stage.json").write_text("{")
+    age(output)
+    assert listed(output) == set()  # damaged only now
+    age(output)
+    [item] = [item for item in unreferenced(output) if item.path == str(stage["folder"])]
+    assert delete(item).spared == "its checkpoint may be whole" and stage["folder"].is_dir()
+
+
+def test_data_that_nothing_used_is_listed_and_a_family_stays_together(smoke, train, output):
+    train(smoke(), stages=1)  # uses L1 only: L2, L3 and the whole set stay
+    used = {f"data/{path.name}" for path in (output / "data").iterdir()}
+    train(smoke("data.train.rows=70", "seed=9"), stages=1)
+    more = {f"data/{path.name}" for path in (output / "data").iterdir()} - used
+    assert len(used) == len(more) == 4
+    for folder in (output / "stages").iterdir():
+        shutil.rmtree(folder / "verl")
+    age(output)
+    assert listed(output) == set()
+    shutil.rmtree(next(f for f in (output / "stages").iterdir() if '"seed": 9' in
+                       (f / "stage.json").read_text()))  # fmt: skip
+    assert listed(output) == more
+    assert listed(output, keep=[smoke("data.train.rows=70", "seed=9")]) == set()
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*nowhere\n\nhint: "):
+        unreferenced(tmp_path / "nowhere")

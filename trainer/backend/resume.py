@@ -1,0 +1,40 @@
+"""Where an interrupted stage goes on: the last step that is both saved and recorded."""
+
+import os
+from pathlib import Path
+
+from trainer.backend.settings import TRACKER, last_saved_step
+from trainer.records import read_records
+
+
+def resume_after(folder: Path) -> int:
+    """The step that training resumes after, 0 for a start from nothing; verl is told so.
+
+    verl saves a step's checkpoint before that step's metrics are written. A kill in between leaves
+    a checkpoint whose step nobody has a record of: resumed there, the step would be missing for
+    ever. So training goes back to the checkpoint before, and makes the step again.
+
+    Args:
+        folder: The stage's folder.
+    """
+    verl = folder / "verl"
+    newest = last_saved_step(verl)
+    recorded = {record["step"] for record in read_records(folder / "metrics.jsonl")}
+    # data.pt is the last file of a checkpoint: without it the folder was cut.
+    whole = {
+        int(path.parent.name.rpartition("_")[2]) for path in verl.glob("global_step_*/data.pt")
+    }
+    known = [step for step in whole if step <= newest and set(range(1, step + 1)) <= recorded]
+    chosen = max(known, default=0)
+    if chosen != newest:
+        _tell_verl(verl / TRACKER, chosen)
+    return chosen
+
+
+def _tell_verl(tracker: Path, step: int) -> None:
+    if step == 0:
+        tracker.unlink(missing_ok=True)
+        return
+    aside = tracker.with_suffix(".part")
+    aside.write_text(str(step))
+    os.replace(aside, tracker)
