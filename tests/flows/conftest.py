@@ -38,7 +38,7 @@ def quick(monkeypatch) -> SimpleNamespace:
         pq.write_table(
             pa.Table.from_pylist([{**row, **answer} for row in rows]), folder / "generated.parquet"
         )
-        (folder / "progress.json").write_text('{"done": 0, "wanted": 0}')
+        (folder / "generate.log").touch()
         done.scored.append(asked["checkpoint"])
         return 0
 
