@@ -11,6 +11,7 @@ shows that file: so a run does not depend on the MLflow server being up.
 
 import argparse
 import fcntl
+import os
 import re
 import signal
 import subprocess
@@ -108,7 +109,7 @@ def _up(services: Services) -> int:
         _show_start(services, services.worker, services.worker in running)
     _show("deployments", ", ".join(names))
     _show("automation", f"a run that shows no sign of life for {SILENCE} s is marked Crashed")
-    _show("logs", str(services.folder))
+    _show("logs", os.path.relpath(services.folder))
     print(f"\nexport PREFECT_API_URL={services.api}")
     return 0
 

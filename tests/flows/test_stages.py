@@ -1,0 +1,162 @@
+"""Which stages a flow trains, finds, needs or moves aside. Nothing learns: see conftest.py."""
+
+import fcntl
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.testing.utilities import prefect_test_harness
+
+from conf.load import ConfigError, load
+from flows.evaluate import evaluate
+from flows.pipeline import pipeline
+from flows.report import report
+from flows.steps import settings_of
+from flows.train_stage import train_stage
+from tasks.artifacts import read_json
+
+SMOKE = "lab/smoke"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect():
+    with prefect_test_harness():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_store(tmp_path_factory):
+    """One database for all: making one takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        store = tmp_path_factory.mktemp("store") / "mlflow.db"
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        patch.chdir(store.parent)
+        yield
+
+
+@pytest.fixture
+def output(tmp_path) -> str:
+    return str(tmp_path / "out")
+
+
+def folders(output: str) -> list[str]:
+    return sorted(path.name for path in (Path(output) / "stages").iterdir())
+
+
+def test_a_stage_needs_those_before_it_finished(output, quick):
+    with pytest.raises(ValueError, match=r"stage 1 of lab_smoke, 1-L1-64, is not finished: /.*"):
+        train_stage(SMOKE, stage=2, output=output)
+    assert quick.trained == []
+
+
+def test_upstream_trains_what_is_missing_before_a_stage_and_nothing_after(output, quick):
+    train_stage(SMOKE, stage=1, upstream=True, output=output)
+    assert quick.trained == ["1-L1-64"]
+    train_stage(SMOKE, stage=2, upstream=True, output=output)
+    assert quick.trained == ["1-L1-64", "2-L2-96"]
+
+
+def test_a_stage_is_named_by_number_or_name_and_trained_once(output, quick):
+    by_number = train_stage(SMOKE, stage=1, output=output)
+    by_name = train_stage(SMOKE, stage="1-L1-64", output=output)
+    assert by_number == by_name == f"{output}/stages/{folders(output)[0]}"
+    assert quick.trained == ["1-L1-64"]
+
+
+def test_a_stage_starts_from_the_checkpoint_of_the_one_before(output, quick):
+    first = read_json(Path(train_stage(SMOKE, stage=1, output=output)) / "stage.json")
+    second = read_json(Path(train_stage(SMOKE, stage=2, output=output)) / "stage.json")
+    assert second["start"] == first["checkpoint"]
+
+
+def test_overrides_make_another_stage(output, quick):
+    train_stage(SMOKE, stage=1, output=output)
+    train_stage(SMOKE, stage=1, overrides=["seed=1"], output=output)
+    assert quick.trained == ["1-L1-64"] * 2
+    assert len(folders(output)) == 2
+
+
+def test_force_moves_the_old_stage_aside_and_trains_only_that_one_anew(output, quick):
+    train_stage(SMOKE, stage=2, upstream=True, output=output)
+    first, second = folders(output)
+    before = (Path(output) / "stages" / second / "stage.json").read_text()
+    train_stage(SMOKE, stage=2, force=True, output=output)
+    assert quick.trained == ["1-L1-64", "2-L2-96", "2-L2-96"]
+    names = folders(output)
+    assert names[:2] == [first, second]
+    assert len(names) == 3 and names[2].startswith(f"{second}.old-20")
+    assert (Path(output) / "stages" / names[2] / "stage.json").read_text() == before
+    manifest = read_json(Path(output) / "stages" / second / "stage.json")
+    assert len(manifest["attempts"]) == 1
+
+
+def test_force_on_a_stage_that_was_never_there_trains_it(output, quick):
+    train_stage(SMOKE, stage=1, force=True, output=output)
+    assert quick.trained == ["1-L1-64"] and len(folders(output)) == 1
+
+
+def test_force_refuses_a_stage_that_is_being_trained(output, quick):
+    folder = Path(train_stage(SMOKE, stage=1, output=output))
+    with (folder / "lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        with pytest.raises(ValueError, match="is being trained by process 4711"):
+            train_stage(SMOKE, stage=1, force=True, output=output)
+    assert folders(output) == [folder.name] and quick.trained == ["1-L1-64"]
+
+
+@pytest.mark.parametrize("stage", [0, 3, -1, "base", "1-L1", ""])
+def test_a_stage_that_is_none_is_refused_before_any_work(output, quick, stage):
+    with pytest.raises(ConfigError, match=r"stage: .*\n\nhint: "):
+        train_stage(SMOKE, stage=stage, output=output)
+    assert not Path(output).exists()
+
+
+def test_the_pipeline_finds_what_train_stage_trained(output, quick):
+    train_stage(SMOKE, stage=1, output=output)
+    page = pipeline(SMOKE, output=output)
+    assert quick.trained == ["1-L1-64", "2-L2-96"]
+    assert Path(page).is_file() and len(quick.scored) == 3
+    pipeline(SMOKE, output=output)
+    assert len(quick.trained) == 2 and len(quick.scored) == 3
+
+
+def test_evaluate_scores_what_is_finished_and_trains_nothing(output, quick):
+    train_stage(SMOKE, stage=1, output=output)
+    assert list(evaluate(SMOKE, output=output)) == ["base", "1-L1-64"]
+    assert quick.trained == ["1-L1-64"] and len(quick.scored) == 2
+    with pytest.raises(ValueError, match="2-L2-96, is not finished"):
+        evaluate(SMOKE, stage=2, output=output)
+    assert list(evaluate(SMOKE, stage="base", output=output)) == ["base"]
+    assert len(quick.scored) == 2
+
+
+def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
+    with pytest.raises(ValueError, match="no finished stage and no score of lab_smoke seed 0"):
+        report(SMOKE, output=output)
+    train_stage(SMOKE, stage=1, output=output)
+    evaluate(SMOKE, output=output)
+    before = (list(quick.trained), list(quick.scored))
+    summary = json.loads(Path(report(SMOKE, output=output)).with_name("summary.json").read_text())
+    assert [row["label"] for row in summary["benchmarks"]["lab_test"]] == ["base", "1-L1-64"]
+    assert summary["command"] == f"python -m flows.pipeline experiment={SMOKE} output={output}"
+    assert (quick.trained, quick.scored) == before
+
+
+def test_a_cancelled_stage_is_interrupted_and_neither_failed_nor_running(output, train):
+    smoke = load(f"experiment={SMOKE}", f"output={output}")
+    with pytest.raises(TerminationSignal):
+        train(smoke, stop=(0, 1, TerminationSignal(signal.SIGTERM)))
+    [folder] = (Path(output) / "stages").iterdir()
+    manifest = read_json(folder / "stage.json")
+    assert manifest["outcome"] == manifest["attempts"][0]["outcome"] == "interrupted"
+    assert "ended" in manifest["attempts"][0]
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "a=b", "a,b", "[x]"])
+def test_an_output_folder_may_have_any_name(tmp_path, folder):
+    output = str(tmp_path / folder)
+    assert settings_of(SMOKE, output=output).output == output
