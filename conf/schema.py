@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Characters = Annotated[int, Field(gt=0)]
+SEEDS = {"ge": 0, "le": 2**31 - 1}  # what torch, numpy and vLLM all take
 
 
 def knob(default: Any, what: str, unit: str = "", **bounds: Any) -> Any:
@@ -51,7 +52,7 @@ class Source(Knobs):
         "train", "hub: split to read; lab: `train` or `test`, never overlapping.", "name"
     )
     rows: int = knob(2048, "lab: problems to make.", "problems", gt=0)
-    seed: int = knob(0, "lab: seed of the problems.", "seed", ge=0)
+    seed: int = knob(0, "lab: seed of the problems.", "seed", **SEEDS)
 
 
 class Segmentation(Knobs):
@@ -62,7 +63,7 @@ class Segmentation(Knobs):
         "What is measured: the question without the instruction, or str() of the chat list.",
         "choice",
     )
-    threshold: int | Literal["mean"] = knob(
+    threshold: Characters | Literal["mean"] = knob(
         "mean", "Longest prompt of L1; mean: the rounded mean length of the set.", "characters"
     )
 
@@ -171,7 +172,7 @@ class Hardware(Knobs):
         "sdpa", "Attention kernel.", "choice"
     )
     tensor_parallel: int = knob(1, "Ranks that share one rollout engine.", "ranks", gt=0)
-    memory_share: Fraction = knob(0.6, "Share of GPU memory given to vLLM.", "share")
+    memory_share: float = knob(0.6, "Share of GPU memory given to vLLM.", "share", gt=0, le=1)
     kv_cache_gib: int = knob(1, "KV cache of vLLM on a CPU.", "GiB", gt=0)
     micro_batch: int = knob(
         128, "Rollouts per forward pass on a rank, where tokens_per_rank is 0.", "rollouts", gt=0
@@ -203,7 +204,7 @@ class Evaluation(Knobs):
     temperature: float = knob(0.6, "Sampling temperature.", "1", gt=0)
     top_p: float = knob(1.0, "Nucleus.", "probability", gt=0, le=1)
     context_length: int = knob(32768, "Longest response, whatever the stage's.", "tokens", gt=0)
-    seed: int = knob(0, "Seed of sampling.", "seed", ge=0)
+    seed: int = knob(0, "Seed of sampling.", "seed", **SEEDS)
     batch_size: int = knob(
         256, "Responses sampled together by the torch engine.", "responses", gt=0
     )
@@ -213,7 +214,7 @@ class Experiment(Knobs):
     """Everything needed to run, and to run again."""
 
     name: str = knob("experiment", "Name of the experiment.", "name", pattern=NAME)
-    seed: int = knob(0, "Seed of data order and sampling in training.", "seed", ge=0)
+    seed: int = knob(0, "Seed of data order and sampling in training.", "seed", **SEEDS)
     output: str = knob("outputs", "Folder that everything is written under.", "path", min_length=1)
     data: Data = knob(Data, "Training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")

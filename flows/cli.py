@@ -4,6 +4,7 @@ stagecraft plan experiment=lab/fastcurl stages.1.steps=20
 stagecraft status --output outputs
 stagecraft gc --output outputs --keep experiment=lab/fastcurl
 stagecraft reindex --output outputs --store sqlite:///fresh.db
+stagecraft up
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.load import load
+from flows import services
 from tasks.disk import readable
 from tasks.plan import RESUME, Plan, StagePlan
 from tasks.words import ABSENT, count, duration, plain, things
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors end with a message, not a trace.
 
     Returns:
-        Exit code: 0 done, 2 refused, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
     parser = _parser()
     given, more = parser.parse_known_args(arguments)
@@ -38,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return given.run(given)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2
+    except Exception as error:  # a disk, or MLflow's store
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--store", default="", metavar="URI",
         help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in the output folder)",
     )  # fmt: skip
+    services.add_to(commands)
     for each in (shown, cleaned, indexed):
         each.add_argument(
             "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
@@ -129,9 +135,9 @@ def plan_text(plan: Plan) -> str:
         f"({readable(plan.disk_free)} free)",
         "",
         *table(rows, left=2),
+        "",
+        *(line for stage in plan.stages for line in _reasons(stage)),
     ]
-    for stage in plan.stages:
-        lines += ["", *_reasons(stage)]
     return "\n".join([*lines, *(["", *plan.remarks] if plan.remarks else [])])
 
 
@@ -148,7 +154,7 @@ def _reasons(stage: StagePlan) -> list[str]:
     for change in stage.changes:
         remark = f" ({change.remark})" if change.remark else ""
         lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
-    lines = [f"{stage.name}: {lines[0]}", *(f"    {line}" for line in lines[1:])]
+    lines = [f"{stage.name}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
     return lines
 
 

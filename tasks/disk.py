@@ -1,18 +1,78 @@
-"""How much disk an experiment's checkpoints will take, before any of them is written."""
+"""How much disk an experiment's checkpoints will take, and whether there is as much to write on."""
 
 import json
 import math
 import os
+import shutil
 import struct
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from conf.load import ConfigError
 from conf.schema import Experiment, Stage
+from tasks.artifacts import Dataset, digest_of, folder_digest, read_json
+from tasks.download import downloaded
+from tasks.segment import segmented
+from tasks.stages import MANIFEST, identity, stage_folder, stage_folders
 from trainer.backend.settings import CHECKPOINTS_KEPT
 from trainer.checkpoint import weight_files
 
-ADAM_BYTES = 12  # per parameter in float32: the weight and its two moments
+# Per parameter. verl keeps and saves float32 weights, whatever type it computes in.
+EXPORT_BYTES = 4
+ADAM_BYTES = 12  # the weight and its two moments
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output folder that cannot be written in, or made.
+
+    Raises:
+        ConfigError: with the folder, and what the system says of it.
+    """
+    place = _existing(output)
+    try:
+        # Permissions say too little: root passes them all, on a read-only disk too.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output: cannot write in {place} ({os.strerror(error.errno)}), needed a folder "
+            "to write in\n\nhint: set output to another folder"
+        ) from error
+
+
+def check_room(experiment: Experiment, start: Path) -> None:
+    """Refuse a disk without room for the checkpoints to come.
+
+    Args:
+        experiment: The settings.
+        start: Folder of the starting model.
+
+    Raises:
+        ConfigError: with what is free and what is needed.
+    """
+    count, place = parameters(start), _existing(Path(experiment.output))
+    free = shutil.disk_usage(place).free
+    needed = bytes_to_come(experiment, count)
+    if needed > free:
+        # What is there already is looked for only now: it takes reading the model whole.
+        needed = bytes_to_come(experiment, count, start)
+    if needed > free:
+        raise ConfigError(
+            f"output: found {readable(free)} free in {place}, needed {readable(needed)} for the "
+            f"checkpoints of {len(experiment.stages)} stages\n\n"
+            "hint: free some disk, or set output to a folder on a larger one"
+        )
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    place = place.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def parameters(folder: Path) -> int:
@@ -40,29 +100,73 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {**config, **(config.get("text_config") or {})}
 
 
-def checkpoint_bytes(stage: Stage, count: int, dtype: str) -> int:
+def checkpoint_bytes(stage: Stage, count: int, dtype: str = "float32") -> int:
     """Bytes that a stage leaves on disk.
 
-        export + kept * (export + 12 * parameters),   export = parameters * bytes of dtype
+        export + kept * (export + 12 * parameters),   export = 4 * parameters
 
     Args:
         stage: Says how many trainer states there will be; at most two are kept.
         count: Parameters of the model.
-        dtype: Type of the exported weights.
+        dtype: Type that the trainer computes in. It changes nothing: what is saved is float32.
     """
-    export = count * BYTES[dtype]
+    export = EXPORT_BYTES * count
     kept = min(CHECKPOINTS_KEPT, math.ceil(stage.steps / stage.save_every))
     return export + kept * (export + ADAM_BYTES * count)
 
 
-def bytes_to_come(experiment: Experiment, count: int) -> int:
-    """Bytes that the stages will still add, less what earlier runs of them left."""
-    stages = Path(experiment.output) / "stages"
-    planned = 0
-    for stage in experiment.stages:
-        there = sum(size(folder) for folder in stages.glob(f"{stage.name}-*"))
-        planned += max(0, checkpoint_bytes(stage, count, experiment.hardware.dtype) - there)
-    return planned
+def bytes_to_come(experiment: Experiment, count: int, start: Path | None = None) -> int:
+    """Bytes that the stages of an experiment will still add.
+
+    Args:
+        experiment: Its stages, and what determines their digests.
+        count: Parameters of the model.
+        start: Folder of the starting model, to take off what earlier runs of these very stages
+            left; its files are read whole where there are stages. None: nothing is taken off.
+    """
+    there = _there(experiment, start) if start else []
+    there += [0] * (len(experiment.stages) - len(there))
+    planned = [checkpoint_bytes(stage, count) for stage in experiment.stages]
+    return sum(max(0, most - held) for most, held in zip(planned, there, strict=True))
+
+
+def _there(experiment: Experiment, start: Path) -> list[float]:
+    """Bytes on disk under the digest of each stage, as far as digests are known.
+
+    Infinite for a finished stage, which adds nothing. A stage of the same name with other data,
+    seed or settings lies in another folder, and stays there beside the new one.
+    """
+    output = Path(experiment.output).absolute()
+    if not stage_folders(output):
+        return []
+    found: list[float] = []
+    sets = _prompt_sets(experiment, output)
+    begins = folder_digest(start) if sets else ""
+    for stage in experiment.stages if sets else ():
+        data = sets[stage.prompts].digest
+        digest = digest_of(identity(experiment, stage, data, begins))
+        folder = stage_folder(output, stage.name, digest)
+        begins = _finished_as(folder)
+        found.append(math.inf if begins else size(folder))
+        if not begins:
+            break
+    return found
+
+
+def _prompt_sets(experiment: Experiment, output: Path) -> dict[str, Dataset]:
+    with suppress(ValueError):  # changed or missing: its stages are not those of before
+        train = downloaded(experiment.data.train, experiment.data, output)
+        return (segmented(train, experiment.data, output) if train else None) or {}
+    return {}
+
+
+def _finished_as(folder: Path) -> str:
+    """The digest of a finished stage's checkpoint, or "". A damaged manifest is left as it is."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = read_json(folder / MANIFEST)
+        if manifest["outcome"] == "finished" and (folder / "checkpoint").is_dir():
+            return manifest["checkpoint"]["digest"]
+    return ""
 
 
 def size(path: Path) -> int:

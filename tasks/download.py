@@ -1,6 +1,7 @@
 """Bring a set of problems to disk: from the lab's generator, the Hub, or local files."""
 
 import json
+import os
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +68,7 @@ def paths(source: Source) -> list[Path]:
         ValueError: when none is named, one is missing, or one is of no known format.
     """
     named = [source.path] if isinstance(source.path, str) else source.path
-    files = [Path(name).expanduser() for name in named if name]
+    files = [Path(os.path.expanduser(name)) for name in named if name]
     if not files:
         raise ValueError(f"{source.name}: found no path, needed a file\n\nhint: set its path")
     for file in files:

@@ -48,8 +48,9 @@ def local_folder(model: Model, *, offline: bool = False) -> Path:
         from trainer.lab import BASE
 
         return BASE
-    if os.path.isdir(model.path):
-        return Path(model.path).absolute()
+    folder = Path(os.path.expanduser(model.path))
+    if folder.is_dir():
+        return folder.absolute()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from trainer.rewards import answer_is_parsable, grade
 def check_settings(experiment: Experiment) -> None:
     """Refuse settings that cannot work. Takes milliseconds, reads no data and no network.
 
-    Looks at group sizes, at ranks, at local files, at the output folder and, where it is on this
-    machine, at the model: its weights, its positions, and the disk its checkpoints need.
+    Looks at group sizes, at ranks, at local files, at what this machine has (a GPU, vLLM, an
+    attention kernel), at the output folder and, where it is here, at the model: its weights, its
+    positions, and the disk its checkpoints need.
 
     Raises:
         ConfigError: for the first thing that is wrong.
@@ -31,7 +32,9 @@ def check_settings(experiment: Experiment) -> None:
     for source in (experiment.data.train, *experiment.evaluation.benchmarks):
         if source.kind == "file":
             _as_config_error(paths, source)
-    _check_output(Path(experiment.output))
+    _check_engine(experiment)
+    _check_gpu(experiment)
+    disk.check_output(Path(experiment.output))
     folder = _local_model(experiment.model.path)
     if folder:
         check_model(experiment, folder)
@@ -90,7 +93,7 @@ def check_model(experiment: Experiment, folder: Path) -> None:
             "a trainer's folder may hold tokenizer and config only; export the weights there",
         )
     _check_positions(experiment, folder)
-    _check_disk(experiment, folder)
+    disk.check_room(experiment, folder)
 
 
 def check_grader() -> None:
@@ -131,6 +134,12 @@ def _check_groups(experiment: Experiment) -> None:
 def _check_ranks(experiment: Experiment) -> None:
     hardware = experiment.hardware
     ranks = hardware.ranks * hardware.nodes
+    if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
+        raise _refusal(
+            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
+            "needed 1 with hardware.rollout=torch, which samples on each rank by itself",
+            "set hardware.tensor_parallel=1, or hardware.rollout=vllm",
+        )
     if ranks % hardware.tensor_parallel:
         raise _refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
@@ -147,20 +156,47 @@ def _check_ranks(experiment: Experiment) -> None:
             )
 
 
-def _check_output(output: Path) -> None:
-    place = output.absolute()
-    while not place.exists():
-        place = place.parent
-    try:
-        # Permissions say too little: root passes them all, on a read-only disk too.
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
+def _check_engine(experiment: Experiment) -> None:
+    hardware = experiment.hardware
+    if hardware.rollout != "vllm":
+        return
+    for position, stage in enumerate(experiment.stages):
+        if stage.top_p < 1 and hardware.dtype == "float32":
+            raise _refusal(
+                f"stages.{position}.top_p: found {stage.top_p:g}, needed 1 with "
+                "hardware.rollout=vllm and hardware.dtype=float32: vLLM's probabilities are those "
+                "within the nucleus, the trainer's those of all tokens, so they would differ by "
+                f"more than hardware.probability_tolerance={hardware.probability_tolerance:g}",
+                f"set stages.{position}.top_p=1, or hardware.rollout=torch",
+            )
+    if find_spec("vllm") is None:
         raise _refusal(
-            f"output: cannot write in {place} ({os.strerror(error.errno)}), needed a folder "
-            "to write in",
-            "set output to another folder",
-        ) from error
+            "hardware.rollout: found 'vllm', but vLLM is not installed here",
+            "make test-vllm installs it for a CPU, make gpu on a GPU node; or set hardware=cpu",
+        )
+
+
+def _check_gpu(experiment: Experiment) -> None:
+    hardware = experiment.hardware
+    if hardware.device == "cuda" and not _has_gpu():
+        raise _refusal(
+            "hardware.device: found 'cuda', but no NVIDIA GPU on this machine (no /dev/nvidia0, "
+            "no nvidia-smi)",
+            "run it on a GPU node, or set hardware=cpu",
+        )
+    kernels = ("flash_attn", "kernels")
+    if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
+        raise _refusal(
+            "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
+            f"it is installed here ({', '.join(kernels)})",
+            "set hardware.attention=sdpa, or build it on the node: "
+            "pip install flash-attn==2.8.3 --no-build-isolation",
+        )
+
+
+def _has_gpu() -> bool:
+    # Asked of the system: importing torch would take seconds.
+    return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
 
 
 def _local_model(path: str) -> Path | None:
@@ -169,7 +205,7 @@ def _local_model(path: str) -> Path | None:
         from trainer.lab import BASE
 
         return BASE
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -198,20 +234,6 @@ def _check_positions(experiment: Experiment, folder: Path) -> None:
                 if positions > prompt
                 else f"set data.max_prompt_length below {positions}",
             )
-
-
-def _check_disk(experiment: Experiment, folder: Path) -> None:
-    needed = disk.bytes_to_come(experiment, disk.parameters(folder))
-    place = Path(experiment.output).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise _refusal(
-            f"output: found {disk.readable(free)} free in {place}, needed "
-            f"{disk.readable(needed)} for the checkpoints of {len(experiment.stages)} stages",
-            "free some disk, or set output to a folder on a larger one",
-        )
 
 
 def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> None:

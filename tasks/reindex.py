@@ -21,6 +21,8 @@ from tasks.status import evaluations
 from tasks.track import Tracker, store_uri
 from trainer.records import read_records
 
+NEEDED = ("benchmark", "checkpoint", "data_digest", "sampling", "problems", "metrics", "seconds",
+          "environment")  # fmt: skip
 NAMELESS = "reindexed"
 """Experiment of what no manifest gives one."""
 
@@ -177,7 +179,7 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
             continue
         try:
             item = _stage(folder, manifest, data)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             remarks.append(
                 f"{folder.name} is left out, its metrics or manifest are damaged: {error}"
             )
@@ -189,8 +191,14 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
     for items in found.values():
         items.sort(key=lambda item: item.ended)
     for folder, manifest in evaluations(output).items():
+        if set(NEEDED) - manifest.keys():
+            remarks.append(f"{folder.name} is left out, its manifest is damaged")
+            continue
         read = manifest["checkpoint"]["digest"]
-        experiment, label = makers.get(read, ("", "base"))
+        made_in = Path(manifest["checkpoint"]["path"]).parent
+        # Of a stage that is gone or was moved aside only the folder's name is left.
+        unmade = made_in.name if made_in.parent.name == "stages" else "base"
+        experiment, label = makers.get(read, ("", unmade))
         for name in [experiment] if experiment else sorted(starters[read]) or [NAMELESS]:
             found[name].append(_evaluation(folder, manifest, label, data))
     return found

@@ -18,6 +18,7 @@ from tasks.artifacts import digest_of, folder_digest, read_json
 
 MANIFEST = "stage.json"
 LOCK = "lock"
+MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 1
 
@@ -59,7 +60,16 @@ def stage_folder(output: Path, name: str, digest: str) -> Path:
 
 
 def stage_folders(output: Path) -> list[Path]:
-    """The folders of all stages below an output folder, those still aside left out."""
+    """The folders of all stages below an output folder, those moved aside left out."""
+    return [path for path in _folders(output) if MOVED not in path.name]
+
+
+def moved_aside(output: Path) -> list[Path]:
+    """The folders of stages that were moved aside to be trained anew; no run looks there."""
+    return [path for path in _folders(output) if MOVED in path.name]
+
+
+def _folders(output: Path) -> list[Path]:
     found = (output / "stages").glob("*-*")
     return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
 
@@ -72,6 +82,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
     Returns:
         The manifest, or None; and a sentence if it was damaged, else "".
+
+    Raises:
+        OSError: the disk does not let it be read, which says nothing about what it holds.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -79,7 +92,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     try:
         manifest = read_json(path)
         fault = _fault(manifest)
-    except (ValueError, OSError) as error:  # no JSON, no text, or no readable file
+    except ValueError as error:  # no JSON, or no text
         fault = str(error).splitlines()[0]
     if not fault:
         return manifest, ""
@@ -93,7 +106,12 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 def read_manifests(output: Path) -> tuple[dict[Path, dict[str, Any] | None], list[str]]:
     """Every stage folder below an output folder with its manifest, and what was damaged."""
-    found = {folder: read_manifest(folder) for folder in stage_folders(output)}
+    found = {}
+    for folder in stage_folders(output):
+        try:
+            found[folder] = read_manifest(folder)
+        except OSError as error:
+            found[folder] = (None, f"{folder / MANIFEST} cannot be read ({error.strerror})")
     remarks = [complaint for _, complaint in found.values() if complaint]
     return {folder: manifest for folder, (manifest, _) in found.items()}, remarks
 
@@ -110,6 +128,10 @@ def _fault(manifest: Any) -> str:
     for key, kind in wanted.items():
         if not isinstance(manifest.get(key), kind):
             return f"has no usable {key!r}"
+    if not all(isinstance(attempt, dict) for attempt in manifest["attempts"]):
+        return "has no usable 'attempts'"
+    if not isinstance(manifest.get("experiment", {}), dict):
+        return "has no usable 'experiment'"
     if digest_of(manifest["identity"]) != manifest["digest"]:
         return "its digest is not that of its identity"
     return ""

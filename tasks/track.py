@@ -211,7 +211,7 @@ class Tracker:
 
     def finished_runs(self, **tags: str) -> list[str]:
         """Ids of this experiment's runs that ended well and have these `stagecraft.` tags."""
-        wanted = [f"tags.`stagecraft.{key}` = '{value}'" for key, value in tags.items()]
+        wanted = [f"tags.`stagecraft.{key}` = {_quoted(value)}" for key, value in tags.items()]
         found = self._client.search_runs(
             [self.experiment_id], " AND ".join(["attributes.status = 'FINISHED'", *wanted])
         )
@@ -410,6 +410,12 @@ def _entries(metrics: Mapping[str, Any], step: int, moment: float) -> list[Any]:
         for name, value in metrics.items()
         if value is not None and not isinstance(value, str | list | dict)
     ]
+
+
+def _quoted(text: str) -> str:
+    """Text for a search, which knows two kinds of quotes and no escapes."""
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{text}{mark}"
 
 
 def _this_process() -> str:

@@ -18,7 +18,15 @@ from conf.schema import Experiment
 from tasks import artifacts, disk
 from tasks.artifacts import read_json
 from tasks.plan import data_folders, plan
-from tasks.stages import held_for_deletion, holder, judged, read_manifests
+from tasks.stages import (
+    MOVED,
+    held_for_deletion,
+    holder,
+    judged,
+    moved_aside,
+    read_manifest,
+    read_manifests,
+)
 from tasks.status import evaluations
 
 DAY = 86_400.0
@@ -50,9 +58,9 @@ def unreferenced(
 ) -> list[Unreferenced]:
     """What may be deleted from an output folder.
 
-    Leftovers of interrupted writes; stages that are not finished; what a finished stage would
-    have resumed from; scores of checkpoints of no stage; data sets that no stage and no score
-    used (none of them, while a stage has no usable manifest).
+    Leftovers of interrupted writes; stages that are not finished or were moved aside; what a
+    finished stage would have resumed from; scores of checkpoints of no stage; data sets that no
+    stage and no score used (none of them, while a stage has no usable manifest).
 
     Args:
         output: The output folder.
@@ -66,7 +74,14 @@ def unreferenced(
     kept_stages, kept_data = _kept(keep)
     before = time.time() - older_than
     manifests, _ = read_manifests(output)
+    aside = {folder: read_manifest(folder)[0] for folder in moved_aside(output)}
     found = _stages(manifests, kept_stages, before)
+    found += [
+        _of(folder, "a stage moved aside to be trained anew", folder)
+        for folder in aside
+        if _written(folder) < before
+    ]
+    manifests |= aside
     whole = {Path(item.path) for item in found}
     found += [
         _of(path, "left over from an interrupted write", _stage_of(path, output))
@@ -105,7 +120,7 @@ def delete(item: Unreferenced) -> Unreferenced:
             return replace(item, spared="a process holds its stage")
         if path != folder and path.name == "verl" and judged(folder)[0] is None:
             return replace(item, spared="its stage is not finished any more")
-        if path == folder and judged(folder)[0] is not None:
+        if path == folder and MOVED not in path.name and judged(folder)[0] is not None:
             return replace(item, spared="it was finished meanwhile")
         _remove(path)
     return item
@@ -193,7 +208,7 @@ def _evaluations(
         checkpoint = manifest.get("checkpoint", {})
         made_in = Path(checkpoint.get("path", "")).parent
         # A base model lies elsewhere, and what a damaged manifest said is not known.
-        if made_in.parent.name != "stages" or made_in.name in unreadable:
+        if made_in.parent != output / "stages" or made_in.name in unreadable:
             continue
         if checkpoint.get("digest") not in known:
             found.append(_of(folder, f"a score of a checkpoint that is gone ({made_in.name})"))

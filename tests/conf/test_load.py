@@ -147,6 +147,16 @@ REFUSED = [
         ["experiment=lab/smoke", "data.segmentation.threshold=middle"],
         r"threshold: found 'middle', needed a valid integer.* or 'mean'\n",
     ),
+    (["experiment=lab/smoke", "data.segmentation.threshold=0"], r"found 0, needed greater than 0"),
+    (["experiment=lab/smoke", "data.segmentation.threshold=-5"], r"found -5, needed .*or 'mean'"),
+    (["experiment=lab/smoke", "seed=2147483648"], r"^seed: found 2147483648, needed less than or"),
+    (
+        ["experiment=lab/smoke", "data.train.seed=2147483648"],
+        r"data\.train\.seed: found 2147483648",
+    ),
+    (["experiment=lab/smoke", "evaluation.seed=-1"], r"evaluation\.seed: found -1, needed greater"),
+    (["experiment=lab/smoke", "hardware.memory_share=0"], r"memory_share: found 0, needed greater"),
+    (["experiment=lab/smoke", "hardware.memory_share=1.1"], r"needed less than or equal to 1"),
     (["experiment=lab/smoke", "name=a/b"], r"name: found 'a/b', needed letters, digits"),
     # Values that do not go together.
     (
@@ -183,6 +193,14 @@ def test_a_misspelt_key_in_a_file_is_refused_with_near_names():
     with pytest.raises(ConfigError, match=r"stages\.1\.stpes: no such key") as refusal:
         checked(values)
     assert "did you mean stages.1.steps?" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2147483647", "data.segmentation.threshold=1", "hardware.memory_share=1"],
+)
+def test_the_outermost_values_are_taken(override):
+    assert isinstance(load("experiment=lab/smoke", override), Experiment)
 
 
 def test_settings_survive_being_written_and_read():

@@ -100,7 +100,7 @@ def test_an_unknown_argument_shows_the_usage(arguments, capsys):
     assert ended.value.code == 2 and "usage: stagecraft" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["plan", "status", "gc", "reindex"])
+@pytest.mark.parametrize("command", ["plan", "status", "gc", "reindex", "up", "down"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

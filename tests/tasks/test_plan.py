@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import load
+from tasks.again import move_aside
 from tasks.disk import checkpoint_bytes, parameters
 from tasks.plan import amounts, differences, plan
 from tasks.stages import alone
@@ -136,6 +137,13 @@ def test_a_stage_whose_checkpoint_is_gone_is_to_be_made_again_and_says_so(smoke,
         f"in all that is known yet it is {stages[1]['folder'].name}, used again if it gets "
         "the same start"
     )
+
+
+def test_a_stage_that_was_moved_aside_is_trained_anew(smoke, train):
+    [stage] = train(smoke(), stages=1)
+    move_aside(stage["folder"])
+    first, _ = plan(smoke()).stages
+    assert (first.state, first.nearest) == ("to run", "")
 
 
 def test_a_damaged_manifest_is_told_and_its_stage_goes_on(smoke, train):

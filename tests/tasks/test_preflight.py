@@ -1,16 +1,18 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from conf.load import ConfigError, load
 from tasks import preflight
 from tasks.artifacts import Dataset
-from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable
+from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
+from tasks.model import local_folder
 from tasks.preflight import check_data, check_model, check_settings
+from tasks.stages import stage_folders
 from tasks.upstream import to_columns
 from trainer.checkpoint import weight_files
 from trainer.lab import BASE
@@ -95,19 +97,108 @@ SETTINGS = [
     (["method=rloo", "stages.1.group_size=1"], "for the advantage 'rloo'"),
     # Ranks that do not divide the work.
     (["hardware.ranks=5"], "stages.0: found 32 rollouts to an update"),
-    (["hardware.tensor_parallel=2"], "hardware.tensor_parallel: found 2 ranks to an engine"),
+    (
+        ["hardware.tensor_parallel=2", "hardware.ranks=2"],
+        "hardware.tensor_parallel: found 2 ranks to an engine, needed 1 with "
+        "hardware.rollout=torch",
+    ),
+    (
+        ["hardware=gpu1", "hardware.tensor_parallel=2"],
+        "hardware.tensor_parallel: found 2 ranks to an engine, needed a divisor of the 1 ranks",
+    ),
+    # vLLM's probabilities of a nucleus are not the trainer's.
+    (
+        ["hardware=cpu_vllm", "stages.1.top_p=0.95"],
+        "stages.1.top_p: found 0.95, needed 1 with hardware.rollout=vllm and "
+        "hardware.dtype=float32",
+    ),
     # Files and folders that are not there.
     (["data.train.kind=file", "data.train.path=none.parquet"], "no file none.parquet"),
     (["data.train.kind=file"], "lab_train: found no path, needed a file"),
     (["evaluation.benchmarks.0.kind=file", "evaluation.benchmarks.0.path=x.csv"], "no file x.csv"),
     (["model.path=./none"], "model.path: found no folder './none', needed 'lab', a local folder"),
     (["model.path=none"], "hint: a Hub name is owner/name"),
+    (["model.path='~nobody-here/x'"], "model.path: found no folder '~nobody-here/x'"),
 ]
 
 
 @pytest.mark.parametrize(("overrides", "message"), SETTINGS)
 def test_settings_that_cannot_work_are_refused(smoke, overrides, message):
     assert message in refusal(check_settings, smoke(*overrides))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this machine one that has the packages and the GPU named, and no others."""
+    modelled = ("vllm", "flash_attn", "kernels")
+
+    def of(*has):
+        def found(name):
+            assert name in modelled
+            return name if name in has else None
+
+        monkeypatch.setattr(preflight, "find_spec", found)
+        monkeypatch.setattr(preflight, "_has_gpu", lambda: "gpu" in has)
+
+    return of
+
+
+# (overlay, what the machine has, what the message says)
+MACHINES = [
+    ("cpu_vllm", (), "hardware.rollout: found 'vllm', but vLLM is not installed here"),
+    ("cpu_vllm", (), "hint: make test-vllm installs it for a CPU, make gpu on a GPU node"),
+    ("gpu1", ("gpu",), "hardware.rollout: found 'vllm'"),
+    ("gpu1", ("vllm",), "hardware.device: found 'cuda', but no NVIDIA GPU on this machine"),
+    ("gpu8", ("vllm", "gpu"), "hardware.attention: found 'flash_attention_2', but neither of"),
+    ("gpu8", ("vllm", "gpu"), "hint: set hardware.attention=sdpa, or build it on the node: pip"),
+]
+
+
+@pytest.mark.parametrize(("overlay", "has", "message"), MACHINES)
+def test_a_machine_that_lacks_what_the_settings_need_is_refused(
+    smoke, machine, overlay, has, message
+):
+    machine(*has)
+    assert message in refusal(check_settings, smoke(f"hardware={overlay}"))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "has"),
+    [
+        ("cpu", ()),
+        ("cpu_vllm", ("vllm",)),
+        ("gpu1", ("vllm", "gpu")),
+        ("gpu8", ("vllm", "gpu", "flash_attn")),
+        ("gpu8", ("vllm", "gpu", "kernels")),
+    ],
+)
+def test_a_machine_that_has_it_is_enough(smoke, machine, overlay, has):
+    machine(*has)
+    check_settings(smoke(f"hardware={overlay}"))
+    settings = f"hardware={overlay}", "hardware.dtype=bfloat16", "stages.0.top_p=0.95"
+    check_settings(smoke(*settings))  # probabilities are compared in float32 only
+    if overlay == "gpu8":
+        machine("vllm", "gpu")
+        check_settings(smoke(f"hardware={overlay}", "hardware.attention=sdpa"))
+
+
+@pytest.mark.parametrize(("devices", "tool"), [(["nvidia0"], None), ([], "/bin/nvidia-smi")])
+def test_a_gpu_shows_as_a_device_or_by_its_tool(monkeypatch, devices, tool):
+    monkeypatch.setattr(preflight.Path, "glob", lambda *_: iter(devices))
+    monkeypatch.setattr(shutil, "which", lambda name: tool)
+    assert preflight._has_gpu()
+    monkeypatch.setattr(preflight.Path, "glob", lambda *_: iter([]))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not preflight._has_gpu()
+
+
+def test_a_model_in_the_home_folder_is_found_by_all(smoke, model, monkeypatch):
+    monkeypatch.setenv("HOME", str(model.parent))
+    experiment = smoke("model.path='~/model'")
+    check_settings(experiment)
+    assert local_folder(experiment.model) == model
+    (model / "model.safetensors").unlink()
+    assert "found no weights" in refusal(check_settings, experiment)
 
 
 def test_a_model_on_the_hub_is_not_looked_for_yet(smoke):
@@ -132,7 +223,7 @@ def test_a_read_only_output_folder_is_refused():
 
 def test_less_disk_than_the_checkpoints_need_is_refused(smoke, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=2**20)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     message = refusal(check_settings, smoke())
     needed = readable(bytes_to_come(smoke(), parameters(BASE)))
     assert f"found 1.0 MiB free in {smoke().output.removesuffix('/out')}" in message
@@ -141,21 +232,55 @@ def test_less_disk_than_the_checkpoints_need_is_refused(smoke, monkeypatch):
 
 def test_a_stage_needs_its_export_and_two_trainer_states(smoke):
     stage = smoke("stages.0.steps=100", "stages.0.save_every=10").stages[0]
-    # One million parameters in float32: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
-    assert checkpoint_bytes(stage, 10**6, "float32") == 4_000_000 + 2 * 16_000_000
-    assert checkpoint_bytes(stage, 10**6, "bfloat16") == 2_000_000 + 2 * 14_000_000
+    # One million parameters: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
+    assert checkpoint_bytes(stage, 10**6) == 4_000_000 + 2 * 16_000_000
     once = smoke("stages.0.steps=10", "stages.0.save_every=10").stages[0]
-    assert checkpoint_bytes(once, 10**6, "float32") == 4_000_000 + 16_000_000
+    assert checkpoint_bytes(once, 10**6) == 4_000_000 + 16_000_000
 
 
-def test_what_an_earlier_run_left_is_not_asked_for_again(smoke):
+def test_checkpoints_are_float32_whatever_is_computed_in(smoke):
+    low, full = smoke("hardware.dtype=bfloat16"), smoke()
+    assert bytes_to_come(low, 10**6) == bytes_to_come(full, 10**6)
+    stage = full.stages[0]
+    assert checkpoint_bytes(stage, 7, "bfloat16") == checkpoint_bytes(stage, 7, "float32")
+
+
+def test_what_an_earlier_run_of_these_stages_left_is_not_asked_for_again(smoke, train):
     experiment = smoke()
-    whole = bytes_to_come(experiment, 10**6)
-    folder = os.path.join(experiment.output, "stages", f"{experiment.stages[0].name}-0123")
-    os.makedirs(folder)
-    with open(os.path.join(folder, "weights"), "wb") as file:
-        file.write(bytes(1000))
-    assert bytes_to_come(experiment, 10**6) == whole - 1000
+    first, second = (checkpoint_bytes(stage, 10**6) for stage in experiment.stages)
+    assert bytes_to_come(experiment, 10**6, BASE) == first + second
+    results = train(experiment, stages=1)
+    assert bytes_to_come(experiment, 10**6, BASE) == second  # the first is finished
+    assert bytes_to_come(experiment, 10**6) == first + second
+    with pytest.raises(RuntimeError):
+        train(experiment, stop=(1, 1, RuntimeError("stopped")))
+    (begun,) = set(stage_folders(Path(experiment.output))) - {Path(results[0]["folder"])}
+    held = size(begun)
+    (begun / "verl" / "weights").write_bytes(bytes(1000))
+    assert bytes_to_come(experiment, 10**6, BASE) == second - held - 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["seed=1", "method=rloo", "data.train.rows=65", "stages.0.steps=3", "model.path=other"],
+)
+def test_what_other_stages_left_takes_nothing_off(smoke, train, model, change):
+    train(smoke())
+    if change == "model.path=other":
+        change = f"model.path={model}"
+        (model / "README.md").write_text("another model")
+    start = model if "model" in change else BASE
+    experiment = smoke(change)
+    assert bytes_to_come(experiment, 10**6, start) == bytes_to_come(experiment, 10**6)
+
+
+def test_a_disk_just_large_enough_for_what_is_left_is_enough(smoke, train, monkeypatch):
+    train(smoke(), stages=1)
+    free = checkpoint_bytes(smoke().stages[1], parameters(BASE))
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    check_settings(smoke())
+    assert "needed" in refusal(check_settings, smoke("seed=1"))
 
 
 def test_parameters_are_counted_in_the_weights_themselves(model):

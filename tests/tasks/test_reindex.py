@@ -146,6 +146,15 @@ def test_an_attempt_that_failed_before_does_not_stand_for_the_stage(smoke, store
     assert [point.step for point in curve] == [1, 2]  # the whole stage, not the last attempt
 
 
+def test_a_score_of_a_stage_that_is_gone_is_not_taken_for_the_bases(smoke, store, done):
+    shutil.rmtree(done[1]["folder"])
+    assert reindex(smoke.output, store).evaluations == 3
+    tracker = Tracker(smoke.output, "reindexed", store)
+    [lost] = tracker.finished_runs(kind="evaluation")
+    name = tracker._client.get_run(lost).info.run_name
+    assert name == f"{done[1]['folder'].name} on lab_test"
+
+
 def test_unfinished_and_damaged_stages_are_left_out_and_told(smoke, store, train):
     stages = train(smoke)
     (stages[0]["folder"] / "metrics.jsonl").write_text("{broken\n")
@@ -181,6 +190,18 @@ def test_a_base_that_two_experiments_share_is_scored_in_both(smoke, store, done,
     assert made.evaluations == 4
     _, scores = runs(twin, store, kind="evaluation")
     assert [run.info.run_name for run in scores] == ["base on lab_test"]
+
+
+def test_an_output_folder_may_have_a_quote_in_its_name(smoke, store, train, tmp_path):
+    other = smoke.model_copy(update={"output": str(tmp_path / "o'hara")})
+    train(other, stages=1)
+    (tmp_path / "o'hara" / "evaluations" / "x").mkdir(parents=True)
+    write_json(tmp_path / "o'hara/evaluations/x/evaluation.json", {"kind": "evaluation"})
+    made = reindex(other.output, store)
+    assert made.stages == 1 and made.remarks == ["x is left out, its manifest is damaged"]
+    train(other)
+    assert reindex(other.output, store).stages == 1
+    assert len(runs(other, store, kind="pipeline")[1]) == 1
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path, store):

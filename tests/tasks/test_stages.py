@@ -89,10 +89,20 @@ def test_an_older_stage_tells_its_experiment_by_the_trainers_settings(folder):
         (lambda text: "[1]", "list"),
         (lambda text: text.replace('"kind": "stage"', '"kind": "dataset"'), "'dataset'"),
         (lambda text: text.replace('"attempts"', '"tries"'), "'attempts'"),
+        (lambda text: text.replace('"attempts": [', '"attempts": [7, '), "'attempts'"),
         (lambda text: text.replace('"seed": 0', '"seed": 1'), "identity"),
         (lambda text: "\x00" * len(text), "no JSON"),
     ],
-    ids=["half-written", "empty", "no object", "wrong kind", "a field gone", "changed", "zeros"],
+    ids=[
+        "half-written",
+        "empty",
+        "no object",
+        "wrong kind",
+        "a field gone",
+        "no attempt",
+        "changed",
+        "zeros",
+    ],
 )
 def test_a_damaged_manifest_is_kept_aside_and_its_stage_trained_to_its_end_again(
     smoke, train, folder, capsys, damage, said

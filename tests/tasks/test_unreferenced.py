@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import load
+from tasks.again import move_aside
 from tasks.artifacts import new_folder, write_json
 from tasks.plan import plan
 from tasks.stages import alone, finished
@@ -131,6 +132,22 @@ def test_leftovers_of_interrupted_writes_are_found_where_they_arise(smoke, train
     for item in found:
         delete(item)
     assert listed(output) == set() and finished(folder)
+
+
+def test_a_stage_that_was_moved_aside_is_listed_with_its_time(smoke, train, output):
+    [stage] = train(smoke(), stages=1)
+    score(output, "old", stage["checkpoint"])
+    moved = move_aside(stage["folder"])
+    assert listed(output) == set()
+    train(smoke(), stages=1)
+    (stage["folder"] / "checkpoint" / "model.safetensors").write_text("other weights")
+    age(output)
+    name = f"stages/{moved.name}"
+    assert listed(output) == {name, f"stages/{stage['folder'].name}/verl"}
+    [item] = [item for item in unreferenced(output) if item.path == str(moved)]
+    with alone(moved):
+        assert delete(item).spared
+    assert delete(item).spared == "" and not moved.exists()
 
 
 def test_a_score_is_not_needed_once_its_checkpoint_is_gone(smoke, train, output):
