@@ -1,6 +1,7 @@
 """The steps that flows share: open an experiment, bring its data, walk over its checkpoints."""
 
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from conf.load import ConfigError, load
@@ -83,6 +85,13 @@ class Milestone:
 
 StageAt = Callable[[Session, Inputs, int, Milestone], dict[str, Any] | None]
 """Gives a stage's manifest from session, inputs, position and the milestone before; or None."""
+
+
+def begun() -> float:
+    """When this flow run first began, as Unix time: a retry is the same run. Now, for a new one."""
+    context = FlowRunContext.get()
+    start = context.flow_run.start_time if context and context.flow_run else None
+    return start.timestamp() if start else time.time()
 
 
 def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:

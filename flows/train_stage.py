@@ -54,8 +54,10 @@ def train_stage(
         if position < wanted and not upstream:
             return steps.required(work, given, position, before)
         if position == wanted and force:
-            aside = again.move_aside(steps.folder_of(work, given, position, before))
-            print(f"moved aside: {aside}" if aside else "nothing of it to move aside")
+            folder = steps.folder_of(work, given, position, before)
+            # What this run itself began is kept: retried from Prefect's UI, it resumes.
+            aside = again.move_aside(folder, before=steps.begun())
+            print(f"moved aside: {aside}" if aside else "nothing to move aside")
         return steps.trained(work, given, position, before)
 
     command = ["python", "-m", "flows.train_stage", f"stage={stage}"]

@@ -8,7 +8,16 @@ from typing import Any
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of
 from tasks.model import Checkpoint
-from tasks.stages import MOVED, finished, held_for_deletion, holder, identity, stage_folder
+from tasks.stages import (
+    LOCK,
+    MOVED,
+    finished,
+    held_for_deletion,
+    holder,
+    identity,
+    read_manifest,
+    stage_folder,
+)
 
 
 def folder_of(experiment: Experiment, position: int, data: Dataset, start: Checkpoint) -> Path:
@@ -37,18 +46,25 @@ def find(
     return manifest and {**manifest, "folder": folder, "position": position}
 
 
-def move_aside(folder: Path) -> Path | None:
+def move_aside(folder: Path, before: float) -> Path | None:
     """Rename a stage's folder to `<folder>.old-<time>`, where no run looks for it. Deletes nothing.
 
+    Args:
+        folder: The stage's folder.
+        before: Unix time. A stage whose first attempt began later is left where it is.
+
     Returns:
-        Its new path, None if there was no such folder.
+        Its new path, None if nothing was moved.
 
     Raises:
         ValueError: a process is training the stage.
     """
     if not folder.is_dir():
         return None
-    (folder / "lock").touch()
+    manifest, _ = read_manifest(folder)
+    if manifest and manifest["attempts"] and manifest["attempts"][0]["started"] >= before:
+        return None
+    (folder / LOCK).touch()
     with held_for_deletion(folder) as held:
         if not held:
             raise ValueError(

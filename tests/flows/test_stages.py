@@ -3,6 +3,7 @@
 import fcntl
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.testing.utilities import prefect_test_harness
 
 from conf.load import ConfigError, load
+from flows import steps
 from flows.evaluate import evaluate
 from flows.pipeline import pipeline
 from flows.report import report
@@ -93,6 +95,14 @@ def test_force_moves_the_old_stage_aside_and_trains_only_that_one_anew(output, q
 
 
 def test_force_on_a_stage_that_was_never_there_trains_it(output, quick):
+    train_stage(SMOKE, stage=1, force=True, output=output)
+    assert quick.trained == ["1-L1-64"] and len(folders(output)) == 1
+
+
+def test_a_retried_run_keeps_what_it_began_itself_though_it_was_forced(output, quick, monkeypatch):
+    train_stage(SMOKE, stage=1, output=output)
+    # Prefect keeps a run's first start over its retries; here the stage began after it.
+    monkeypatch.setattr(steps, "begun", lambda: time.time() - 600)
     train_stage(SMOKE, stage=1, force=True, output=output)
     assert quick.trained == ["1-L1-64"] and len(folders(output)) == 1
 
