@@ -12,8 +12,6 @@ from trainer.answers import last_boxed
 
 QUESTION = ("problem", "question")
 ANSWER = ("answers", "answer", "ground_truth", "solution")
-INDICES = range(-(2**63), 2**63)
-LEVELS = range(-(2**31), 2**31)
 
 
 def to_columns(rows: Sequence[Mapping[str, Any]], name: str, instruction: str) -> pa.Table:
@@ -173,12 +171,13 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_index(value: Any) -> bool:
-    return value is None or _whole(value) in INDICES
+    index = _whole(value)
+    return value is None or (index is not None and -(2**63) <= index < 2**63)
 
 
 def _is_level(value: Any) -> bool:
     level = _level(value)
-    return level is None or level in LEVELS
+    return level is None or -(2**31) <= level < 2**31
 
 
 def _whole(value: Any) -> int | None:

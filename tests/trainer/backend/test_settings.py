@@ -92,7 +92,7 @@ def compose():
 CASES = [(name, hardware) for name in choices("experiment") for hardware in choices("hardware")]
 
 
-@pytest.mark.parametrize(("name", "hardware"), CASES, ids="-".join)
+@pytest.mark.parametrize(("name", "hardware"), CASES)
 def test_verl_takes_every_stage_of_every_experiment_on_every_machine(compose, name, hardware):
     """verl's own ppo_trainer composes with our settings and then says what we asked for."""
     chosen = load(f"experiment={name}", f"hardware={hardware}")
@@ -111,7 +111,7 @@ def test_verl_refuses_a_setting_that_it_does_not_have(compose):
         compose({"actor_rollout_ref.actor.use_dynamic_size": True})
 
 
-@pytest.mark.parametrize(("name", "hardware"), CASES, ids="-".join)
+@pytest.mark.parametrize(("name", "hardware"), CASES)
 def test_verl_finds_every_composed_configuration_valid(compose, name, hardware):
     """verl's own checks, and those of the classes that its workers make of actor and rollout."""
     from verl.trainer.ppo.utils import need_reference_policy
