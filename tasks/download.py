@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from conf.schema import Data, Source
 from tasks.artifacts import MANIFEST, Dataset, digest_of, file_digest, folder_digest
-from tasks.upstream import to_columns
+from tasks.upstream import check_rows, to_columns
 
 Rows = list[dict[str, Any]]
 
@@ -30,8 +30,9 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         output: The experiment's output folder.
 
     Raises:
-        ValueError: when a file is missing or unreadable, a column is missing, the set is empty,
-            a row has no answer, or the Hub cannot be reached and holds no copy on this machine.
+        ValueError: when a file is missing or unreadable, a column is missing or holds something
+            else than it should, the set is empty, or the Hub cannot be reached and holds no copy
+            on this machine.
     """
     upstream = _upstream_digest(source)
     folder = _folder(source, data, output, upstream)
@@ -107,14 +108,23 @@ def _from_lab(source: Source) -> tuple[Rows, str]:
 
 def _from_files(source: Source) -> tuple[Rows, str]:
     rows: Rows = []
-    for file in paths(source):
+    files = paths(source)
+    for file in files:
         try:
-            rows += READERS[file.suffix](file)
-        except (pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
+            part = READERS[file.suffix](file)
+        # Of a damaged parquet Arrow says one or the other.
+        except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{source.name}: {file} is no readable {file.suffix[1:]} file: {error}\n\n"
                 "hint: fetch the file again"
             ) from error
+        check_rows(part, f"{source.name}: {file}")  # here, where the file is known
+        rows += part
+    if not rows:
+        raise ValueError(
+            f"{source.name}: found no rows in {', '.join(map(str, files))}, needed at least one"
+            "\n\nhint: set its path to a file that has some"
+        )
     return rows, "local"
 
 
@@ -147,6 +157,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
     """Rows of a Hub dataset, or of a folder laid out like one, with the commit they are of."""
     import httpx
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         revision = _commit(source)
@@ -157,7 +168,7 @@ def _from_hub(source: Source) -> tuple[Rows, str]:
             revision=None if revision == "local" else revision,
         )
     # Everything the Hub's libraries raise for a missing name, split, file or network.
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
         raise ValueError(
             f"{source.name}: could not read split {source.split!r} of {source.path} at revision "
             f"{source.revision!r}: {error}\n\n"

@@ -18,7 +18,7 @@ from tasks.labels import flat
 from tasks.model import Checkpoint, local_folder
 from tasks.segment import segmented
 from tasks.stages import holder, identity, judged, read_manifests, stage_folder
-from trainer.backend.settings import last_saved_step
+from trainer.backend.resume import last_whole_step
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
 
@@ -220,7 +220,10 @@ def _look(planned: StagePlan, stage: Stage, output: Path, digest: str) -> str:
     folder = stage_folder(output, stage.name, digest)
     planned.digest, planned.folder = digest, str(folder)
     manifest, complaint = judged(folder)
-    planned.after_step = last_saved_step(folder / "verl")
+    try:
+        planned.after_step = last_whole_step(folder)
+    except ValueError as error:
+        planned.why.append(f"what the trainer saved or recorded there is damaged: {error}")
     if manifest:
         planned.state = CACHED
         planned.why.append(f"trained already: {folder.name}")

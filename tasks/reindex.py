@@ -45,7 +45,7 @@ class Item:
     Attributes:
         kind: "stage" or "evaluation".
         name: Name of its run.
-        digest: Digest that its run is found by.
+        digest: Digest that its run is found by, or the first 12 digits of one.
         params: Flat settings.
         tags: For `lineage_tags`, but for the run that it follows.
         data: What it read.
@@ -119,10 +119,7 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
 
 
 def _index(tracker: Tracker, output: Path, items: list[Item], done: Reindexed) -> None:
-    there = {
-        item.digest: tracker.finished_runs(kind=item.kind, config_digest=item.digest)
-        for item in items
-    }
+    there = {item.digest: tracker.finished_runs(item.digest[:12], kind=item.kind) for item in items}
     run_of = {item.makes: there[item.digest][0] for item in items if there[item.digest]}
     missing = [item for item in items if not there[item.digest]]
     done.found += len(items) - len(missing)
@@ -248,10 +245,13 @@ def _evaluation(
 ) -> Item:
     name, read = manifest["benchmark"], manifest["checkpoint"]["digest"]
     ended = (folder / EVALUATION).stat().st_mtime
+    digest = evaluation_digest(read, manifest["data_digest"], manifest["sampling"])
+    if not folder.name.endswith(digest[:12]):  # made when the digest covered something else
+        digest = folder.name.rpartition("-")[2]
     return Item(
         kind="evaluation",
         name=f"{label} on {name}",
-        digest=evaluation_digest(read, manifest["data_digest"], manifest["sampling"]),
+        digest=digest,
         params=flat({"evaluation": manifest["sampling"], "checkpoint": label, "benchmark": name}),
         tags={"git_commit": manifest["environment"]["git_commit"], "checkpoint_digest": read},
         data=data.get(manifest["data_digest"])

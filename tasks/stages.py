@@ -236,4 +236,4 @@ def experiment_of(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int |
     if not name:  # stages of before the manifest said it: the trainer's settings do
         with suppress(OSError, ValueError, KeyError, TypeError):
             name = read_json(folder / "settings.json")["verl"]["trainer.project_name"]
-    return name, manifest.get("identity", {}).get("seed") if seed is None else seed
+    return name, manifest.get("settings", {}).get("seed") if seed is None else seed

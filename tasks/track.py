@@ -209,9 +209,16 @@ class Tracker:
             child.log_datasets(datasets)
             yield child
 
-    def finished_runs(self, **tags: str) -> list[str]:
-        """Ids of this experiment's runs that ended well and have these `stagecraft.` tags."""
+    def finished_runs(self, digest: str = "", **tags: str) -> list[str]:
+        """Ids of this experiment's runs that ended well.
+
+        Args:
+            digest: What their `config_digest` starts with.
+            tags: Other `stagecraft.` tags that they have.
+        """
         wanted = [f"tags.`stagecraft.{key}` = {_quoted(value)}" for key, value in tags.items()]
+        if digest:
+            wanted.append(f"tags.`stagecraft.config_digest` LIKE '{digest}%'")
         found = self._client.search_runs(
             [self.experiment_id], " AND ".join(["attributes.status = 'FINISHED'", *wanted])
         )

@@ -19,6 +19,7 @@ from tasks import artifacts, disk
 from tasks.artifacts import read_json
 from tasks.plan import data_folders, plan
 from tasks.stages import (
+    LOCK,
     MOVED,
     held_for_deletion,
     holder,
@@ -42,7 +43,8 @@ class Unreferenced:
         path: Where it is.
         why: Why it is not needed.
         bytes: Its size.
-        stage: Folder of the stage that it is, or is part of, or "".
+        stage: Folder whose lock a process would hold: of the stage that it is, or is part of, or
+            of the evaluation that it is; "" if there is none.
         spared: Why it was or would not be deleted, or "".
     """
 
@@ -153,7 +155,13 @@ def _written(path: Path) -> float:
 
 
 def _asides(output: Path) -> list[Path]:
+    # An evaluation is filled in a folder of its own name with a dot, which it holds.
     found = {
+        path
+        for path in output.glob("evaluations/.*")
+        if re.fullmatch(r"\..+-[0-9a-f]{12}", path.name)
+    }
+    found |= {
         path
         for pattern in ("*", "*/*", "stages/*/*")
         for path in output.glob(pattern)
@@ -163,11 +171,10 @@ def _asides(output: Path) -> list[Path]:
 
 
 def _stage_of(path: Path, output: Path) -> Path | None:
-    """The stage folder that a leftover lies in, or is."""
-    stages = output / "stages"
-    if path.parent.parent == stages:
+    """The folder with the lock of a leftover: one it lies in, or is."""
+    if path.parent.parent == output / "stages":
         return path.parent
-    return path if path.parent == stages and path.is_dir() else None
+    return path if (path / LOCK).is_file() else None
 
 
 def _stages(

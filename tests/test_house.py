@@ -244,7 +244,8 @@ def test_the_ui_without_runs_says_how_to_get_some(checkout):
 def test_ci_runs_what_people_run():
     run = ROOT / ".ci" / "run"
     assert run.stat().st_mode & 0o111
-    assert "make --no-print-directory test" in run.read_text()
+    assert "for target in test test-vllm; do" in run.read_text()
+    assert 'make --no-print-directory "$target"' in run.read_text()
 
 
 def test_the_data_of_each_package_is_packaged():

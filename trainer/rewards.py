@@ -266,10 +266,12 @@ _shared: dict[int, Verifier] = {}
 
 def _verifier() -> Verifier:
     """The verifier of this process. A fork gets its own: it must not share the parent's pipe."""
-    if os.getpid() not in _shared:
-        _shared[os.getpid()] = Verifier()
-        atexit.register(_close, os.getpid())
-    return _shared[os.getpid()]
+    owner = os.getpid()
+    if owner not in _shared:
+        made = Verifier()
+        if _shared.setdefault(owner, made) is made:  # of several threads, one puts its own there
+            atexit.register(_close, owner)
+    return _shared[owner]
 
 
 def _close(owner: int) -> None:

@@ -112,7 +112,7 @@ def test_an_instruction_is_added_where_a_chat_has_none():
 
 
 @pytest.mark.parametrize(
-    ("level", "number"), [(3, 3), ("Level 5", 5), ("hard", None), (None, None)]
+    ("level", "number"), [(3, 3), (3.0, 3), ("Level 5", 5), ("hard", None), (None, None)]
 )
 def test_levels_become_numbers(level, number):
     rows = [{"question": "q", "answer": "a", "level": level}]
@@ -245,11 +245,20 @@ REFUSED = [
     ("a.jsonl", "{}\n{", r"a\.jsonl is no readable jsonl file"),
     ("a.json", '{"a": 1}', r"a\.json holds no list of objects"),
     ("a.jsonl", "3\n", r"a\.jsonl holds a line that is no object"),
-    ("a.json", "[]", r"toy holds no rows, needed at least one"),
+    ("a.json", "[]", r"toy: found no rows in .*a\.json, needed at least one"),
     ("a.json", [{"text": "q"}], r"row 0 has the columns text; needed prompt and reward_model"),
     ("a.json", [GOOD, {"problem": "q"}], r"row 1 has the columns problem; needed prompt"),
-    ("a.json", [{"prompt": [], "reward_model": {"ground_truth": "1"}}], r"row 0 has the columns"),
-    ("a.json", [chat_row(0, "q", "1") | {"reward_model": {}}], r"row 0 has the columns data_sou"),
+    (
+        "a.json",
+        [{"prompt": [], "reward_model": {"ground_truth": "1"}}],
+        r"needed at least one turn",
+    ),
+    ("a.json", [chat_row(0, "q", "1") | {"reward_model": {}}], r"needed a ground_truth in it"),
+    (
+        "a.json",
+        '[{"problem": "\\ud800", "answer": "1"}]',
+        r"column problem: found str .*needed text",
+    ),
 ]
 
 
@@ -262,6 +271,110 @@ def test_bad_files_are_refused_in_words(tmp_path, name, content, message):
         download(file_source(path), Data(), tmp_path / "out")
     assert "\n\nhint: " in str(refusal.value)
     assert not (tmp_path / "out").exists()
+
+
+CHAT = chat_row(0, "1+1?", "2")
+BADLY_TYPED = [
+    # (what differs from a good row, the column, what was found, what was needed)
+    ({"prompt": "1+1?"}, "prompt", "str '1+1?'", "a list of turns"),
+    ({"prompt": None}, "prompt", "nothing", "a list of turns"),
+    ({"prompt": ["1+1?"]}, "prompt[0]", "str '1+1?'", "a role and a content"),
+    ({"prompt": [{"content": "1+1?"}]}, "prompt[0].role", "nothing", "text"),
+    ({"prompt": [{"role": "user", "content": None}]}, "prompt[0].content", "nothing", "text"),
+    ({"prompt": [{"role": "user", "content": ["a"]}]}, "prompt[0].content", "list ['a']", "text"),
+    ({"reward_model": "ground_truth"}, "reward_model", "str 'ground_truth'", "a ground_truth"),
+    ({"reward_model": None}, "reward_model", "nothing", "a ground_truth"),
+    ({"reward_model": {"style": "rule"}}, "reward_model", "dict {'style'", "a ground_truth"),
+    ({"extra_info": "index 0"}, "extra_info", "str 'index 0'", "fields"),
+    ({"extra_info": {"index": "7"}}, "extra_info.index", "str '7'", "a whole number of 64"),
+    ({"extra_info": {"index": 0.5}}, "extra_info.index", "float 0.5", "a whole number of 64"),
+    ({"extra_info": {"level": 2**40}}, "extra_info.level", "int 1099", "a whole number of 32"),
+    ({"extra_info": {"level": "Level 9999999999"}}, "extra_info.level", "str 'L", "of 32 bits"),
+    ({"data_source": 3}, "data_source", "int 3", "text"),
+]
+PLAIN_BADLY_TYPED = [
+    ({"question": 11, "answer": "2"}, "question", "int 11", "text"),
+    ({"problem": ["1+1?"], "answer": "2"}, "problem", "list ['1+1?']", "text"),
+    ({"question": "q", "answer": "2", "index": "a"}, "index", "str 'a'", "a whole number of 64"),
+    ({"question": "q", "answer": "2", "level": 2**31}, "level", "int 2147483648", "of 32 bits"),
+    ({"question": "q", "answer": "2", "source": 1.5}, "source", "float 1.5", "text"),
+]
+ROWS = [(CHAT | change, *said) for change, *said in BADLY_TYPED] + PLAIN_BADLY_TYPED
+
+
+def refused(tmp_path, *files):
+    with pytest.raises(ValueError) as refusal:
+        download(file_source(*files), Data(), tmp_path / "out")
+    assert type(refusal.value) is ValueError
+    assert not (tmp_path / "out").exists()
+    fact, _, hint = str(refusal.value).partition("\n\nhint: ")
+    assert fact and hint
+    return fact
+
+
+@pytest.mark.parametrize(("row", "column", "found", "needed"), ROWS)
+def test_a_badly_typed_column_of_a_parquet_is_refused_in_words(
+    tmp_path, row, column, found, needed
+):
+    good, bad = tmp_path / "good.parquet", tmp_path / "bad.parquet"
+    pq.write_table(pa.Table.from_pylist([CHAT]), good)
+    pq.write_table(pa.Table.from_pylist([row]), bad)
+    fact = refused(tmp_path, good, bad)
+    assert fact.startswith(f"toy: {bad}: row 0, column {column}: found {found}")
+    assert f", needed {needed}" in fact or needed in fact.partition(", needed ")[2]
+
+
+def test_a_parquet_that_lacks_the_columns_is_refused_with_those_it_has(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["1+1?"], "label": ["2"]}), path)
+    fact = refused(tmp_path, path)
+    assert f"toy: {path}: row 0 has the columns text, label; needed prompt and reward_" in fact
+
+
+def test_a_parquet_without_rows_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([CHAT])[:0], path)
+    assert f"toy: found no rows in {path}, needed at least one" in refused(tmp_path, path)
+
+
+def _without_bytes(whole):
+    return b""
+
+
+def _cut(whole):
+    return whole[: len(whole) // 2]
+
+
+def _damaged_page(whole):
+    return whole[:4] + bytes(60) + whole[64:]
+
+
+def _damaged_footer(whole):
+    at = len(whole) - 8 - 100
+    return whole[:at] + bytes(range(60)) + whole[at + 60 :]
+
+
+@pytest.mark.parametrize("damage", [_without_bytes, _cut, _damaged_page, _damaged_footer])
+def test_a_damaged_parquet_is_refused(tmp_path, damage):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([CHAT] * 50), path)
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"toy: {path} is no readable parquet file: " in refused(tmp_path, path)
+
+
+def test_files_of_both_formats_make_one_set(tmp_path):
+    for name, row in (("chat", CHAT), ("plain", {"problem": "1+2?", "answer": 3, "level": 2.0})):
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
+    source = file_source(tmp_path / "chat.parquet", tmp_path / "plain.parquet")
+    table = download(source, Data(), tmp_path / "out").table()
+    assert table["question"].to_pylist() == ["1+1?", "1+2?"]
+    assert table["answers"].to_pylist() == [["2"], ["3"]]
+    assert table["level"].to_pylist() == [None, 2]
+
+
+def test_indices_that_pandas_made_floats_of_are_whole_numbers(tmp_path):
+    rows = [chat_row(float(i), f"{i}?", "1") for i in (1, 0)]
+    assert to_columns(rows, "toy", "")["id"].to_pylist() == ["toy-0", "toy-1"]
 
 
 def test_a_source_of_files_names_them(tmp_path):

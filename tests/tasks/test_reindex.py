@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def smoke(tmp_path):
     return load("experiment=lab/smoke", f"output={tmp_path / 'out'}")
 
 
-def score(smoke, checkpoint: dict, name: str) -> None:
+def score(smoke, checkpoint: dict) -> None:
     """An evaluation on disk, as `tasks.evaluate` writes it."""
     benchmark = download(smoke.evaluation.benchmarks[0], smoke.data, smoke.output)
     manifest = {
@@ -49,16 +50,18 @@ def score(smoke, checkpoint: dict, name: str) -> None:
         "seconds": 4.0,
         "environment": {"git_commit": "c0ffee"},
     }
-    write_json(smoke.output + f"/evaluations/{name}/evaluation.json", manifest)
+    digest = evaluation_digest(checkpoint["digest"], benchmark.digest, SAMPLING)
+    folder = f"{smoke.output}/evaluations/{benchmark.name}-{digest[:12]}"
+    write_json(f"{folder}/evaluation.json", manifest)
 
 
 @pytest.fixture
 def done(smoke, train):
     """Two finished stages, each scored, and the base."""
     stages = train(smoke)
-    score(smoke, stages[0]["start"], "base")
+    score(smoke, stages[0]["start"])
     for stage in stages:
-        score(smoke, stage["checkpoint"], stage["name"])
+        score(smoke, stage["checkpoint"])
     return stages
 
 
@@ -131,6 +134,16 @@ def test_runs_that_the_pipeline_made_are_left_alone(smoke, store, train):
     assert (made.stages, made.evaluations, made.found) == (0, 0, 1)
     _, [run] = runs(smoke, store, kind="stage")
     assert run.info.run_id == stage["mlflow_run_id"]
+
+
+def test_a_score_from_before_the_grader_counted_is_found_by_its_folder(smoke, store, done):
+    [folder] = (f for f in Path(smoke.output, "evaluations").iterdir() if "base" in
+                (f / "evaluation.json").read_text().partition("digest")[0])  # fmt: skip
+    folder.rename(folder.with_name("lab_test-0123456789ab"))
+    assert reindex(smoke.output, store).evaluations == 3
+    assert reindex(smoke.output, store).found == 5
+    _, [run] = runs(smoke, store, digest="0123456789ab")
+    assert run.info.run_name == "base on lab_test"
 
 
 def test_an_attempt_that_failed_before_does_not_stand_for_the_stage(smoke, store, train):

@@ -150,6 +150,17 @@ def test_a_stage_that_was_moved_aside_is_listed_with_its_time(smoke, train, outp
     assert delete(item).spared == "" and not moved.exists()
 
 
+def test_an_interrupted_evaluation_is_listed_unless_a_process_holds_it(output):
+    work = output / "evaluations" / ".lab_test-0123456789ab"
+    with alone(work):
+        (work / "generate.log").write_text("half")
+        age(output)
+        [held] = unreferenced(output)
+        assert held.path == str(work) and delete(held).spared.startswith("held by process")
+    [free] = unreferenced(output)
+    assert delete(free).spared == "" and not work.exists()
+
+
 def test_a_score_is_not_needed_once_its_checkpoint_is_gone(smoke, train, output):
     stages = train(smoke())
     gone = score(output, "gone", {"path": str(output / "stages/a-1/checkpoint"), "digest": "x"})

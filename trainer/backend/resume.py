@@ -17,6 +17,14 @@ def resume_after(folder: Path) -> int:
     Args:
         folder: The stage's folder.
     """
+    chosen = last_whole_step(folder)
+    if chosen != last_saved_step(folder / "verl"):
+        _tell_verl(folder / "verl" / TRACKER, chosen)
+    return chosen
+
+
+def last_whole_step(folder: Path) -> int:
+    """The last step that is both saved and recorded, or 0; changes nothing."""
     verl = folder / "verl"
     newest = last_saved_step(verl)
     recorded = {record["step"] for record in read_records(folder / "metrics.jsonl")}
@@ -25,10 +33,7 @@ def resume_after(folder: Path) -> int:
         int(path.parent.name.rpartition("_")[2]) for path in verl.glob("global_step_*/data.pt")
     }
     known = [step for step in whole if step <= newest and set(range(1, step + 1)) <= recorded]
-    chosen = max(known, default=0)
-    if chosen != newest:
-        _tell_verl(verl / TRACKER, chosen)
-    return chosen
+    return max(known, default=0)
 
 
 def _tell_verl(tracker: Path, step: int) -> None:

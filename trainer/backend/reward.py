@@ -3,8 +3,11 @@
 from trainer.rewards import grade
 
 
-async def compute_score(data_source, solution_str: str, ground_truth, extra_info=None) -> dict:
+def compute_score(data_source, solution_str: str, ground_truth, extra_info=None) -> dict:
     """Reward 1 for a right response and 0 for any other.
+
+    Not `async`: verl calls a plain function in a thread, so that its event loop goes on while
+    expressions are compared.
 
     Args:
         data_source: Name of the source; the same grader serves all.

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.backend.export import check, export
 from trainer.backend.settings import last_saved_step
@@ -96,5 +96,13 @@ def test_nothing_saved_is_step_0(tmp_path):
     assert last_saved_step(tmp_path) == 0
 
 
-def test_responses_end_where_the_tokenizer_and_the_generation_config_say():
-    assert len(eos_ids(BASE)) >= 1
+def test_responses_end_where_the_tokenizer_and_the_generation_config_say(tmp_path):
+    base = shutil.copytree(BASE, tmp_path / "base")
+    end, padding = AutoTokenizer.from_pretrained(BASE).convert_tokens_to_ids(
+        ["<|im_end|>", "<|endoftext|>"]
+    )
+    assert eos_ids(BASE) == {end}
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [padding]}))
+    assert eos_ids(base) == {end, padding}
+    (base / "generation_config.json").unlink()
+    assert eos_ids(base) == {end}

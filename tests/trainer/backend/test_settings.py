@@ -1,11 +1,13 @@
 """Our words to verl's words: what we ask for, and that verl's own configuration takes it."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from conf.load import choices, load
 from conf.schema import Experiment, Hardware, Method, Stage
+from trainer.backend.reward import compute_score
 from trainer.backend.settings import environment, micro_batch, overrides, settings
 
 FOLDER = Path("/runs/a stage, with 'quotes'=1")
@@ -109,9 +111,27 @@ def test_verl_refuses_a_setting_that_it_does_not_have(compose):
         compose({"actor_rollout_ref.actor.use_dynamic_size": True})
 
 
-def test_verl_finds_the_composed_configuration_valid(compose):
+@pytest.mark.parametrize(("name", "hardware"), CASES, ids="-".join)
+def test_verl_finds_every_composed_configuration_valid(compose, name, hardware):
+    """verl's own checks, and those of the classes that its workers make of actor and rollout."""
     from verl.trainer.ppo.utils import need_reference_policy
-    from verl.utils.config import validate_config
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
 
-    config = compose(of(load("experiment=lab/fastcurl")))
-    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=False)
+    chosen = load(f"experiment={name}", f"hardware={hardware}")
+    for position, stage in enumerate(chosen.stages):
+        config = compose(of(chosen, position))
+        reference = need_reference_policy(config)
+        assert reference is (stage.kl_coefficient > 0)
+        validate_config(config, use_reference_policy=reference, use_critic=False)
+        actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+        rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+        assert (actor.strategy, actor.optim.lr) == ("fsdp2", stage.learning_rate)
+        assert (rollout.name, rollout.n) == (chosen.hardware.rollout, stage.group_size)
+
+
+def test_verl_calls_the_reward_in_a_thread():
+    """It awaits what is `async` in its event loop, which a comparison would hold up."""
+    assert not inspect.iscoroutinefunction(compute_score)
+    right = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=None)
+    assert right == {"score": 1.0, "acc": 1.0, "reason": "same text"}
+    assert compute_score("toy", r"</think>\boxed{3}", ["2"])["score"] == 0.0
