@@ -108,9 +108,11 @@ class Here:
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     started = Here(tmp_path_factory.mktemp("services") / "outputs")
-    assert started.up.returncode == 0, started.up.stdout + started.up.stderr
-    yield started
-    services("down", *started.options)
+    try:
+        assert started.up.returncode == 0, started.up.stdout + started.up.stderr
+        yield started
+    finally:
+        services("down", *started.options)
     assert left_behind(started.folder) == []
 
 
