@@ -1,6 +1,7 @@
 """Stages on disk as `tasks.train_stage` leaves them, with a stand-in for the trainer process."""
 
 import json
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,9 @@ from tasks.download import download
 from tasks.model import Checkpoint, starting_model
 from tasks.segment import segment
 from trainer.records import append_record, keep_steps
+
+# A suite started in the background of a shell ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class NoTracker:
