@@ -100,15 +100,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {**config, **(config.get("text_config") or {})}
 
 
-def checkpoint_bytes(stage: Stage, count: int, dtype: str = "float32") -> int:
-    """Bytes that a stage leaves on disk.
+def checkpoint_bytes(stage: Stage, count: int) -> int:
+    """Bytes that a stage leaves on disk; verl saves float32, whatever it computes in.
 
         export + kept * (export + 12 * parameters),   export = 4 * parameters
 
     Args:
         stage: Says how many trainer states there will be; at most two are kept.
         count: Parameters of the model.
-        dtype: Type that the trainer computes in. It changes nothing: what is saved is float32.
     """
     export = EXPORT_BYTES * count
     kept = min(CHECKPOINTS_KEPT, math.ceil(stage.steps / stage.save_every))

@@ -134,7 +134,7 @@ def plan(experiment: Experiment) -> Plan:
         ends = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():
             _explain(planned, what, unknown, earlier, makers)
-        _count_disk(planned, stage, experiment.hardware.dtype, parameters)
+        _count_disk(planned, stage, parameters)
         plans.append(planned)
         begins = ends
         no_start = "" if ends else f"start: stage {position + 1}, {stage.name}, to be trained"
@@ -286,14 +286,14 @@ def _began(manifest: Mapping[str, Any]) -> float:
     return manifest["attempts"][-1].get("started", 0.0) if manifest["attempts"] else 0.0
 
 
-def _count_disk(planned: StagePlan, stage: Stage, dtype: str, parameters: int | None) -> None:
+def _count_disk(planned: StagePlan, stage: Stage, parameters: int | None) -> None:
     done = {CACHED: stage.steps, TO_RUN: 0}.get(planned.state, planned.after_step)
     planned.left = amounts(stage, max(0, stage.steps - done))
     there = disk.size(Path(planned.folder)) if planned.folder else 0
     if planned.state == CACHED:
         planned.disk_bytes, planned.disk_to_come = there, 0
     elif parameters is not None:
-        planned.disk_bytes = disk.checkpoint_bytes(stage, parameters, dtype)
+        planned.disk_bytes = disk.checkpoint_bytes(stage, parameters)
         planned.disk_to_come = max(0, planned.disk_bytes - there)
 
 

@@ -1,4 +1,5 @@
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_on_an_empty_output_everything_is_to_run_and_nothing_is_made(smoke, tmp_
         "steps": 2, "updates": 2, "prompts": 16, "rollouts": 64, "tokens_at_most": 64 * 64
     }  # fmt: skip
     assert found.left["tokens_at_most"] == 64 * 64 + 64 * 96
-    whole = checkpoint_bytes(smoke().stages[0], parameters(BASE), "float32")
+    whole = checkpoint_bytes(smoke().stages[0], parameters(BASE))
     assert first.disk_bytes == first.disk_to_come == whole
     assert found.disk_to_come == 2 * whole and found.disk_free > 0 and not found.refused
 
@@ -141,7 +142,7 @@ def test_a_stage_whose_checkpoint_is_gone_is_to_be_made_again_and_says_so(smoke,
 
 def test_a_stage_that_was_moved_aside_is_trained_anew(smoke, train):
     [stage] = train(smoke(), stages=1)
-    move_aside(stage["folder"])
+    move_aside(stage["folder"], before=time.time())
     first, _ = plan(smoke()).stages
     assert (first.state, first.nearest) == ("to run", "")
 

@@ -241,8 +241,6 @@ def test_a_stage_needs_its_export_and_two_trainer_states(smoke):
 def test_checkpoints_are_float32_whatever_is_computed_in(smoke):
     low, full = smoke("hardware.dtype=bfloat16"), smoke()
     assert bytes_to_come(low, 10**6) == bytes_to_come(full, 10**6)
-    stage = full.stages[0]
-    assert checkpoint_bytes(stage, 7, "bfloat16") == checkpoint_bytes(stage, 7, "float32")
 
 
 def test_what_an_earlier_run_of_these_stages_left_is_not_asked_for_again(smoke, train):

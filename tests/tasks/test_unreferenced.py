@@ -137,7 +137,7 @@ def test_leftovers_of_interrupted_writes_are_found_where_they_arise(smoke, train
 def test_a_stage_that_was_moved_aside_is_listed_with_its_time(smoke, train, output):
     [stage] = train(smoke(), stages=1)
     score(output, "old", stage["checkpoint"])
-    moved = move_aside(stage["folder"])
+    moved = move_aside(stage["folder"], before=time.time())
     assert listed(output) == set()
     train(smoke(), stages=1)
     (stage["folder"] / "checkpoint" / "model.safetensors").write_text("other weights")

@@ -61,7 +61,8 @@ def root_cause(error: BaseException) -> tuple[str, str]:
     if isinstance(cause, BaseException):
         return root_cause(cause)
     text = str(error)
-    original = re.findall(r"^([\w.]+(?:Error|Exception)): (.*(?:\n(?!\S+\.\w+: ).*)*)", text, re.M)
+    name = r"[\w.]+(?:Error|Exception)"
+    original = re.findall(rf"^({name}): (.*(?:\n(?!{name}: ).*)*)", text, re.M)
     if isinstance(error, ray.exceptions.RayError) and original:
         kind, message = original[-1]
         return kind.rpartition(".")[2], message.strip()

@@ -58,6 +58,15 @@ def test_the_type_of_an_error_comes_without_its_module(kind):
     assert root_cause(actor_death(died)) == (kind.rpartition(".")[2], MESSAGE)
 
 
+def test_of_a_chain_of_errors_the_last_one_is_told():
+    """`raise B from A` prints A first; B is what our code has to say about it."""
+    chained = (
+        "KeyError: 'x'\n\nThe above exception was the direct cause of the following exception:\n\n"
+    )
+    died = DIED.replace("\nValueError: ", f"\n{chained}ValueError: ")
+    assert root_cause(actor_death(died)) == ("ValueError", MESSAGE)
+
+
 def test_a_dead_actor_without_an_error_says_what_ray_says():
     text = "The actor died unexpectedly before finishing this task."
     assert root_cause(actor_death(text)) == ("RayActorError", text)
