@@ -128,3 +128,22 @@ def check_rollouts(found: int, wanted: int, step: int) -> None:
             f"step {step}: {wanted - found} of {wanted} rollouts failed\n\n"
             "hint: trainer.log says why, at 'Error in _run_prompt'"
         )
+
+
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """Refuse a step whose loss, gradient norm or entropy is no number.
+
+    Raises:
+        FloatingPointError: one of them is NaN or infinite.
+    """
+    bad = {
+        name: metrics[name]
+        for name in ("loss", "grad_norm", "entropy")
+        if not np.isfinite(metrics.get(name, 0))
+    }
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())}\n\n"
+            "hint: lower stages.N.learning_rate or method.gradient_clip; the next run goes on from "
+            "the checkpoint before"
+        )

@@ -7,13 +7,13 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.workers.utils.padding import response_from_nested
 
 from trainer.backend.metrics import (
+    check_finite,
     check_probabilities,
     check_rollouts,
     rollout_metrics,
@@ -126,18 +126,13 @@ class StageTrainer(PPOTrainerSync):
             "epoch": epoch,
         }
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
-        bad = [
-            name for name in ("loss", "grad_norm", "entropy") if not np.isfinite(ours.get(name, 0))
-        ]
+        # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
+        # never from a checkpoint that such a step has already written.
+        check_finite(ours, global_steps)
         seen = dict(zip(rows["uid"], rows["extra_info"], strict=True))
         prompts = [info["id"] for info in seen.values()]
         append_record(self.order_file, {"step": global_steps, "prompts": prompts})
         append_record(self.metrics_file, ours)
-        if bad:
-            raise FloatingPointError(
-                f"step {global_steps}: {', '.join(bad)} is not a finite number\n\n"
-                "hint: lower `learning_rate`, or set `gradient_clip`"
-            )
 
 
 def _extra(fields: dict) -> dict:

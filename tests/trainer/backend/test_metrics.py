@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from trainer.backend.metrics import (
     ProbabilityMismatchError,
     RolloutsFailedError,
+    check_finite,
     check_probabilities,
     check_rollouts,
     rollout_metrics,
@@ -68,3 +69,11 @@ def test_a_step_with_failed_rollouts_is_refused_and_counted():
     check_rollouts(32, 32, step=1)
     with pytest.raises(RolloutsFailedError, match="step 3: 2 of 32 rollouts failed"):
         check_rollouts(30, 32, step=3)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "entropy"])
+def test_a_step_that_is_no_number_is_refused_by_name(name):
+    fine = {"loss": 0.1, "grad_norm": 2.0, "entropy": 0.3}
+    check_finite(fine, step=1)
+    with pytest.raises(FloatingPointError, match=f"step 5: {name} is nan"):
+        check_finite({**fine, name: float("nan")}, step=5)
