@@ -201,7 +201,7 @@ def _refused(error: ValidationError) -> str:
 
 def _meaning(key: str, field: FieldInfo | None) -> str:
     if field is None:
-        return f"look at {key} in conf/schema.py"
+        return f"look at {key} in conf/schema"
     unit = (field.json_schema_extra or {}).get("unit", "")
     return f"{key} ({unit}): {field.description}"
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -89,7 +90,14 @@ class Here:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        return json.load(urllib.request.urlopen(request, timeout=10))
+        for _ in range(20):
+            try:
+                return json.load(urllib.request.urlopen(request, timeout=10))
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # the server's database is busy: its clients ask again too
+                    raise
+                time.sleep(0.5)
+        raise AssertionError(f"{path} was refused as busy for 10 s")
 
     def run(self, deployment: str, **parameters) -> str:
         """Start a deployment; the run's id."""

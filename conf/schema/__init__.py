@@ -1,0 +1,31 @@
+"""Every knob of an experiment, with its type, its default, its unit and what it does.
+
+The YAML files under conf/ only fill these models in, and code outside conf/ only sees them
+filled. Unknown keys and wrong values are refused.
+
+Lengths are in tokens, durations in seconds, sizes in prompts or rollouts as the unit says.
+"""
+
+from conf.schema.data import Data, Segmentation, Source
+from conf.schema.evaluation import Evaluation
+from conf.schema.experiment import Experiment, Model
+from conf.schema.hardware import Hardware
+from conf.schema.knobs import NAME, SEEDS, Knobs, knob
+from conf.schema.method import Method
+from conf.schema.stage import Stage
+
+__all__ = [
+    "NAME",
+    "SEEDS",
+    "Data",
+    "Evaluation",
+    "Experiment",
+    "Hardware",
+    "Knobs",
+    "Method",
+    "Model",
+    "Segmentation",
+    "Source",
+    "Stage",
+    "knob",
+]

@@ -1,0 +1,20 @@
+"""How checkpoints are scored."""
+
+from conf.schema.data import Source
+from conf.schema.knobs import SEEDS, Knobs, knob
+
+
+class Evaluation(Knobs):
+    """How a checkpoint is scored."""
+
+    benchmarks: list[Source] = knob(
+        lambda: [Source(name="lab", split="test", rows=200)], "Test sets.", "sources", min_length=1
+    )
+    samples: int = knob(16, "Responses per problem: the k of avg@k.", "samples", gt=0)
+    temperature: float = knob(0.6, "Sampling temperature.", "1", gt=0)
+    top_p: float = knob(1.0, "Nucleus.", "probability", gt=0, le=1)
+    context_length: int = knob(32768, "Longest response, whatever the stage's.", "tokens", gt=0)
+    seed: int = knob(0, "Seed of sampling.", "seed", **SEEDS)
+    batch_size: int = knob(
+        256, "Responses sampled together by the torch engine.", "responses", gt=0
+    )

@@ -1,0 +1,57 @@
+"""An experiment: everything needed to run, and to run again."""
+
+from pydantic import model_validator
+
+from conf.schema.data import Data
+from conf.schema.evaluation import Evaluation
+from conf.schema.hardware import Hardware
+from conf.schema.knobs import NAME, SEEDS, Knobs, knob
+from conf.schema.method import Method
+from conf.schema.stage import Stage
+
+
+class Model(Knobs):
+    """The model that training starts from."""
+
+    path: str = knob(
+        "lab",
+        "lab: the base model shipped with Stagecraft; else a local folder or a Hub name.",
+        "path",
+    )
+    revision: str = knob("main", "Hub commit, tag or branch.", "git revision")
+
+
+class Experiment(Knobs):
+    """Everything needed to run, and to run again."""
+
+    name: str = knob("experiment", "Name of the experiment.", "name", pattern=NAME)
+    seed: int = knob(0, "Seed of data order and sampling in training.", "seed", **SEEDS)
+    output: str = knob("outputs", "Folder that everything is written under.", "path", min_length=1)
+    data: Data = knob(Data, "Training problems.", "group")
+    model: Model = knob(Model, "Starting model.", "group")
+    method: Method = knob(Method, "Advantage and loss.", "group")
+    stages: list[Stage] = knob(
+        lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1
+    )
+    hardware: Hardware = knob(Hardware, "Machine.", "group")
+    evaluation: Evaluation = knob(Evaluation, "Scoring.", "group")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Experiment":
+        for what, names in (
+            ("stages", [stage.name for stage in self.stages]),
+            ("evaluation.benchmarks", [source.name for source in self.evaluation.benchmarks]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(
+                    f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own"
+                )
+        return self
+
+    def seed_of(self, stage: Stage) -> int:
+        """Seed of a stage's data order and sampling.
+
+        Differs from stage to stage: two on the same prompt set do not draw the same prompts first.
+        """
+        return self.seed + 1_000_003 * self.stages.index(stage)

@@ -1,0 +1,42 @@
+"""What it runs on."""
+
+from typing import Literal
+
+from conf.schema.knobs import Knobs, knob
+
+
+class Hardware(Knobs):
+    """What it runs on. None of it changes what is learned, but for rounding."""
+
+    name: str = knob("cpu", "Name of the overlay, for tables.", "name")
+    device: Literal["cpu", "cuda"] = knob("cpu", "Where the trainer's tensors live.", "choice")
+    rollout: Literal["torch", "vllm"] = knob("torch", "Engine that samples rollouts.", "choice")
+    ranks: int = knob(1, "Trainer processes (GPUs) per node.", "processes", gt=0)
+    nodes: int = knob(1, "Machines.", "nodes", gt=0)
+    dtype: Literal["float32", "bfloat16"] = knob(
+        "float32", "Type of weights in training and rollout.", "type"
+    )
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = knob(
+        "sdpa", "Attention kernel.", "choice"
+    )
+    tensor_parallel: int = knob(1, "Ranks that share one rollout engine.", "ranks", gt=0)
+    memory_share: float = knob(0.6, "Share of GPU memory given to vLLM.", "share", gt=0, le=1)
+    kv_cache_gib: int = knob(1, "KV cache of vLLM on a CPU.", "GiB", gt=0)
+    micro_batch: int = knob(
+        128, "Rollouts per forward pass on a rank, where tokens_per_rank is 0.", "rollouts", gt=0
+    )
+    tokens_per_rank: int = knob(
+        0, "Tokens per forward pass (dynamic batches, padding removed); 0: off.", "tokens", ge=0
+    )
+    gradient_checkpointing: bool = knob(False, "Recompute activations to save memory.", "switch")
+    offload: bool = knob(False, "Keep parameters and optimizer on the host between uses.", "switch")
+    threads: int = knob(1, "OpenMP threads of each trainer process on a CPU.", "threads", gt=0)
+    probability_tolerance: float = knob(
+        1e-3,
+        "Largest difference of rollout and trainer probabilities; more fails the stage (float32).",
+        "probability",
+        gt=0,
+    )
+    stall_timeout: int = knob(
+        1800, "A stage without a step or a log line for so long is stopped.", "seconds", gt=0
+    )

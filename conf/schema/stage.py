@@ -1,0 +1,47 @@
+"""One stage of a curriculum."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from conf.schema.knobs import NAME, Knobs, knob
+
+
+class Stage(Knobs):
+    """One stretch of training at one context length on one prompt set.
+
+    Starts from the checkpoint of the stage before, with a fresh optimizer and data cursor.
+    """
+
+    name: str = knob("stage", "Name of the stage, unique in the curriculum.", "name", pattern=NAME)
+    prompts: Literal["L1", "L2", "L3"] = knob("L2", "Prompt set to train on.", "segment")
+    context_length: int = knob(8192, "Longest response.", "tokens", gt=0)
+    steps: int = knob(100, "Training steps (batches of prompt groups).", "steps", gt=0)
+    batch_size: int = knob(128, "Prompts per step.", "prompts", gt=0)
+    mini_batch_size: int = knob(64, "Prompts per optimizer update.", "prompts", gt=0)
+    group_size: int = knob(8, "Rollouts per prompt.", "rollouts", gt=0)
+    learning_rate: float = knob(1e-6, "AdamW learning rate, constant.", "1", gt=0)
+    temperature: float = knob(0.6, "Sampling temperature of rollouts.", "1", gt=0)
+    top_p: float = knob(1.0, "Nucleus of rollouts.", "probability", gt=0, le=1)
+    kl_coefficient: float = knob(
+        0.0, "Weight of KL(policy, stage start) in the loss; 0 keeps no reference.", "1", ge=0
+    )
+    entropy_coefficient: float = knob(0.0, "Weight of the entropy bonus in the loss.", "1", ge=0)
+    save_every: int = knob(
+        20, "Steps between checkpoints that an interrupted stage resumes from.", "steps", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Stage":
+        if self.mini_batch_size > self.batch_size:
+            raise ValueError(
+                f"mini_batch_size is {self.mini_batch_size} prompts, more than the "
+                f"{self.batch_size} of batch_size\n\n"
+                "hint: lower mini_batch_size or raise batch_size"
+            )
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of mini_batch_size "
+                f"{self.mini_batch_size}\n\nhint: every update must see as many prompts"
+            )
+        return self
