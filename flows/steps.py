@@ -242,6 +242,13 @@ def scored(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
     return [one for one in there if one]
 
 
+def there(work: Session, given: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Manifests of the stages and of the evaluations that are finished, in order of training."""
+    at = list(milestones(work, given, found))
+    stages = [each.stage for each in at if each.stage]
+    return stages, [one for each in at for one in scored(work, given, each)]
+
+
 def report(
     work: Session, given: Inputs, manifests: Sequence[dict], evaluations: Sequence[dict]
 ) -> Report:
