@@ -1,21 +1,29 @@
 """The runs of a study: trained one by one or several at once, then gathered and compared."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from threading import Event
 
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.context import FlowRunContext
+
 from conf.schema.study import Study
 from conf.studies import Run
 from flows import steps
 from flows.pipeline import pipeline
+from tasks import comparison
 from tasks.artifacts import digest_of
-from tasks.labels import lineage_tags
+from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
+from tasks.report import Report
+from tasks.sharing import Sharing
+from tasks.study_report import write_study_report
+from tasks.study_tables import scores
 from tasks.track import Tracker
+from tasks.words import plain
 from trainer.process import how_it_ended, last_lines, run_guarded
 
 
@@ -127,3 +135,92 @@ def devices(study: Study, runs: Sequence[Run]) -> list[dict[str, str]]:
 def folder_of(study: Study, output: str) -> Path:
     """Where a study's report and logs lie."""
     return Path(output).absolute() / "studies" / study.name
+
+
+def compare(
+    study: Study, runs: Sequence[Run], failures: dict[str, str], shared: Sharing, command: str
+) -> str:
+    """Write a study's report from what its runs left on disk, and keep it in MLflow and Prefect.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ValueError: no run was evaluated.
+        StudyIncompleteError: runs failed; the report of the others is written.
+    """
+    output = runs[0].settings.output
+    tracker = Tracker(output, f"study-{study.name}")
+    tags = lineage_tags(
+        config_digest=digest_of(study),
+        git_commit=environment()["git_commit"],
+        command=command,
+    )
+    with tracker.pipeline_run(flat(study), tags, name=study.name) as parent:
+        there = [_gathered(run, failures, tracker, parent) for run in runs]
+        found = comparison.compare(study, there)
+        written = write_study_report(
+            found, shared, folder=folder_of(study, output) / "report", command=command
+        )
+        _track(found, tracker, parent)
+        tracker.log_report(parent, written.folder)
+    _show(found, written)
+    if failures:
+        names = ", ".join(failures)
+        raise StudyIncompleteError(
+            f"{len(failures)} of {len(runs)} runs failed: {names}; the others are compared in "
+            f"{written.html}\n\nhint: the same command goes on with what is missing"
+        )
+    return str(written.html)
+
+
+def _gathered(
+    run: Run, failures: dict[str, str], tracker: Tracker, parent: str
+) -> comparison.ArmRun:
+    """What a run left on disk, and why it is not all there."""
+    output = Path(run.settings.output).absolute()
+    work = steps.Session(run.settings, output, run.command, tracker, parent)
+    failure = failures.get(run.label, "")
+    stages, evaluations = [], []
+    try:
+        stages, evaluations = steps.there(work, steps.inputs(work))
+    except ValueError as error:
+        failure = failure or str(error)
+    return comparison.ArmRun(
+        run.arm.name, run.seed, run.settings, run.command, stages, evaluations, failure
+    )
+
+
+def _track(found: comparison.Comparison, tracker: Tracker, parent: str) -> None:
+    """A run for each arm and seed below the study's, with the same metric names in all."""
+    for run in found.runs:
+        values = {"arm": run.arm, **flat(run.settings)}
+        with tracker.child_run(
+            parent,
+            f"{run.arm} seed {run.seed}",
+            "evaluation",
+            values,
+            {"stagecraft.arm": run.arm, "stagecraft.failure": run.failure},
+            require_metrics=False,
+        ) as child:
+            for step, metrics in comparison.history(found, run):
+                child.log_step(metrics, step)
+
+
+def _show(found: comparison.Comparison, written: Report) -> None:
+    """The numbers in the terminal, and on the run's page in Prefect."""
+    print("\n".join(written.summary["verdict"]))
+    for sentence in found.missing:
+        print(f"! {sentence}")
+    for on in found.benchmarks.values():
+        print("\n" + plain(scores(found, on).text_lines()))
+    print(f"\nreport: {written.html}")
+    if FlowRunContext.get():
+        create_markdown_artifact(
+            written.markdown, key=f"study-{found.study.name.lower().replace('_', '-')}",
+            description=found.study.question,
+        )  # fmt: skip
+        create_link_artifact(
+            written.html.as_uri(), link_text="report", key="study-report",
+            description=f"the report of {found.study.name}",
+        )  # fmt: skip

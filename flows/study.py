@@ -15,7 +15,7 @@ from prefect import flow
 from conf import studies
 from conf.load import ConfigError
 from conf.studies import Run, load_study
-from flows import arms, steps
+from flows import arms
 from flows.terminal import run as run_flow
 from tasks import preflight
 from tasks.plan import CACHED

@@ -1,4 +1,4 @@
-"""A study: experiments that differ in one thing, each with several seeds, compared with each other."""
+"""A study: experiments that differ in one thing, each with several seeds, compared."""
 
 from typing import Any
 
