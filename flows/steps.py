@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -145,14 +145,19 @@ def inputs(work: Session) -> Inputs:
     """
     data = work.settings.data
     train = step(download)(data.train, data, work.output)
-    benchmarks = {
-        source.name: step(download)(source, data, work.output)
-        for source in work.settings.evaluation.benchmarks
-    }
+    benchmarks = benchmarks_of(work)
     segments = step(segment)(train, data, work.output)
     base = step(starting_model)(work.settings.model)
     step(preflight.check_data)(work.settings, segments, benchmarks, base.path)
     return Inputs(train, segments, benchmarks, base)
+
+
+def benchmarks_of(work: Session) -> dict[str, Dataset]:
+    """The test sets, on disk."""
+    return {
+        source.name: step(download)(source, work.settings.data, work.output)
+        for source in work.settings.evaluation.benchmarks
+    }
 
 
 def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Milestone]:
@@ -216,7 +221,7 @@ def folder_of(work: Session, given: Inputs, position: int, before: Milestone) ->
     )
 
 
-def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
+def score(work: Session, benchmarks: Mapping[str, Dataset], at: Milestone) -> list[dict[str, Any]]:
     """The checkpoint's evaluation on each benchmark, made or found."""
     return [
         step(evaluation.evaluate, task_run_name=f"evaluate {at.label} on {name}")(
@@ -229,7 +234,7 @@ def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
             work.run,
             at.run,
         )
-        for name, benchmark in given.benchmarks.items()
+        for name, benchmark in benchmarks.items()
     ]
 
 

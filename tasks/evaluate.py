@@ -1,11 +1,7 @@
 """Score a checkpoint on a benchmark: sample, grade, and keep every response."""
 
 import math
-import os
-import shutil
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +9,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf import telemetry
 from conf.schema import Experiment
+from tasks import generations
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
+from tasks.generations import EvaluationFailedError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
 from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
-from trainer.backend import settings as verl_settings
 from trainer.generate import Request
-from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.rewards import Reason, grade_many
+
+__all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
 GRADER_VERSION = 1
-
-
-class EvaluationFailedError(RuntimeError):
-    """A checkpoint could not be sampled: why, and where the log is."""
 
 
 def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
@@ -54,6 +47,7 @@ def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) 
         memory_share=hardware.memory_share,
         max_prompt_length=experiment.data.max_prompt_length,
         tensor_parallel=hardware.tensor_parallel,
+        shards=generations.shards(experiment),
     )
 
 
@@ -77,10 +71,7 @@ def _identity(
 ) -> tuple[dict[str, Any], str, Path]:
     """How is sampled, the digest of all that decides the score, and the folder it lies in."""
     wanted = request(experiment, benchmark, checkpoint)
-    sampling = {
-        key: getattr(wanted, key)
-        for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
-    }
+    sampling = generations.describe(wanted)
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
@@ -98,8 +89,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score `checkpoint` on `benchmark`, or find it scored.
 
-    The same checkpoint, problems and sampling are never sampled twice. While it is sampled its
-    files lie in a folder whose name starts with a dot: the log among them, if it fails.
+    No response is sampled twice, see `tasks.generations`: more samples are added to those that are
+    there, and a grader of another version reads them.
 
     Args:
         experiment: For sampling and hardware.
@@ -133,12 +124,11 @@ def evaluate(
         [benchmark],
     ) as run:
         if not (folder / MANIFEST).is_file():
-            work = folder.with_name(f".{folder.name}")
+            work = generations.folder_of(folder.parents[1], benchmark, checkpoint, wanted)
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
-                    seconds = _sample(experiment, benchmark, wanted, work, label)
-                    _grade(benchmark, checkpoint, sampling, work, folder, seconds)
-                shutil.rmtree(work)
+                    generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
+                    _grade(benchmark, checkpoint, sampling, work, folder)
         manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)
@@ -152,56 +142,11 @@ def evaluate(
     return {**manifest, "label": label, "position": position, "folder": folder}
 
 
-def _sample(experiment, benchmark, wanted: Request, folder: Path, label: str) -> float:
-    """Leave every response in `folder`; how many seconds that took. What is whole is kept."""
-    if (folder / "generated.parquet").exists():
-        return read_json(folder / "progress.json")["seconds"]
-    started = time.monotonic()
-    write_json(folder / "request.json", asdict(wanted))
-    log = folder / "generate.log"
-    shown = 0.0
-
-    def progress() -> bool:
-        nonlocal shown
-        if not (folder / "progress.json").exists():
-            return False
-        state = read_json(folder / "progress.json")
-        moved = state["done"] > shown
-        if moved and state["done"] < state["wanted"]:
-            left = state["seconds"] / state["done"] * (state["wanted"] - state["done"])
-            print(
-                f"{label} on {benchmark.name}: {state['done']}/{state['wanted']} responses, "
-                f"{state['tokens'] / state['seconds']:,.0f} tokens/s, {left:.0f} s left"
-            )
-        shown = state["done"]
-        return moved
-
-    hardware = experiment.hardware
-    # Both cores sample: nothing else of the pipeline runs meanwhile.
-    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    cpu = threads if hardware.device == "cpu" else {}
-    code = run_guarded(
-        "trainer.generate",
-        [str(folder)],
-        log=log,
-        environment={**verl_settings.environment(hardware), **telemetry.OFF, **cpu},
-        progress=progress,
-        stall_timeout=hardware.stall_timeout,
-    )
-    if code != 0:
-        raise EvaluationFailedError(
-            f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
-            f"{last_lines(log)}\n\nlog: {log}"
-        )
-    return time.monotonic() - started
-
-
-def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: float) -> None:
+def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path) -> None:
     """Grade what was sampled in `work`, and leave the finished evaluation in `folder`."""
-    graded = grade(pq.read_table(work / "generated.parquet"), benchmark)
+    responses, seconds = generations.read(work, benchmark, sampling["samples"])
+    graded = grade(responses, benchmark)
     with new_folder(folder) as aside:
-        for name in ("request.json", "generate.log"):
-            shutil.copy(work / name, aside / name)
         pq.write_table(graded, aside / "responses.parquet")
         write_json(
             aside / MANIFEST,
@@ -211,13 +156,19 @@ def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: f
                 "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
                 "data_digest": benchmark.digest,
                 "sampling": sampling,
+                "generations": work.name,
                 "problems": benchmark.rows,
-                "metrics": scores(graded, sampling["samples"]),
+                "metrics": scores(graded, sampling["samples"], overlapping(benchmark)),
                 "tokens": int(np.sum(graded["tokens"].to_numpy())),
                 "seconds": seconds,
                 "environment": environment(),
             },
         )
+
+
+def overlapping(benchmark: Dataset) -> set[str]:
+    """Ids of problems that the training set holds too, as the benchmark's manifest says."""
+    return set(benchmark.manifest.get("overlap", {}).get("ids", []))
 
 
 def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:
@@ -234,18 +185,35 @@ def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:
     )
 
 
-def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
-    """avg@k, pass@k, shares, and mean lengths in tokens, of `samples` responses per problem."""
+def scores(
+    graded: pa.Table, samples: int, overlap: Collection[str] = ()
+) -> dict[str, float | None]:
+    """Every score of `trainer.metrics`, shares, and mean lengths in tokens.
+
+    Args:
+        graded: What `grade` gave, `samples` rows for each problem.
+        samples: Responses per problem.
+        overlap: Ids of problems that training saw: `avg_at_k_clean` leaves them out. It is null
+            where there are none, or nothing else.
+    """
     ordered = graded.sort_by([("id", "ascending"), ("sample", "ascending")])
     correct = ordered["correct"].to_numpy(zero_copy_only=False).reshape(-1, samples)
     tokens = ordered["tokens"].to_numpy().reshape(-1, samples)
+    answers = np.array(ordered["answer"].to_pylist(), dtype=object).reshape(-1, samples).tolist()
+    clean = ~np.isin(ordered["id"].to_pylist()[::samples], list(overlap))
     lengths = metrics.lengths_by_correctness(tokens, correct)
     reasons = graded["reason"].to_pylist()
     without = (str(Reason.NO_ANSWER), str(Reason.NO_THINK_TAG))
+    some = 0 < clean.sum() < len(clean)
     return {
         "k": samples,
         "avg_at_k": metrics.avg_at_k(correct),
         "pass_at_k": metrics.pass_at_k(correct, samples),
+        "maj_at_k": metrics.maj_at_k(answers, correct),
+        "m_g_pass_at_k": metrics.m_g_pass_at_k(correct, samples) if samples > 1 else None,
+        "spread_over_samples": _known(metrics.spread_over_samples(correct)),
+        "avg_at_k_clean": metrics.avg_at_k(correct[clean]) if some else None,
+        "problems_clean": int(clean.sum()),
         "truncated_share": metrics.truncation_share(
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tasks import evaluate as evaluation
+from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
+from trainer.generate import Request, Response, made, missing, write_part
 from trainer.records import append_record
 
 
@@ -32,18 +31,13 @@ def quick(monkeypatch) -> SimpleNamespace:
     def sample(_module, arguments, **_) -> int:
         folder = Path(arguments[0])
         asked = read_json(folder / "request.json")
-        ids = pq.read_table(asked["prompts"])["id"].to_pylist()
-        rows = [{"id": id_, "sample": k} for id_ in ids for k in range(asked["samples"])]
-        answer = {"response": "</think>\\boxed{0}", "tokens": 5, "truncated": False}
-        pq.write_table(
-            pa.Table.from_pylist([{**row, **answer} for row in rows]), folder / "generated.parquet"
-        )
-        (folder / "generate.log").touch()
+        wanted = missing(Request(**asked), made(folder))
+        write_part(folder, [Response(*job, "</think>\\boxed{0}", 5, False) for job in wanted], 2.0)
         done.scored.append(asked["checkpoint"])
         return 0
 
     monkeypatch.setattr(training, "launch", launch)
-    monkeypatch.setattr(evaluation, "run_guarded", sample)
+    monkeypatch.setattr(generations, "run_guarded", sample)
     return done
 
 

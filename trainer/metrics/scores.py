@@ -98,7 +98,7 @@ def maj_at_k(answers: Sequence[Sequence[Hashable | None]], correct: ArrayLike) -
         A fraction in [0, 1].
 
     Raises:
-        ValueError: The two differ in shape, or a sample without an answer is correct.
+        ValueError: The two differ in shape.
 
     Source:
         Wang et al. 2023, "Self-Consistency Improves Chain of Thought Reasoning", arXiv:2203.11171,
@@ -115,15 +115,10 @@ def maj_at_k(answers: Sequence[Sequence[Hashable | None]], correct: ArrayLike) -
         )
     right = []
     for row, marks in zip(answers, graded.astype(bool), strict=True):
-        if any(mark and answer is None for answer, mark in zip(row, marks, strict=True)):
-            raise ValueError(
-                "a response without an answer is graded correct\n\n"
-                "hint: pass the answers that were graded"
-            )
         votes = Counter(
             ("right",) if mark else ("wrong", answer)
             for answer, mark in zip(row, marks, strict=True)
-            if answer is not None
+            if mark or answer is not None
         )
         most = max(votes.values(), default=0)
         first = [answer for answer, count in votes.items() if count == most]
