@@ -4,7 +4,6 @@ import json
 import logging
 import subprocess
 import sys
-from functools import partial
 from typing import Any
 
 from prefect import Flow
@@ -14,7 +13,7 @@ from conf.load import ConfigError
 from flows.steps import settings_of
 from tasks.evaluate import EvaluationFailedError
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError
+from trainer.process import StalledError, under_guard, with_our_modules
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
@@ -39,7 +38,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
             parameters[key] = _value(value)
         else:
             overrides.append(argument)
-    _server_survives_ctrl_c()
+    _server_lives_as_long_as_this()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_trace)
     try:
@@ -76,17 +75,23 @@ def _without_trace(record: logging.LogRecord) -> bool:
     return True
 
 
-def _server_survives_ctrl_c() -> None:
-    """Start Prefect's temporary server in a process group of its own.
+def _server_lives_as_long_as_this() -> None:
+    """Start Prefect's temporary server under a guard, in a process group of its own.
 
-    A terminal sends Ctrl-C to the whole group. The server would end at once, and the flow would
-    then wait for minutes to tell it that it was interrupted.
+    Killed outright, this process stops no server, which would then run for ever. And a terminal
+    sends Ctrl-C to the whole group: the server would end at once, and the flow would then wait for
+    minutes to tell it that it was interrupted.
     """
     start = SubprocessASGIServer._run_uvicorn_command
 
     def start_apart(server: SubprocessASGIServer) -> subprocess.Popen:
         popen = subprocess.Popen
-        subprocess.Popen = partial(popen, process_group=0)
+
+        def guarded(args: list[str], env: dict[str, str]) -> subprocess.Popen:
+            environment = with_our_modules(env)
+            return popen([*under_guard(), *args], env=environment, process_group=0)
+
+        subprocess.Popen = guarded
         try:
             return start(server)
         finally:

@@ -5,16 +5,23 @@ python -m trainer.guard GRACE SCRATCH COMMAND...
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
-all. It also removes what they leave in shared memory, and SCRATCH. Linux only, like verl.
+all. It also removes what they leave in shared memory, and SCRATCH, a folder ("" for none). Linux
+only, like verl.
+
+A guard can be killed too. It keeps a note of what to end and remove in SCRATCH/guard.json, whose
+lock the kernel lets go of when it dies: `sweep` then does what it did not come to.
 """
 
 import ctypes
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -24,6 +31,9 @@ POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
+NOTE = "guard.json"  # in SCRATCH: what the guard would end and remove
+MARK = "RAY_TMPDIR"  # SCRATCH, in the environment of all that a guard answers for
+UNUSED = 600.0  # seconds after which a SCRATCH that no guard took is nobody's
 
 
 def _prctl(option: int, value: int) -> None:
@@ -61,23 +71,104 @@ def end_all(timeout: float = 5.0) -> None:
     """Kill every descendant, those included that appear meanwhile."""
     deadline = time.monotonic() + timeout
     while (alive := descendants()) and time.monotonic() < deadline:
-        for process in alive:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(alive, timeout=0.5)
+        _kill(alive)
+
+
+def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
+    """Remove those of `files` that nobody maps any more, and the semaphores that `pids` made."""
+    # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
+    made = set(pids)
+    for path in SHARED_MEMORY.glob("sem.*"):
+        if any(part.isdigit() and int(part) in made for part in path.name.split("-")):
+            path.unlink(missing_ok=True)
+    for path in files:
+        if not _mapped_by_others(path):
+            path.unlink(missing_ok=True)
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Do for guards that were killed what they did not come to.
+
+    Args:
+        parent: Folder that each SCRATCH lies in, named `stagecraft-...`.
+
+    Returns:
+        The SCRATCH folders that were removed, after the processes that they belonged to ended.
+    """
+    return [scratch for scratch in parent.glob("stagecraft-*") if _swept(scratch)]
+
+
+def _swept(scratch: Path) -> bool:
+    try:
+        file = (scratch / NOTE).open("r+")
+    except FileNotFoundError:  # whoever made it died before there was a guard, or is about it now
+        return _forgotten(scratch)
+    except OSError:  # of another user
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        text = file.read()
+        if not text:  # a guard that is about to take it
+            return False
+        left = marked(scratch)
+        files = {Path(path) for path in json.loads(text)["files"]} | shared_memory_files(left)
+        pids = {*json.loads(text)["pids"], *(process.pid for process in left)}
+        deadline = time.monotonic() + 5
+        while (left := marked(scratch)) and time.monotonic() < deadline:
+            _kill(left)
+        remove_shared_memory(files, pids)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return not scratch.exists()
+
+
+def _forgotten(scratch: Path) -> bool:
+    try:
+        if time.time() - scratch.stat().st_mtime > UNUSED:
+            scratch.rmdir()
+            return True
+    except OSError:  # gone, of another user, or not empty
+        pass
+    return False
+
+
+def marked(scratch: Path) -> list[psutil.Process]:
+    """Living processes that a guard with this SCRATCH answered for, wherever they went."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(MARK) == str(scratch)
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=0.5)
 
 
 class Guard:
     """Runs one command and answers for everything it starts."""
 
-    def __init__(self, grace: float, command: list[str]):
+    def __init__(self, grace: float, scratch: str, command: list[str]):
         self.grace = grace
+        self.scratch = scratch
         self.command = command
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
+        self.note = (Path(scratch) / NOTE).open("a+") if scratch else None
+        if self.note:
+            fcntl.flock(self.note, fcntl.LOCK_EX)
 
     def run(self) -> int:
         """Run to the end, or until told to stop.
@@ -89,6 +180,7 @@ class Guard:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
+        self._write_note()
         child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
         looked = 0.0
         while child.poll() is None and not self.told_to_stop:
@@ -103,7 +195,8 @@ class Guard:
             self._wind_down(child)
         self._look()
         end_all()
-        self._remove_shared_memory()
+        remove_shared_memory(self.files, self.pids)
+        shutil.rmtree(self.scratch, ignore_errors=True)
         return STOPPED if self.told_to_stop else child.returncode
 
     def _stop(self, *_: object) -> None:
@@ -121,15 +214,14 @@ class Guard:
         below = descendants()
         self.pids |= {process.pid for process in below}
         self.files |= shared_memory_files(below)
+        self._write_note()
 
-    def _remove_shared_memory(self) -> None:
-        # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
-        for path in SHARED_MEMORY.glob("sem.*"):
-            if any(part.isdigit() and int(part) in self.pids for part in path.name.split("-")):
-                path.unlink(missing_ok=True)
-        for path in self.files:
-            if not _mapped_by_others(path):
-                path.unlink(missing_ok=True)
+    def _write_note(self) -> None:
+        if self.note and Path(self.scratch).is_dir():
+            known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
+            self.note.truncate(0)
+            self.note.write(json.dumps(known))
+            self.note.flush()
 
 
 def _mapped_by_others(path: Path) -> bool:
@@ -137,7 +229,6 @@ def _mapped_by_others(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    code = Guard(float(sys.argv[1]), sys.argv[3:]).run()
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    code = Guard(float(sys.argv[1]), sys.argv[2], sys.argv[3:]).run()
     # A signal as a shell reports it: exit codes have no sign.
     sys.exit(code if code >= 0 else 128 - code)
