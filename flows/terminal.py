@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -27,7 +28,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         arguments: `key=value` each.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
     """
     parameters = {"experiment": "lab/fastcurl"}
     own = set(flow.parameters.properties) - {"overrides", "output"}
@@ -39,6 +40,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         else:
             overrides.append(argument)
     _server_lives_as_long_as_this()
+    told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_trace)
     try:
@@ -47,7 +49,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return 128 + (told[0] if told else signal.SIGINT)
     except ConfigError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)
         return 2
@@ -58,6 +60,22 @@ def run(flow: Flow, arguments: list[str]) -> int:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sigterm_is_ctrl_c() -> list[int]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that stage and runs say that they were interrupted.
+
+    Returns:
+        What it was told: SIGTERM, once it was.
+    """
+    told: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return told
 
 
 def _value(text: str) -> Any:

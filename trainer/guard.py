@@ -1,17 +1,22 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
-python -m trainer.guard GRACE SCRATCH COMMAND...
+python -m trainer.guard --grace 4 --scratch FOLDER [--stop-file FILE --stop-grace 12] -- COMMAND...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
-all. It also removes what they leave in shared memory, and SCRATCH, a folder ("" for none). Linux
-only, like verl.
+all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
 
-A guard can be killed too. It keeps a note of what to end and remove in SCRATCH/guard.json, whose
+A trainer that may have something to save is first asked to stop by a file: the signal would not
+reach the process that can save, which is one of Ray's. It says that it looks for FILE by another
+beside it, FILE.listening.
+
+A guard can be killed too. It keeps a note of what to end and remove in the scratch folder, whose
 lock the kernel lets go of when it dies: `sweep` then does what it did not come to.
 """
 
+import argparse
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -31,9 +36,9 @@ POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
-NOTE = "guard.json"  # in SCRATCH: what the guard would end and remove
-MARK = "RAY_TMPDIR"  # SCRATCH, in the environment of all that a guard answers for
-UNUSED = 600.0  # seconds after which a SCRATCH that no guard took is nobody's
+NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
+MARK = "RAY_TMPDIR"  # the scratch folder, in the environment of all that a guard answers for
+UNUSED = 600.0  # seconds after which a the scratch folder that no guard took is nobody's
 
 
 def _prctl(option: int, value: int) -> None:
@@ -90,10 +95,10 @@ def sweep(parent: Path) -> list[Path]:
     """Do for guards that were killed what they did not come to.
 
     Args:
-        parent: Folder that each SCRATCH lies in, named `stagecraft-...`.
+        parent: Folder that each scratch folder lies in, named `stagecraft-...`.
 
     Returns:
-        The SCRATCH folders that were removed, after the processes that they belonged to ended.
+        The scratch folders that were removed, after the processes that they belonged to ended.
     """
     return [scratch for scratch in parent.glob("stagecraft-*") if _swept(scratch)]
 
@@ -135,7 +140,7 @@ def _forgotten(scratch: Path) -> bool:
 
 
 def marked(scratch: Path) -> list[psutil.Process]:
-    """Living processes that a guard with this SCRATCH answered for, wherever they went."""
+    """Living processes that a guard with this scratch folder answered for, wherever they went."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -159,14 +164,24 @@ def _kill(processes: list[psutil.Process]) -> None:
 class Guard:
     """Runs one command and answers for everything it starts."""
 
-    def __init__(self, grace: float, scratch: str, command: list[str]):
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        grace: float,
+        scratch: Path | None = None,
+        stop_file: Path | None = None,
+        stop_grace: float = 0.0,
+    ):
+        self.command = command
         self.grace = grace
         self.scratch = scratch
-        self.command = command
+        self.stop_file = stop_file
+        self.stop_grace = stop_grace
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
-        self.note = (Path(scratch) / NOTE).open("a+") if scratch else None
+        self.note = (scratch / NOTE).open("a+") if scratch else None
         if self.note:
             fcntl.flock(self.note, fcntl.LOCK_EX)
 
@@ -196,13 +211,20 @@ class Guard:
         self._look()
         end_all()
         remove_shared_memory(self.files, self.pids)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
         return STOPPED if self.told_to_stop else child.returncode
 
     def _stop(self, *_: object) -> None:
         self.told_to_stop = True
 
     def _wind_down(self, child: subprocess.Popen) -> None:
+        listening = self.stop_file and self.stop_file.with_suffix(".listening").exists()
+        if listening and self.stop_grace:
+            with contextlib.suppress(OSError):  # a full disk: then nothing could be saved either
+                self.stop_file.touch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(self.stop_grace)
         child.terminate()
         try:
             child.wait(self.grace)
@@ -217,8 +239,10 @@ class Guard:
         self._write_note()
 
     def _write_note(self) -> None:
-        if self.note and Path(self.scratch).is_dir():
-            known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
+        if not self.note:
+            return
+        known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
+        with contextlib.suppress(OSError):  # a full disk: what was noted before is most of it
             self.note.truncate(0)
             self.note.write(json.dumps(known))
             self.note.flush()
@@ -228,7 +252,25 @@ def _mapped_by_others(path: Path) -> bool:
     return path in shared_memory_files(list(psutil.process_iter()))
 
 
+def main(arguments: list[str]) -> int:
+    """Run a command line; the exit code is the command's, 128 + n where signal n ended it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--grace", type=float, required=True)
+    parser.add_argument("--scratch", type=Path, help="a folder to remove at the end")
+    parser.add_argument("--stop-file", type=Path)
+    parser.add_argument("--stop-grace", type=float, default=0.0)
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    guard = Guard(
+        asked.command,
+        grace=asked.grace,
+        scratch=asked.scratch,
+        stop_file=asked.stop_file,
+        stop_grace=asked.stop_grace,
+    )
+    code = guard.run()
+    return code if code >= 0 else 128 - code  # a signal as a shell reports it
+
+
 if __name__ == "__main__":
-    code = Guard(float(sys.argv[1]), sys.argv[2], sys.argv[3:]).run()
-    # A signal as a shell reports it: exit codes have no sign.
-    sys.exit(code if code >= 0 else 128 - code)
+    sys.exit(main(sys.argv[1:]))

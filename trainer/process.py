@@ -15,7 +15,7 @@ import psutil
 
 from trainer.guard import MARK, sweep
 
-GRACE = 4.0  # seconds that a program has to end by itself once told to
+GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
 POLL = 0.3  # seconds between looks at it
 DUMP = 30.0  # seconds that writing down the stacks of a stalled program may take
 TEMPORARY = Path("/tmp")
@@ -34,6 +34,8 @@ def run_guarded(
     environment: Mapping[str, str],
     progress: Callable[[], bool],
     stall_timeout: float,
+    stop_file: Path | None = None,
+    grace: float = 0.0,
 ) -> int:
     """Run `python -m module arguments...` to its end, under a guard.
 
@@ -44,6 +46,8 @@ def run_guarded(
         environment: Added to this process's environment; an empty value takes a variable away.
         progress: Called every 0.3 s, and once after the end. True if there was any.
         stall_timeout: Seconds without progress and without a line in the log.
+        stop_file: File that a program looks for which has something to save before it ends.
+        grace: Seconds that it has for that, before SIGTERM.
 
     Returns:
         Its exit code; 128 + n if signal n ended it, 143 if it was told to stop.
@@ -55,7 +59,10 @@ def run_guarded(
     # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
     sweep(TEMPORARY)
     scratch = tempfile.mkdtemp(prefix="stagecraft-", dir=TEMPORARY)
-    command = [*under_guard(scratch), sys.executable, "-m", module]
+    options = ["--scratch", scratch]
+    if stop_file:
+        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    command = [*under_guard(*options), sys.executable, "-m", module]
     try:
         with log.open("ab") as output:
             guard = subprocess.Popen(
@@ -69,7 +76,7 @@ def run_guarded(
             try:
                 _watch(guard, log, progress, stall_timeout)
             finally:
-                _stop(guard)
+                _stop(guard, GRACE + grace + 5)
             if guard.returncode < 0:
                 sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
     finally:
@@ -77,13 +84,13 @@ def run_guarded(
     return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
 
 
-def under_guard(scratch: str = "") -> list[str]:
+def under_guard(*options: str) -> list[str]:
     """What to put before a command so that it ends with this process, and all it starts with it.
 
     Args:
-        scratch: Folder to remove at its end; none by default.
+        options: More options of `trainer.guard`.
     """
-    return [sys.executable, "-m", "trainer.guard", str(GRACE), scratch]
+    return [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), *options, "--"]
 
 
 def with_our_modules(environment: Mapping[str, str]) -> dict[str, str]:
@@ -152,11 +159,11 @@ def _watch(
         time.sleep(POLL)
 
 
-def _stop(guard: subprocess.Popen) -> None:
+def _stop(guard: subprocess.Popen, seconds: float) -> None:
     if guard.poll() is None:
         guard.send_signal(signal.SIGTERM)
         try:
-            guard.wait(GRACE + 5)
+            guard.wait(seconds)
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()

@@ -81,10 +81,11 @@ class Table:
             f"{facts['cpus']} cores, {facts['minutes']} minutes. Python {facts['python']}, "
             f"{packages}. Written by that run; the log of every kill is in `faults.json`.",
             "",
-            "Every row holds only if, after the fault and after the run that followed: each step is "
-            "recorded once; each step's prompts are those that torchdata's sampler draws from the "
-            "stage's seed, none skipped and none repeated; counters are exact; what says finished is "
-            "whole; and no process, no file in shared memory and no scratch folder is left.",
+            "Every row holds only if, after the fault and after the run that followed: each step "
+            "is recorded once; each step's prompts are those that torchdata's sampler draws from "
+            "the stage's seed, none skipped and none repeated; counters are exact; what says "
+            "finished is whole; and no process, no file in shared memory and no scratch folder is "
+            "left.",
             "",
         ]  # fmt: skip
         if self.rows:
@@ -109,9 +110,9 @@ class Table:
         lines = [
             "## SIGKILL of random processes at random moments",
             "",
-            f"{len(self.kills)} of {self.kills_asked} asked for, all on verl. Held: {held}. Moments "
-            "are uniform over twice the time that a run needs to its first step; the victim is any "
-            "process of the run.",
+            f"{len(self.kills)} of {self.kills_asked} asked for, all on verl. Held: {held}. "
+            "Moments are uniform over twice the time that a run needs to its first step; the "
+            "victim is any process of the run.",
             "",
             "| killed | times | of them: the run failed or ended | went on to its end |",
             "|---|---|---|---|",

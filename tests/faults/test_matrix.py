@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from attempts import ROOT, Attempt, manifests, may_mount, part_of
+from attempts import ROOT, Attempt, manifests, may_mount
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]

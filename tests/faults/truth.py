@@ -51,7 +51,7 @@ def prompts_in_order(folder: Path, seed: int, batch: int, steps: int) -> list[li
         epoch = [ids[index] for index in sampler]
         whole = len(epoch) // batch * batch
         steps_of_ids += [epoch[start : start + batch] for start in range(0, whole, batch)]
-    return [sorted(step) for step in steps_of_ids[:steps]]
+    return steps_of_ids[:steps]
 
 
 def faults_of(output: Path, *, prompts: bool = True) -> list[str]:
@@ -81,7 +81,7 @@ def _faults_of_stage(folder: Path, prompts: bool) -> list[str]:
         found.append(f"steps recorded: {steps}")
     asked = manifest["identity"]["stage"]
     # The order is written first: a kill between the two leaves one more of it.
-    drawn = [sorted(record["prompts"]) for record in order]
+    drawn = [record["prompts"] for record in order]
     if prompts and not len(metrics) <= len(drawn) <= len(metrics) + 1:
         found.append(f"{len(metrics)} steps recorded, and the prompts of {len(drawn)}")
     if prompts:
