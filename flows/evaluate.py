@@ -86,7 +86,7 @@ def _one(
         settings, [*command, *steps.lines(experiment, overrides, output)], f"evaluation of {label}"
     ) as work:
         model = steps.step(starting_model)(Model(path=path))
-        steps.step(preflight.check_model)(settings, model.path)
+        steps.step(preflight.check_scored_model)(settings, model.path)
         at = steps.Milestone(label, steps.BASE, model)
         results = steps.score(work, steps.benchmarks_of(work), at)
     return {label: {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}}

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from conf.load import ConfigError
-from conf.schema import Experiment
+from conf.schema import Experiment, Hardware
 from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
@@ -81,19 +82,19 @@ def check_model(experiment: Experiment, folder: Path) -> None:
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    if not (folder / "config.json").is_file():
-        raise _refusal(
-            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
-            "set model.path to the folder that holds config.json and *.safetensors",
-        )
-    if not has_weights(folder):
-        raise _refusal(
-            f"model.path: found no weights in {folder}, needed *.safetensors or "
-            "pytorch_model*.bin, all shards of them",
-            "a trainer's folder may hold tokenizer and config only; export the weights there",
-        )
+    _check_files(folder)
     _check_positions(experiment, folder)
     disk.check_room(experiment, folder)
+
+
+def check_scored_model(experiment: Experiment, folder: Path) -> None:
+    """Refuse a model that is only to be evaluated, for want of weights or positions.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_files(folder)
+    _check_positions(experiment, folder, stages=False)
 
 
 def check_grader() -> None:
@@ -146,6 +147,7 @@ def _check_ranks(experiment: Experiment) -> None:
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
         )
+    _check_cluster(hardware)
     for position, stage in enumerate(experiment.stages):
         rollouts = stage.mini_batch_size * stage.group_size
         if rollouts % ranks:
@@ -154,6 +156,33 @@ def _check_ranks(experiment: Experiment) -> None:
                 f"group_size), needed a multiple of the {ranks} ranks",
                 f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
             )
+
+
+def _check_cluster(hardware: Hardware) -> None:
+    """Several machines need a Ray cluster that spans them, and one that is named must answer."""
+    address = hardware.ray_address
+    if not address:
+        if hardware.nodes > 1:
+            raise _refusal(
+                f"hardware.nodes: found {hardware.nodes} machines, needed hardware.ray_address: "
+                "Stagecraft starts Ray on this machine only",
+                "`ray start --head` on one and `ray start --address=...` on the others, then "
+                "hardware.ray_address=host:port",
+            )
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _refusal(
+            f"hardware.ray_address: found {address!r}, needed host:port",
+            "take what `ray start --head` printed",
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _refusal(
+            f"hardware.ray_address: nothing answers at {address} ({error})",
+            "is `ray start --head` running there, and its port open to this machine?",
+        ) from error
 
 
 def _check_engine(experiment: Experiment) -> None:
@@ -216,14 +245,28 @@ def _local_model(path: str) -> Path | None:
     return None
 
 
-def _check_positions(experiment: Experiment, folder: Path) -> None:
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise _refusal(
+            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
+            "set model.path to the folder that holds config.json and *.safetensors",
+        )
+    if not has_weights(folder):
+        raise _refusal(
+            f"model.path: found no weights in {folder}, needed *.safetensors or "
+            "pytorch_model*.bin, all shards of them",
+            "a trainer's folder may hold tokenizer and config only; export the weights there",
+        )
+
+
+def _check_positions(experiment: Experiment, folder: Path, *, stages: bool = True) -> None:
     positions = disk.read_config(folder).get("max_position_embeddings")
     if not positions:
         return
     prompt = experiment.data.max_prompt_length
     wanted = {
         f"stages.{position}.context_length": stage.context_length
-        for position, stage in enumerate(experiment.stages)
+        for position, stage in enumerate(experiment.stages if stages else ())
     } | {"evaluation.context_length": experiment.evaluation.context_length}
     for key, context in wanted.items():
         if prompt + context > positions:
