@@ -16,6 +16,7 @@ from flows import steps
 from flows.pipeline import pipeline
 from tasks import comparison
 from tasks.artifacts import digest_of
+from tasks.comparison import StudyIncompleteError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.report import Report
@@ -25,10 +26,6 @@ from tasks.study_tables import scores
 from tasks.track import Tracker
 from tasks.words import plain
 from trainer.process import how_it_ended, last_lines, run_guarded
-
-
-class StudyIncompleteError(RuntimeError):
-    """Runs of a study failed: which, why, and where the report of the others is."""
 
 
 def train(study: Study, runs: Sequence[Run]) -> dict[str, str]:

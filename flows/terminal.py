@@ -13,12 +13,19 @@ from prefect.server.api.server import SubprocessASGIServer
 
 from conf.load import ConfigError
 from flows.steps import settings_of
+from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
 from trainer.backend.launch import StageFailedError
 from trainer.process import StalledError, under_guard, with_our_modules
 
 # Errors whose message says all: where in our code they were raised helps nobody.
-EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
+EXPLAINED = (
+    ValueError,
+    StageFailedError,
+    StalledError,
+    EvaluationFailedError,
+    StudyIncompleteError,
+)
 
 
 def run(

@@ -31,6 +31,10 @@ SAMPLING = ("samples", "temperature", "top_p", "context_length", "engine", "dtyp
 """What two evaluations must have in common to be compared; seeds may differ."""
 
 
+class StudyIncompleteError(RuntimeError):
+    """Runs of a study failed: which, why, and where the report of the others is."""
+
+
 @dataclass(frozen=True)
 class ArmRun:
     """One arm with one seed, as it lies on disk.
@@ -269,7 +273,9 @@ def same_evaluation(one: Point, other: Point) -> None:
     for key in SAMPLING:
         values = [point.evaluation["sampling"].get(key) for point in (one, other)]
         if values[0] != values[1]:
-            raise ValueError(f"Not compared: {key} is {values[0]} in one and {values[1]} in other.")
+            raise ValueError(
+                f"Not compared: {key} is {values[0]} in one and {values[1]} in the other."
+            )
 
 
 def _against(study: Study, on: OnBenchmark, arm: str) -> metrics.Difference:

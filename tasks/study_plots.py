@@ -179,7 +179,7 @@ def by_problem(found: Comparison, on: OnBenchmark, arm: str) -> Figure | None:
     order = np.sort(gain)[::-1] * 100
     figure, axes = blank(
         f"{short(arm)} less {short(found.study.reference.name)}, by problem",
-        f"problems of {on.name}, sorted", "difference of avg@k (points)", 2.7,
+        f"problems of {on.name}, sorted", "points of avg@k", 2.7,
     )  # fmt: skip
     x = np.arange(1, len(order) + 1)
     for chosen, colour, name in (

@@ -29,21 +29,24 @@ def of_benchmark(study: Study, on: OnBenchmark) -> list[str]:
         return [f"On {on.name}, nothing could be compared with {reference}. {scores}".strip()]
     alpha = 1 - study.level
     resolved = {name: arm for name, arm in compared.items() if arm["adjusted_p"] < alpha}
-    said = [_resolved(on, name, arm, reference) for name, arm in resolved.items()]
+    said = [each for name, arm in resolved.items() for each in _resolved(on, name, arm, reference)]
     open_ = {name: arm for name, arm in compared.items() if name not in resolved}
     if open_:
         said.append(_unresolved(on, open_, reference, bool(said)))
     return said
 
 
-def _resolved(on: OnBenchmark, name: str, arm: dict[str, Any], reference: str) -> str:
+def _resolved(on: OnBenchmark, name: str, arm: dict[str, Any], reference: str) -> list[str]:
     change = arm["difference"]
     way = "above" if change["mean"] > 0 else "below"
-    return (
-        f"On {on.name}, {name} is {points(abs(change['mean']))[1:]} points {way} {reference} "
-        f"(interval {span((change['low'], change['high']))}, {p_value(arm['adjusted_p'])} "
-        f"by Holm, {things(change['seeds'], 'seed')})."
-    )
+    seeds = things(change["seeds"], "seed")
+    if change["seeds"] == 1:
+        seeds += ", so nothing is known of others"
+    return [
+        f"On {on.name}, {name} is {points(abs(change['mean']))[1:]} points {way} {reference}.",
+        f"Interval {span((change['low'], change['high']))} points, "
+        f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, {seeds}.",
+    ]
 
 
 def _unresolved(on: OnBenchmark, arms: dict[str, Any], reference: str, also: bool) -> str:

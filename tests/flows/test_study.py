@@ -8,6 +8,7 @@ from prefect.testing.utilities import prefect_test_harness
 from conf.load import ConfigError
 from flows import arms
 from flows.study import study
+from tasks import drawing
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 
@@ -26,6 +27,14 @@ def mlflow_store(tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.chdir(store.parent)
         yield
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(monkeypatch):
+    """Figures cost seconds each; they have tests of their own."""
+    monkeypatch.setattr(drawing, "png", lambda _: b"")
+    monkeypatch.setattr(drawing, "svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr(drawing, "inline", lambda *_: "")
 
 
 @pytest.fixture
