@@ -133,22 +133,24 @@ def _add(output: Path, name: str, items: list[Run], store: Store, done: Reindexe
     for run in items:
         if run.kind == "evaluation":
             run.id = f"{parent}/{run.tags['stagecraft.config_digest'][:12]}"
-    # Journals get lost, and early runs have no id of ours: one that ended well is recognised.
-    there = [
-        run
-        for run in items
-        if run.outcome == "finished"
-        and set(store.finished(name, run.kind, _digest(run))) - {run.id}
-    ]
-    done.found += len(there)
-    gone = {_digest(run) for run in there}
-    missing = [run for run in items if _digest(run) not in gone]
-    if missing:
-        began, ended = min(r.started for r in missing), max(r.ended or r.started for r in missing)
-        tags = lineage_tags(reindexed=str(output))
-        run = Run(parent, "pipeline", f"reindexed {output}", tags=tags, started=began)
-        run.end("finished", ended=ended)
-        _put(Journal(output / FOLDER / parent, name, store.uri, run, missing), store, done)
+    told = store.told(name) if items else []
+    ids = {tags.get("stagecraft.id", "") for _, tags in told}
+    # Early runs have no id of ours, and journals get lost: one that ended well is recognised.
+    finished = {
+        (tags.get("stagecraft.kind"), tags.get("stagecraft.config_digest", "")[:12])
+        for status, tags in told
+        if status == "FINISHED" and tags.get("stagecraft.id") not in {run.id for run in items}
+    }
+    untold = [run for run in items if (run.kind, _digest(run)) not in finished]
+    done.found += len(items) - len(untold)
+    if not untold or (parent not in ids and all(run.id in ids for run in untold)):
+        done.found += len(untold)
+        return
+    began, ended = min(r.started for r in untold), max(r.ended or r.started for r in untold)
+    tags = lineage_tags(reindexed=str(output))
+    run = Run(parent, "pipeline", f"reindexed {output}", tags=tags, started=began)
+    run.end("finished", ended=ended)
+    _put(Journal(output / FOLDER / parent, name, store.uri, run, untold), store, done)
 
 
 def _digest(run: Run) -> str:

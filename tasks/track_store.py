@@ -108,25 +108,19 @@ class Store:
         """MLflow's id of a run that was put; "" if the store did not take it yet."""
         return self._there[name].run_id if name in self._there else ""
 
-    def finished(self, experiment: str, kind: str, digest: str) -> list[str]:
-        """Our ids of an experiment's runs that ended well; "" for those that have none.
-
-        Args:
-            experiment: Its name.
-            kind: Kind of the runs.
-            digest: What their `config_digest` starts with.
+    def told(self, experiment: str) -> list[tuple[str, dict[str, str]]]:
+        """Status and tags of every run of an experiment.
 
         Raises:
             StoreAwayError: the store cannot be reached.
         """
+        found, page = [], ""
         with self._reached():
-            found = self._client.search_runs(
-                [self._experiment(experiment)],
-                "attributes.status = 'FINISHED' "
-                f"AND tags.`stagecraft.kind` = '{kind}' "
-                f"AND tags.`stagecraft.config_digest` LIKE '{digest}%'",
-            )
-            return [run.data.tags.get("stagecraft.id", "") for run in found]
+            while page is not None:
+                runs = self._client.search_runs([self._experiment(experiment)], page_token=page)
+                found += [(run.info.status, run.data.tags) for run in runs]
+                page = runs.token or None
+        return found
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
