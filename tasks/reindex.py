@@ -22,7 +22,8 @@ from tasks.labels import flat, lineage_tags
 from tasks.stages import experiment_of, held_for_deletion, read_manifests
 from tasks.status import evaluations
 from tasks.track import store_uri
-from tasks.track_store import Store, StoreAwayError
+from tasks.track_reach import StoreAwayError
+from tasks.track_store import Store
 
 NEEDED = ("benchmark", "checkpoint", "data_digest", "sampling", "problems", "metrics", "seconds",
           "environment")  # fmt: skip

@@ -9,7 +9,7 @@ default the runs lie in a sqlite file below the output folder; MLFLOW_TRACKING_U
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from tasks.attempts import METRICS, records_of, stage_runs
 from tasks.journal import Journal, Run, TrackedData, described, journals
 from tasks.labels import flat, lineage_tags, metric_name
 from tasks.stages import held_for_deletion
-from tasks.track_store import Store, StoreAwayError
+from tasks.track_reach import StoreAwayError
+from tasks.track_store import Store
 from trainer.records import read_records
 
 __all__ = ["Child", "Tracker", "flat", "lineage_tags", "metric_name", "store_uri"]
@@ -38,6 +39,8 @@ class Tracker:
     """The runs of one experiment.
 
     Attributes:
+        output: Folder that everything is written under.
+        experiment_name: Name of the experiment.
         uri: The store, as MLflow's command line takes it.
     """
 
@@ -132,6 +135,8 @@ class Tracker:
         )  # fmt: skip
         if kind == "stage":
             run.attempt = run.id
+            for found in journal.children:  # a pipeline that trains shows the stages before, too
+                found.attempt = found.attempt or found.tags.get("stagecraft.cached", "")
             there = read_records(folder / METRICS) if folder else []
             self._steps[run.id] = [record for record in there if record["step"] < first_step]
         self._begun(journal)
@@ -152,8 +157,10 @@ class Tracker:
     ) -> None:
         """A run of a stage that was found trained, below the pipeline that found it.
 
-        It has the settings, the curve, the times and the checkpoint of the attempt that finished
-        it, and the tag `stagecraft.cached`; so each pipeline shows all of its stages.
+        It has the settings, times, last metrics and checkpoint of the attempt that finished it, and
+        that attempt's id as the tag `stagecraft.cached`. It has the whole curve too if this
+        experiment shows that nowhere yet, or if this pipeline trains a later stage: one that
+        trains nothing is not to copy every metric again.
 
         Args:
             parent_id: Id of the pipeline run.
@@ -164,13 +171,25 @@ class Tracker:
             steps_before: Steps of all stages before it.
         """
         journal = self._open[parent_id]
-        [described_data] = described([data])
-        past = stage_runs(folder, manifest, described_data)[-1]
+        [read] = described([data])
+        past = stage_runs(folder, manifest, read)[-1]
+        last = read_records(folder / METRICS)[-1:]
         run = journal.child("stage", name)
-        number, vars(run)["tags"] = run.id, {}
-        vars(run).update(vars(past), id=number, name=name, steps_before=steps_before)
-        run.tags["stagecraft.cached"] = past.id
+        tags = {**past.tags, "stagecraft.cached": past.attempt}
+        shown = "" if self._shows(past.attempt) else past.attempt
+        more = {"id": run.id, "name": name, "tags": tags, "attempt": shown, "metrics": last}
+        vars(run).update(vars(past) | more | {"steps_before": steps_before})
         self._begun(journal)
+
+    def _shows(self, attempt: str) -> bool:
+        """Whether an earlier pipeline of this experiment shows an attempt's curve."""
+        for folder in journals(self.output):
+            with suppress(ValueError):
+                journal = Journal.read(folder)
+                mine = journal.experiment == self.experiment_name
+                if mine and any(run.attempt == attempt for run in journal.children):
+                    return True
+        return False
 
     def log(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
         """Write metrics of one step to a pipeline run. NaN is kept; None and text are not."""
@@ -288,11 +307,6 @@ class Child:
         """Made by `Tracker.child_run`, which says what the arguments are."""
         self.id = run.id
         self._tracker, self._journal, self._run = tracker, journal, run
-
-    @property
-    def run_id(self) -> str:
-        """MLflow's id of the run; "" while MLflow is away."""
-        return self._tracker._store.run_id(self.id)
 
     def log_step(self, record: Mapping[str, Any]) -> None:
         """Send one training step: a record of `metrics.jsonl`, with `step` and `time`."""

@@ -1,4 +1,4 @@
-"""The one place that imports MLflow: makes a store say what a journal says, and no more.
+"""Make an MLflow store say what a journal says, and no more.
 
 Everything here may be repeated: runs are found by their tag `stagecraft.id`, steps that are there
 are not sent again, and what a run says of its end is corrected. So it does not matter how often,
@@ -6,33 +6,23 @@ from where, or in how many pieces a journal is delivered.
 """
 
 import json
-import logging
-import os
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf import telemetry
 from tasks.journal import Journal, Run
 from tasks.labels import metric_name, param
+from tasks.track_reach import reached
 
 # Limits of MLflow's stores; `log_batch` takes at most so many entries of a kind at once.
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1_000, 100
 _LONGEST_TAG, _LONGEST_DIGEST = 8_000, 36
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-PATIENCE = 5
-"""Seconds that a server or a locked database is waited for. MLflow's own patience is minutes."""
-
 Records = Callable[[Run], Sequence[Mapping[str, Any]]]
 """Gives the metrics by step of a stage's run: records with `step`, `time` and numbers."""
-
-
-class StoreAwayError(OSError):
-    """MLflow cannot be reached, or does not take what it is sent. Says why, in a line."""
 
 
 @dataclass
@@ -44,14 +34,14 @@ class _There:
         new: Whether we made it, so that it holds nothing but what we sent.
         status: Its status.
         steps: Steps that are there, by the metric that stands for a series.
-        whole: Whether the store has all of it.
+        whole: If the store has all of it, the attempt whose metrics it has, or ""; else None.
     """
 
     run_id: str
     new: bool
     status: str
     steps: dict[str, set[int]] = field(default_factory=dict)
-    whole: bool = False
+    whole: str | None = None
 
 
 class Store:
@@ -85,13 +75,12 @@ class Store:
 
         Raises:
             StoreAwayError: it did not take all of it; what it took stays.
-            ValueError: `records` could not give them.
         """
         with self._reached():
             experiment = self._experiment(journal.experiment)
             parent = self._run(experiment, journal.run)
             for run in journal.children:
-                if (known := self._there.get(run.id)) and known.whole:
+                if (known := self._there.get(run.id)) and known.whole == run.attempt:
                     continue
                 there = self._run(experiment, run, parent.run_id, journal.children)
                 steps = records(run) if run.kind == "stage" else []
@@ -103,10 +92,6 @@ class Store:
             self._end(parent, journal.run, experiment)
             if journal.run.report and journal.run.outcome != "running":
                 self._report(parent, journal.output / journal.run.report)
-
-    def run_id(self, name: str) -> str:
-        """MLflow's id of a run that was put; "" if the store did not take it yet."""
-        return self._there[name].run_id if name in self._there else ""
 
     def told(self, experiment: str) -> list[tuple[str, dict[str, str]]]:
         """Status and tags of every run of an experiment.
@@ -124,28 +109,12 @@ class Store:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """A block that talks to the store; whatever the store does wrong is a `StoreAwayError`."""
-        telemetry.switch_off()
-        # Asked for at each request, so that a person who knows better may set them. One failed
-        # request is one sign that the store is away; it is tried again when there is more to tell.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from mlflow.store.db import utils as databases
-        from sqlalchemy.exc import SQLAlchemyError
-
-        databases.MAX_RETRY_COUNT = 1  # of 10, with sleeps of 100 s in all
-        for chatter in ("mlflow", "alembic"):
-            logging.getLogger(chatter).setLevel(logging.CRITICAL)  # told once, and by us
+        """A block that talks to the store; what the store does wrong is a `StoreAwayError`."""
         try:
-            _check_sqlite(self.uri)
-            self._client = self._client or MlflowClient(tracking_uri=self.uri)
-            yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            self._forget()
-            raise StoreAwayError(_in_a_line(error)) from error
-        except BaseException:  # such as a Ctrl-C in the middle of a request
+            with reached(self.uri) as client:
+                self._client = client
+                yield
+        except BaseException:  # also a Ctrl-C in the middle of a request
             self._forget()
             raise
 
@@ -266,7 +235,7 @@ class Store:
 
     def _end(self, there: _There, run: Run, experiment: str) -> None:
         """Say how a run ended, once it has."""
-        if run.outcome == "running" or there.whole:
+        if run.outcome == "running":
             return
         if run.checkpoint:
             self._checkpoint(there, run, experiment)
@@ -277,7 +246,7 @@ class Store:
             end = None if run.ended is None else int(run.ended * 1000)
             there.status = _STATUS[run.outcome]
             self._client.set_terminated(there.run_id, there.status, end)
-        there.whole = True
+        there.whole = run.attempt
 
     def _checkpoint(self, there: _There, run: Run, experiment: str) -> None:
         """Record a checkpoint by reference, as a logged model of its run: no file is copied."""
@@ -350,24 +319,3 @@ def _inputs(datasets: Sequence[Mapping[str, Any]]) -> list[Any]:
         )
         for data in datasets
     ]
-
-
-def _check_sqlite(uri: str) -> None:
-    """Try to write, without writing: MLflow itself waits 20 s for a locked file, deaf to signals.
-
-    Raises:
-        sqlite3.Error: the file is locked, read-only or no database.
-    """
-    name = uri.removeprefix("sqlite:///")
-    if name == uri or not (name.startswith("file:") or os.path.exists(name)):
-        return
-    with closing(sqlite3.connect(name, timeout=PATIENCE, uri=name.startswith("file:"))) as file:
-        file.execute("BEGIN IMMEDIATE")
-        file.rollback()
-
-
-def _in_a_line(error: BaseException) -> str:
-    """What went wrong at the bottom of a chain of errors."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -234,6 +234,35 @@ def test_the_second_experiments_pipeline_has_the_curves_of_the_stages_it_shares(
     assert second.data.tags["stagecraft.upstream_run"] == first.info.run_id
 
 
+def test_a_pipeline_that_trains_nothing_links_its_stages_and_copies_no_curve(
+    pipelines, store, train
+):
+    tracker = Tracker(pipelines.output, pipelines.name, store)
+    with tracker.pipeline_run({}, {}) as parent:
+        train(pipelines, tracker=tracker, parent=parent)
+    found = [run for run in runs(store, kind="stage") if "stagecraft.cached" in run.data.tags]
+    assert {run.info.run_name for run in found} == {"1-L1-64", "2-L2-96"}
+    for run in found:
+        assert curve(store, run) == [(2, 0.25)]  # its last metrics, for tables
+        assert run.data.params and run.data.tags["stagecraft.checkpoint_digest"]
+        [shown] = runs(store, id=run.data.tags["stagecraft.cached"])
+        assert curve(store, shown) == [(1, 0.125), (2, 0.25)]
+    [again] = runs(store, id=parent)
+    assert "reward/mean" not in again.data.metrics
+
+
+def test_a_pipeline_that_goes_on_with_a_later_stage_has_the_curves_of_all(smoke, store, train):
+    tracker = Tracker(smoke.output, smoke.name, store)
+    with pytest.raises(RuntimeError), tracker.pipeline_run({}, {}) as parent:
+        train(smoke, stop=(1, 1, RuntimeError("disk full")), tracker=tracker, parent=parent)
+    with tracker.pipeline_run({}, {}) as parent:
+        train(smoke, tracker=tracker, parent=parent)
+    [run] = runs(store, id=parent)
+    assert curve(store, run) == [(1, 0.125), (2, 0.25), (3, 0.125), (4, 0.25)]
+    for stage in runs(store, kind="stage"):
+        assert curve(store, stage) == [(1, 0.125), (2, 0.25)]
+
+
 def test_journals_that_were_lost_are_made_good_by_manifests(pipelines, empty_store, tmp_path):
     shutil.rmtree(Path(pipelines.output) / "runs")
     fresh = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'fresh.db')}"

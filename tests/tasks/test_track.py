@@ -82,14 +82,13 @@ def test_a_stage_keeps_its_settings_steps_data_and_lineage_below_its_pipeline(tr
 
     run = run_of(tracker, child.id)
     assert run.info.status == "FINISHED" and run.info.run_name == "short"
-    assert run.info.run_id == child.run_id
     assert run.data.params == {"stage.steps": "2"}
     parent = run_of(tracker, pipeline)
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     expected = {"stagecraft.kind": "stage", "stagecraft.config_digest": "d1"}
     assert expected.items() <= run.data.tags.items()
     assert set(run.data.metrics) == {"reward/mean", "avg_at_8", "grad_norm"}
-    points = client(tracker).get_metric_history(child.run_id, "reward/mean")
+    points = client(tracker).get_metric_history(run.info.run_id, "reward/mean")
     found = [(point.step, point.value, point.timestamp) for point in points]
     assert found == [(1, 0.25, 1_700_000_000_000), (2, 0.5, 1_700_000_005_000)]
     assert math.isnan(run.data.metrics["grad_norm"])
@@ -120,13 +119,13 @@ def test_a_checkpoint_is_recorded_by_reference_and_leads_to_the_run_that_made_it
     [made] = run.outputs.model_outputs
     model = client(tracker).get_logged_model(made.model_id)
     assert made.step == 16
-    assert model.status == "READY" and model.source_run_id == child.run_id
+    assert model.status == "READY" and model.source_run_id == run.info.run_id
     assert model.tags["stagecraft.uri"] == folder.as_uri()
     assert model.tags["stagecraft.digest"] == "f" * 64
     assert not list((tmp_path.parent).rglob("mlartifacts/**/model.safetensors"))
     assert run.data.tags["stagecraft.checkpoint"] == folder.as_uri()
     for follower in (after, score):
-        assert run_of(tracker, follower.id).data.tags["stagecraft.upstream_run"] == child.run_id
+        assert run_of(tracker, follower.id).data.tags["stagecraft.upstream_run"] == run.info.run_id
 
 
 def test_a_failure_is_told_and_handed_on(tracker):
