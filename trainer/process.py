@@ -13,9 +13,12 @@ from pathlib import Path
 
 import psutil
 
-GRACE = 4.0  # seconds that a program has to end by itself once told to
+from trainer.guard import MARK, sweep
+
+GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
 POLL = 0.3  # seconds between looks at it
 DUMP = 30.0  # seconds that writing down the stacks of a stalled program may take
+TEMPORARY = Path("/tmp")
 PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not always on the PATH
 
 
@@ -31,6 +34,8 @@ def run_guarded(
     environment: Mapping[str, str],
     progress: Callable[[], bool],
     stall_timeout: float,
+    stop_file: Path | None = None,
+    grace: float = 0.0,
 ) -> int:
     """Run `python -m module arguments...` to its end, under a guard.
 
@@ -41,6 +46,8 @@ def run_guarded(
         environment: Added to this process's environment; an empty value takes a variable away.
         progress: Called every 0.3 s, and once after the end. True if there was any.
         stall_timeout: Seconds without progress and without a line in the log.
+        stop_file: File that a program looks for which has something to save before it ends.
+        grace: Seconds that it has for that, before SIGTERM.
 
     Returns:
         Its exit code; 128 + n if signal n ended it, 143 if it was told to stop.
@@ -50,9 +57,12 @@ def run_guarded(
         KeyboardInterrupt: passed on, after every process has ended.
     """
     # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
-    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir="/tmp")
-    command = [sys.executable, "-m", "trainer.guard", str(GRACE), scratch]
-    command += [sys.executable, "-m", module]
+    sweep(TEMPORARY)
+    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir=TEMPORARY)
+    options = ["--scratch", scratch]
+    if stop_file:
+        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    command = [*under_guard(*options), sys.executable, "-m", module]
     try:
         with log.open("ab") as output:
             guard = subprocess.Popen(
@@ -60,16 +70,34 @@ def run_guarded(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=_environment({**environment, "RAY_TMPDIR": scratch}),
+                env=_environment({**environment, MARK: scratch}),
                 start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
             )
             try:
                 _watch(guard, log, progress, stall_timeout)
             finally:
-                _stop(guard)
+                _stop(guard, GRACE + grace + 5)
+            if guard.returncode < 0:
+                sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return guard.returncode
+    return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
+
+
+def under_guard(*options: str) -> list[str]:
+    """What to put before a command so that it ends with this process, and all it starts with it.
+
+    Args:
+        options: More options of `trainer.guard`.
+    """
+    return [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), *options, "--"]
+
+
+def with_our_modules(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Python finds this project, from whatever folder."""
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": path}
 
 
 def how_it_ended(code: int) -> str:
@@ -105,9 +133,7 @@ def dump_stacks(pid: int, path: Path) -> None:
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    root = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    merged = {**os.environ, **more, "PYTHONPATH": path}
+    merged = with_our_modules({**os.environ, **more})
     return {name: value for name, value in merged.items() if value != "" or name not in more}
 
 
@@ -133,11 +159,11 @@ def _watch(
         time.sleep(POLL)
 
 
-def _stop(guard: subprocess.Popen) -> None:
+def _stop(guard: subprocess.Popen, seconds: float) -> None:
     if guard.poll() is None:
         guard.send_signal(signal.SIGTERM)
         try:
-            guard.wait(GRACE + 5)
+            guard.wait(seconds)
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()
