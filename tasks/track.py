@@ -84,10 +84,10 @@ class Tracker:
         )  # fmt: skip
         with journal.held():
             self._open[journal.run.id] = journal
-            self._begun(journal)
-            self._send_left()
             try:
                 with self._ended(journal, journal.run):
+                    self._begun(journal)
+                    self._send_left()
                     yield journal.run.id
             finally:
                 self._send(journal, last=True)
@@ -139,9 +139,9 @@ class Tracker:
                 found.attempt = found.attempt or found.tags.get("stagecraft.cached", "")
             there = read_records(folder / METRICS) if folder else []
             self._steps[run.id] = [record for record in there if record["step"] < first_step]
-        self._begun(journal)
         try:
             with self._ended(journal, run):
+                self._begun(journal)
                 yield Child(self, journal, run)
         finally:
             self._send(journal)
