@@ -111,7 +111,7 @@ def _train(
         optimizer_from=optimizer,
         reference=Path(reference["path"]) if stage.reference == "keep" else None,
     )
-    flags = verl_settings.environment(hardware)
+    flags = verl_settings.environment(hardware, experiment.method)
     manifest["engine"] = {"settings": values, "environment": flags}
     write_json(folder / MANIFEST, manifest)
     try:

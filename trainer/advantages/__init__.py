@@ -18,7 +18,6 @@ from trainer.advantages.rows import by_prompt
 
 __all__ = [
     "ESTIMATORS",
-    "LEAVE_ONE_OUT",
     "PER_TOKEN",
     "batch_return",
     "batch_return_tokens",
@@ -51,5 +50,3 @@ PER_TOKEN = {
     "reinforce_plus_plus": reinforce_plus_plus_tokens,
     "batch_return": batch_return_tokens,
 }
-# Those that need a second rollout of the same prompt.
-LEAVE_ONE_OUT = frozenset({"rloo", "james_stein"})

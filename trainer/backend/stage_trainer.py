@@ -25,6 +25,7 @@ from trainer.backend.metrics import (
     rollout_metrics,
     translated,
 )
+from trainer.backend.overlong import drop_truncated
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
 from trainer.backend.worker import StageWorker
@@ -172,6 +173,13 @@ class StageTrainer(PPOTrainerSync):
         )
         return batch
 
+    def _compute_advantage(self, batch, metrics):
+        batch = super()._compute_advantage(batch, metrics)
+        self.filtered_tokens = 0
+        if self.own.overlong_filter:
+            self.filtered_tokens = drop_truncated(batch, self.ends)
+        return batch
+
     def _update_actor(self, batch, metrics):
         check_stop(self.stop_file)
         batch = super()._update_actor(batch, metrics)
@@ -230,6 +238,7 @@ class StageTrainer(PPOTrainerSync):
             "updates": self.own.updates_per_step,
             "epoch": epoch,
         }
+        ours["tokens/trained"] -= self.filtered_tokens
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
         # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
         # never from a checkpoint that such a step has already written.

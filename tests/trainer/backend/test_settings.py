@@ -36,7 +36,8 @@ def test_a_stage_says_the_same_in_both_languages():
     assert values["actor_rollout_ref.rollout.n"] == 8
     assert values["trainer.total_training_steps"] == 7
     assert values["trainer.total_epochs"] > 7  # verl stops at whichever comes first
-    assert values["algorithm.adv_estimator"] == "rloo"
+    assert values["algorithm.adv_estimator"] == "stagecraft_rloo"
+    assert values["+algorithm.stagecraft.estimator"] == "rloo"
     assert values["actor_rollout_ref.actor.clip_ratio_high"] == 0.28
     assert values["data.seed"] == values["actor_rollout_ref.rollout.seed"] == 3
     assert values["+trainer.stagecraft.updates_per_step"] == 2
