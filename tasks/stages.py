@@ -20,7 +20,7 @@ MANIFEST = "stage.json"
 LOCK = "lock"
 MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 
 
 def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
     return {
         "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
+        "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

@@ -7,6 +7,7 @@ from conf.schema.evaluation import Evaluation
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
+from conf.schema.reward import Reward
 from conf.schema.stage import Stage
 
 
@@ -30,6 +31,7 @@ class Experiment(Knobs):
     data: Data = knob(Data, "Training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
+    reward: Reward = knob(Reward, "What a rollout is worth.", "group")
     stages: list[Stage] = knob(
         lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1
     )
@@ -46,6 +48,17 @@ class Experiment(Knobs):
             if twice:
                 raise ValueError(
                     f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _overlong_buffer_fits(self) -> "Experiment":
+        buffer = self.reward.overlong_buffer
+        for stage in self.stages:
+            if buffer >= stage.context_length:
+                raise ValueError(
+                    f"reward.overlong_buffer is {buffer} tokens, and stage {stage.name} has a "
+                    f"context of {stage.context_length}\n\nhint: set reward.overlong_buffer lower"
                 )
         return self
 
