@@ -1,4 +1,4 @@
-"""A model folder in Hugging Face format: what it must hold, and how its prompts and responses end."""
+"""A model folder in Hugging Face format: what it must hold, how its prompts and responses end."""
 
 import json
 from pathlib import Path

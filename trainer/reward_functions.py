@@ -21,7 +21,7 @@ class RewardRule:
         wrong: Reward of a wrong one.
         malformed: Reward of one without an answer in the form asked for.
         form: What a response must look like.
-        overlong_buffer: The last tokens of the context, over which the penalty grows; 0: none.
+        overlong_share: Share of the context, its end, over which the penalty grows; 0: none.
         overlong_penalty: What a response that fills the context loses.
     """
 
@@ -29,7 +29,7 @@ class RewardRule:
     wrong: float = 0.0
     malformed: float = 0.0
     form: Form = DEEPSCALER
-    overlong_buffer: int = 0
+    overlong_share: float = 0.0
     overlong_penalty: float = 1.0
 
 
@@ -46,13 +46,13 @@ def reward(grade: Grade, tokens: int, context_length: int, rule: RewardRule) -> 
         value = rule.right
     else:
         value = rule.wrong if grade.reason.well_formed else rule.malformed
-    if not rule.overlong_buffer:
+    if not rule.overlong_share:
         return value
-    penalty = soft_overlong(tokens, context_length, rule.overlong_buffer)
+    penalty = soft_overlong(tokens, context_length, rule.overlong_share * context_length)
     return value + rule.overlong_penalty * penalty
 
 
-def soft_overlong(tokens: int, longest: int, buffer: int) -> float:
+def soft_overlong(tokens: int, longest: int, buffer: float) -> float:
     """DAPO's length penalty, in [-1, 0].
 
         0                               |y| <= L_max - L_cache

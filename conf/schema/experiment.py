@@ -52,14 +52,23 @@ class Experiment(Knobs):
         return self
 
     @model_validator(mode="after")
-    def _overlong_buffer_fits(self) -> "Experiment":
-        buffer = self.reward.overlong_buffer
-        for stage in self.stages:
-            if buffer >= stage.context_length:
+    def _first_stage_keeps_nothing(self) -> "Experiment":
+        first = self.stages[0]
+        for key, kept in (("optimizer", "carry"), ("reference", "keep")):
+            if getattr(first, key) == kept:
                 raise ValueError(
-                    f"reward.overlong_buffer is {buffer} tokens, and stage {stage.name} has a "
-                    f"context of {stage.context_length}\n\nhint: set reward.overlong_buffer lower"
+                    f"stages.0.{key} is {kept!r}, but no stage comes before it\n\n"
+                    f"hint: set it on a later stage, or leave stages.0.{key} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _torch_draws_by_seed(self) -> "Experiment":
+        if self.hardware.rollout == "torch" and not self.hardware.seeded:
+            raise ValueError(
+                "hardware.seeded is false, but the torch engine always draws by seed\n\n"
+                "hint: leave it out, or set hardware.rollout=vllm"
+            )
         return self
 
     def seed_of(self, stage: Stage) -> int:

@@ -25,11 +25,11 @@ class Reward(Knobs):
         "choice",
     )
     boxed: bool = knob(True, "Only an answer in \\boxed{} counts.", "switch")
-    overlong_buffer: int = knob(
-        0, "Last tokens of the context, over which the penalty grows; 0: none.", "tokens", ge=0
+    overlong_share: float = knob(
+        0.0, "End of the context over which the penalty grows; 0: none.", "share", ge=0, lt=1
     )
     overlong_penalty: float = knob(
-        1.0, "What a response that fills the context loses, with a buffer.", "reward", ge=0
+        1.0, "What a response that fills the context loses, with a share.", "reward", ge=0
     )
     seconds: float = knob(3.0, "Longest comparison of one answer.", "seconds", gt=0, le=60)
     memory: int = knob(1024, "Memory that comparing one answer may take.", "MiB", ge=64)

@@ -14,7 +14,7 @@ from trainer.backend.settings import settings
 
 def arguments(reward: str = "deepscaler", context_length: int = 64) -> dict:
     """What verl hands to the reward function with this choice of reward."""
-    experiment = load("experiment=lab/smoke", f"reward={reward}", "reward.overlong_buffer=0")
+    experiment = load("experiment=lab/smoke", f"reward={reward}")
     stage = Stage(context_length=context_length)
     experiment = Experiment(**{**experiment.model_dump(), "stages": [stage]})
     values = settings(experiment, 0, start="s", prompts="p", folder=experiment_folder())
@@ -54,7 +54,7 @@ def test_every_choice_of_reward_is_tested():
 
 
 def test_a_response_that_fills_the_context_loses_the_whole_penalty_and_stays_correct():
-    given = {**arguments("dapo"), "overlong_buffer": 20}
+    given = {**arguments("dapo"), "overlong_share": 0.3125}
     info = {"thinking": True, "response_tokens": 64}
     found = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=info, **given)
     assert found == {"score": 0.0, "acc": 1.0, "reason": "equal as text"}
