@@ -77,8 +77,8 @@ def _last_box(text: str, end: int) -> int:
 
 # What typesetting adds and meaning does not.
 _REMOVED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|degree|boldsymbol)(?![A-Za-z])"
-    r"|\\[!,;:> %$]|\^\{?\\circ\}?|[%$~\s]|\\[()\[\]](?![A-Za-z0-9])"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|degree)(?![A-Za-z])"
+    r"|\\[!,;:> %$]|\^\{?\\circ\}?|[%$~]|(?<!\d)\s+|\s+(?!\d)|\\[()\[\]](?![A-Za-z0-9])"
 )
 _COMMAND = re.compile(
     r"\\\\(?=(?:[dtc]?frac|sqrt|pi|text|left|right|cdot|times|infty|begin|end|log|ln|sin|cos|boxed)"
@@ -89,9 +89,9 @@ _SPACED = re.compile(r"\\(frac|sqrt)\s+(?=[{\[])")
 _BARE_FRACTION = re.compile(r"\\frac(?:(\d)(\d)|\{(\d+)\}(\d)|(\d)\{(\d+)\})")
 _BARE_ROOT = re.compile(r"\\sqrt(\d)(?!\d)")
 _TEXT = re.compile(
-    r"\\(?:text|mathrm|textbf|mathbf|mbox|textit|textrm|mathit|mathsf|operatorname)\s*\{([^{}]*)\}"
+    r"\\(?:text|mathrm|textbf|mathbf|mbox|textit|textrm|mathit|mathsf|boldsymbol|operatorname)\s*\{([^{}]*)\}"
 )
-_THOUSANDS = re.compile(r"(?<=\d)(?:\\?,(?:\\!)?|\{,\}|\\ )(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\?,(?:\\!)?|\{,\}|\\? )(?=\d{3}(?!\d))")
 _SAME_SIGN = {
     "−": "-", "–": "-", "—": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "π": "\\pi ",
     "∞": "\\infty ", "°": "^\\circ", "±": "\\pm ", "≤": "\\le ", "≥": "\\ge ", "\u222a": "\\cup ",

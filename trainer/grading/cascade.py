@@ -318,8 +318,13 @@ def _rounds_value(text: str, decimal: Value, exact: Value) -> bool:
     return _rounds(text, decimal.number, Fraction(str(exact.number)))
 
 
+_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\{?\\circ\}?")
+
+
 @lru_cache(maxsize=4096)
 def _value(text: str) -> Value | None:
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
+        text = _ANGLE.sub(r"{\\frac{\1\\pi}{180}}", text)
     text = re.sub(
         r"\^\{?\\circ\}?|\\%|%|\\degree(?![A-Za-z])|(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", "", text
     )

@@ -4,8 +4,9 @@ A recursive descent over LaTeX that knows numbers, fractions, roots, powers and 
 and refuses everything else. It cannot execute anything, and every operation is bounded, so it may
 read what a model wrote: a text of n characters costs at most n small operations.
 
-Values are exact (Fraction) as long as they can be, else 50-digit floats. A letter other than pi
-stands for a fixed irrational-looking number, so two expressions that differ there are different.
+Values are exact (Fraction) as long as they can be, else 50-digit floats. e and i are
+the constants; any other letter stands for a fixed irrational-looking number, so two expressions
+that differ there are different.
 """
 
 import re
@@ -266,6 +267,8 @@ class _Reader:
         if (len(token) == 1 and token.isalpha()) or token in _NAMED:
             if self.peek() == "_":
                 raise UnknownError("an index")
+            if token in ("e", "i"):
+                return _mp().e() if token == "e" else _mp().mpc(0, 1)
             self.letters.add(token)
             return _letter(token)
         raise UnknownError(f"{token!r} is not understood")

@@ -1,7 +1,5 @@
 """The reward inside verl's own reward worker, and the columns that it leaves."""
 
-import asyncio
-
 import numpy as np
 import pytest
 import torch
@@ -113,6 +111,8 @@ def rollout(tokenizer, prompt: str, response: str):
 def test_verls_reward_manager_tells_the_tokens_and_the_opening_tag(
     manager, prompt, response, score, reason
 ):
-    found = asyncio.run(manager.run_single(rollout(manager.tokenizer, prompt, response)))
+    found = manager.loop.run_until_complete(
+        manager.run_single(rollout(manager.tokenizer, prompt, response))
+    )
     assert found["reward_score"] == score
     assert found["reward_extra_info"] == {"score": score, "acc": score, "reason": reason}
