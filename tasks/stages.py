@@ -49,6 +49,7 @@ def identity(
             "advantage": functions.source(experiment.method.advantage),
             "loss": functions.source(experiment.method.loss),
         },
+        "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

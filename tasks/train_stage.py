@@ -88,6 +88,7 @@ def _train(
         "settings": {
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
+            "reward": experiment.reward.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),
             "seed": experiment.seed,
         },
