@@ -18,8 +18,17 @@ from conf.compose import compose
 from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
-GROUPS = ("experiment", "curriculum", "method", "data", "model", "hardware", "evaluation")
-REQUIRED = ("stages", "data", "model", "method", "hardware", "evaluation")
+GROUPS = (
+    "experiment",
+    "curriculum",
+    "method",
+    "selection",
+    "data",
+    "model",
+    "hardware",
+    "evaluation",
+)
+REQUIRED = ("stages", "data", "model", "method", "selection", "hardware", "evaluation")
 
 
 class ConfigError(ValueError):

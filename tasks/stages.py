@@ -38,6 +38,7 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
     return {
         "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
+        "selection": experiment.selection.identity(),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,
