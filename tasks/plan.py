@@ -129,7 +129,8 @@ def plan(experiment: Experiment) -> Plan:
     for position, stage in enumerate(experiment.stages):
         planned = StagePlan(stage.name, position, expected=amounts(stage, stage.steps))
         planned.why += [reason for reason in (no_data, no_start) if reason]
-        what = identity(experiment, stage, data.get(stage.prompts, ""), begins)
+        upstream = (plans[-1].digest or "") if plans else ""
+        what = identity(experiment, stage, data.get(stage.prompts, ""), begins, upstream)
         unknown = [name for name in ("data", "start") if not what[name]]
         ends = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():
