@@ -50,6 +50,7 @@ def identity(
             "loss": functions.source(experiment.method.loss),
         },
         "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
+        "selection": experiment.selection.identity(),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

@@ -241,7 +241,12 @@ def write_verl_prompts(data: Dataset, path: Path) -> None:
                 [answers, pa.array(["rule"] * len(rows))], names=["ground_truth", "style"]
             ),
             "extra_info": pa.StructArray.from_arrays(
-                [pa.array(range(len(rows))), rows["id"].combine_chunks()], names=["index", "id"]
+                [
+                    pa.array(range(len(rows))),
+                    rows["id"].combine_chunks(),
+                    rows["level"].combine_chunks(),
+                ],
+                names=["index", "id", "level"],
             ),
         }
     )

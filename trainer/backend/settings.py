@@ -21,9 +21,18 @@ NO_DUAL_CLIP = 1e9  # verl cannot leave the dual clip out; its ratios end at e^2
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
 
 
-def updates_per_step(stage: Stage) -> int:
-    """Optimizer updates that a step makes: batch size over mini-batch size."""
-    return stage.batch_size // stage.mini_batch_size
+def rows_per_prompt(experiment: Experiment, stage: Stage) -> int:
+    """Rollouts of a prompt that train: verl sizes mini-batches by them (`rollout.n`).
+
+    SPEED as published sizes them by its screening alone, and so makes more updates of a batch.
+    """
+    selection = experiment.selection
+    if selection.name in ("speed", "speed_mopps"):
+        if selection.speed.updates == "as_published":
+            return selection.speed.screening
+        if selection.speed.rows == "continuation":
+            return stage.group_size - selection.speed.screening
+    return stage.group_size
 
 
 def micro_batch(rollouts: int, most: int) -> int:
@@ -63,12 +72,13 @@ def settings(
     """
     stage, method, hardware = experiment.stages[position], experiment.method, experiment.hardware
     seed = experiment.seed_of(stage)
+    rows = rows_per_prompt(experiment, stage)
     context = experiment.data.max_prompt_length + stage.context_length
     return {
         **_data(experiment, stage, prompts, seed),
         **_model(hardware, start),
-        **_actor(stage, method, hardware, context),
-        **_rollout(stage, hardware, context, seed),
+        **_actor(stage, method, hardware, context, rows),
+        **_rollout(stage, hardware, context, seed, rows),
         **_algorithm(stage, method),
         "critic.enable": False,
         **_reward(experiment, stage),
@@ -76,7 +86,8 @@ def settings(
         **_loop(experiment, stage, folder),
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
         "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,
-        "+trainer.stagecraft.updates_per_step": updates_per_step(stage),
+        "+trainer.stagecraft.selection": experiment.selection.model_dump_json(),
+        "+trainer.stagecraft.group_size": stage.group_size,
         "+trainer.stagecraft.seed": seed,
         "+trainer.stagecraft.seeded": hardware.seeded,
         "+trainer.stagecraft.overlong_filter": method.overlong_filter,
@@ -147,10 +158,10 @@ def _model(hardware, start: Path) -> dict[str, Any]:
     }
 
 
-def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
+def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str, Any]:
     actor = "actor_rollout_ref.actor"
     ranks = hardware.ranks * hardware.nodes
-    micro = micro_batch(stage.mini_batch_size * stage.group_size // ranks, hardware.micro_batch)
+    micro = micro_batch(stage.mini_batch_size * rows // ranks, hardware.micro_batch)
     dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{actor}.strategy": "fsdp2",  # fsdp1 does not run on a CPU; one strategy everywhere
@@ -183,13 +194,13 @@ def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
     return result
 
 
-def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
+def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict[str, Any]:
     rollout = "actor_rollout_ref.rollout"
     on_cpu = hardware.device == "cpu"
     dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{rollout}.name": hardware.rollout,
-        f"{rollout}.n": stage.group_size,
+        f"{rollout}.n": rows,
         f"{rollout}.temperature": stage.temperature,
         f"{rollout}.top_p": stage.top_p,
         f"{rollout}.top_k": -1,
@@ -212,7 +223,8 @@ def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
             hardware.tokens_per_rank, context
         )
     else:
-        per_rank = stage.batch_size * stage.group_size // (hardware.ranks * hardware.nodes)
+        # Of a mini-batch: a step whose prompts do not fill it is padded to whole ones.
+        per_rank = stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes)
         micro = micro_batch(per_rank, hardware.micro_batch)
         result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = micro
         result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = micro

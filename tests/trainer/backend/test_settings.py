@@ -40,7 +40,6 @@ def test_a_stage_says_the_same_in_both_languages():
     assert values["+algorithm.stagecraft.estimator"] == "rloo"
     assert values["actor_rollout_ref.actor.clip_ratio_high"] == 0.28
     assert values["data.seed"] == values["actor_rollout_ref.rollout.seed"] == 3
-    assert values["+trainer.stagecraft.updates_per_step"] == 2
 
 
 def test_stages_on_the_same_prompts_draw_them_in_different_orders():
