@@ -18,8 +18,18 @@ from conf.compose import compose
 from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
-GROUPS = ("experiment", "curriculum", "method", "data", "model", "hardware", "evaluation")
-REQUIRED = ("stages", "data", "model", "method", "hardware", "evaluation")
+GROUPS = (
+    "experiment",
+    "curriculum",
+    "method",
+    "reward",
+    "selection",
+    "data",
+    "model",
+    "hardware",
+    "evaluation",
+)
+REQUIRED = ("stages", "data", "model", "method", "reward", "selection", "hardware", "evaluation")
 
 
 class ConfigError(ValueError):

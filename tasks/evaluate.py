@@ -19,14 +19,15 @@ from tasks.model import Checkpoint
 from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
+from trainer.checkpoint import opens_thought
 from trainer.generate import Request
-from trainer.rewards import Reason, grade_many
+from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
 
 __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
-GRADER_VERSION = 1
+GRADER_VERSION = 2
 
 
 def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
@@ -72,6 +73,7 @@ def _identity(
     """How is sampled, the digest of all that decides the score, and the folder it lies in."""
     wanted = request(experiment, benchmark, checkpoint)
     sampling = generations.describe(wanted)
+    sampling |= {"think": experiment.reward.think, "boxed": experiment.reward.boxed}
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
@@ -125,7 +127,7 @@ def evaluate(
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
                     generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
-                    _grade(benchmark, checkpoint, sampling, work, folder)
+                    _grade(experiment, benchmark, checkpoint, sampling, work, folder)
         manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)
@@ -139,10 +141,13 @@ def evaluate(
     return {**manifest, "label": label, "position": position, "folder": folder}
 
 
-def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path) -> None:
+def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path) -> None:
     """Grade what was sampled in `work`, and leave the finished evaluation in `folder`."""
     responses, seconds = generations.read(work, benchmark, sampling["samples"])
-    graded = grade(responses, benchmark)
+    reward = experiment.reward
+    configure(Limits(reward.seconds, reward.memory, reward.workers))
+    form = Form(reward.think, reward.boxed)
+    graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
     with new_folder(folder) as aside:
         pq.write_table(graded, aside / "responses.parquet")
         write_json(
@@ -168,12 +173,25 @@ def overlapping(benchmark: Dataset) -> set[str]:
     return set(benchmark.manifest.get("overlap", {}).get("ids", []))
 
 
-def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:
-    """Responses with three columns more: correct, reason, and the answer that was found."""
+def grade(
+    responses: pa.Table, benchmark: Dataset, form: Form = ANY, opened: bool = False
+) -> pa.Table:
+    """Responses with three columns more: correct, reason, and the answer that was found.
+
+    Args:
+        responses: What was sampled.
+        benchmark: The problems.
+        form: What a response must look like.
+        opened: Whether the prompts ended with an opening think tag.
+    """
     rows = benchmark.table()
     answers = dict(zip(rows["id"].to_pylist(), rows["answers"].to_pylist(), strict=True))
     graded = grade_many(
-        responses["response"].to_pylist(), [answers[name] for name in responses["id"].to_pylist()]
+        responses["response"].to_pylist(),
+        [answers[name] for name in responses["id"].to_pylist()],
+        form=form,
+        opened=opened,
+        truncated=responses["truncated"].to_pylist(),
     )
     return (
         responses.append_column("correct", pa.array([one.correct for one in graded]))
@@ -200,7 +218,6 @@ def scores(
     clean = ~np.isin(ordered["id"].to_pylist()[::samples], list(overlap))
     lengths = metrics.lengths_by_correctness(tokens, correct)
     reasons = graded["reason"].to_pylist()
-    without = (str(Reason.NO_ANSWER), str(Reason.NO_THINK_TAG))
     some = 0 < clean.sum() < len(clean)
     return {
         "k": samples,
@@ -214,7 +231,7 @@ def scores(
         "truncated_share": metrics.truncation_share(
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),
-        "no_answer_share": sum(reason in without for reason in reasons) / len(reasons),
+        "no_answer_share": sum(not Reason(reason).well_formed for reason in reasons) / len(reasons),
         "response_length_mean": float(tokens.mean()),
         "response_length_correct": _known(lengths.correct),
         "response_length_wrong": _known(lengths.wrong),

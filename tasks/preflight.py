@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.load import ConfigError
 from conf.schema import Experiment, Hardware
-from tasks import disk
+from tasks import disk, preflight_method
 from tasks.artifacts import Dataset
 from tasks.download import paths
 from trainer.answers import number
@@ -21,14 +21,14 @@ from trainer.rewards import answer_is_parsable, grade
 def check_settings(experiment: Experiment) -> None:
     """Refuse settings that cannot work. Takes milliseconds, reads no data and no network.
 
-    Looks at group sizes, at ranks, at local files, at what this machine has (a GPU, vLLM, an
+    Looks at the method, at ranks, at local files, at what this machine has (a GPU, vLLM, an
     attention kernel), at the output folder and, where it is here, at the model: its weights, its
     positions, and the disk its checkpoints need.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    _check_groups(experiment)
+    preflight_method.check(experiment)
     _check_ranks(experiment)
     for source in (experiment.data.train, *experiment.evaluation.benchmarks):
         if source.kind == "file":
@@ -103,7 +103,7 @@ def check_grader() -> None:
     Raises:
         ConfigError: when it is graded wrong, as all such answers would be.
     """
-    found = grade(r"</think>\boxed{\frac{\sqrt{2}}{2}}", [r"\frac{1}{\sqrt{2}}"])
+    found = grade(r"</think>\boxed{(x+1)^2}", ["x^2+2x+1"])
     if not found.correct:
         raise _refusal(
             f"the grader says {str(found.reason)!r} of an answer known to be right",
@@ -120,16 +120,6 @@ def _as_config_error(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _check_groups(experiment: Experiment) -> None:
-    for position, stage in enumerate(experiment.stages):
-        if stage.group_size < 2:
-            raise _refusal(
-                f"stages.{position}.group_size: found 1 rollout, needed 2 or more for the "
-                f"advantage {experiment.method.advantage!r}: alone, a rollout has no baseline",
-                f"set stages.{position}.group_size=8",
-            )
 
 
 def _check_ranks(experiment: Experiment) -> None:

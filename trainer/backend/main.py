@@ -30,6 +30,7 @@ class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
     def run(self, config) -> None:
         """Train and export; on failure leave the reason beside the metrics."""
         import trainer.backend.stage_trainer  # noqa: F401  registers itself
+        from trainer.backend.advantages import register
         from trainer.backend.export import export
 
         verl_folder = Path(config.trainer.default_local_dir)
@@ -37,6 +38,7 @@ class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
         steps = config.trainer.total_training_steps
         failure = verl_folder.parent / "failure.json"
         try:
+            register(config.algorithm)  # here: verl computes advantages in this process
             super().run(config)
             # Here, where torch and transformers are loaded already: it saves their start-up.
             target = verl_folder.parent / "checkpoint"

@@ -36,10 +36,10 @@ def test_a_stage_says_the_same_in_both_languages():
     assert values["actor_rollout_ref.rollout.n"] == 8
     assert values["trainer.total_training_steps"] == 7
     assert values["trainer.total_epochs"] > 7  # verl stops at whichever comes first
-    assert values["algorithm.adv_estimator"] == "rloo"
+    assert values["algorithm.adv_estimator"] == "stagecraft_rloo"
+    assert values["+algorithm.stagecraft.estimator"] == "rloo"
     assert values["actor_rollout_ref.actor.clip_ratio_high"] == 0.28
     assert values["data.seed"] == values["actor_rollout_ref.rollout.seed"] == 3
-    assert values["+trainer.stagecraft.updates_per_step"] == 2
 
 
 def test_stages_on_the_same_prompts_draw_them_in_different_orders():
@@ -132,6 +132,3 @@ def test_verl_finds_every_composed_configuration_valid(compose, name, hardware):
 def test_verl_calls_the_reward_in_a_thread():
     """It awaits what is `async` in its event loop, which a comparison would hold up."""
     assert not inspect.iscoroutinefunction(compute_score)
-    right = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=None)
-    assert right == {"score": 1.0, "acc": 1.0, "reason": "same text"}
-    assert compute_score("toy", r"</think>\boxed{3}", ["2"])["score"] == 0.0
