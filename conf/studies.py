@@ -81,22 +81,27 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
     """
     found = []
     for arm in study.arms:
-        for seed in study.seeds:
-            try:
-                found.append(_run(study, arm, seed, output))
-            except ConfigError as error:
-                raise ConfigError(f"arm {arm.name}: {error}") from error
+        try:
+            lines, settings = _composed(study, arm, output)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from error
+        found += [
+            Run(arm, seed, (*lines, f"seed={seed}"), settings.model_copy(update={"seed": seed}))
+            for seed in study.seeds
+        ]
     return found
 
 
-def _run(study: Study, arm: Arm, seed: int, output: str | None) -> Run:
-    lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}", f"seed={seed}"]
+def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
+    """An arm's overrides, all but the seed, and its experiment."""
+    lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
     lines += [f"output={_quoted(output)}"] if output else []
+    settings = load(f"experiment={arm.experiment}", *lines)
     if arm.stages:
-        given = load(f"experiment={arm.experiment}", *lines).stages
-        stages = [_stage(given, entry, place) for place, entry in enumerate(arm.stages)]
+        stages = [_stage(settings.stages, entry, place) for place, entry in enumerate(arm.stages)]
         lines.append(f"stages={_written(stages)}")
-    return Run(arm, seed, tuple(lines), load(f"experiment={arm.experiment}", *lines))
+        settings = load(f"experiment={arm.experiment}", *lines)
+    return lines, settings
 
 
 def _stage(given: Sequence[Stage], entry: dict[str, Any], place: int) -> dict[str, Any]:
