@@ -18,7 +18,7 @@ from conf.compose import compose
 from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
-GROUPS = ("experiment", "curriculum", "method", "data", "model", "hardware", "evaluation")
+GROUPS = ("experiment", "curriculum", "method", "data", "gates", "model", "hardware", "evaluation")
 REQUIRED = ("stages", "data", "model", "method", "hardware", "evaluation")
 
 
