@@ -21,12 +21,15 @@ LOCK = "lock"
 MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 1
+# Settings of a stage that act through its prompts alone.
+_TOLD_BY_DATA = {"drop_solved", "drop_hopeless"}
 
 
 def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dict[str, Any]:
     """Everything that determines what a stage learns, and nothing else.
 
-    Names, folders, how often is saved, and how the work is cut into micro-batches are left out.
+    Names, folders, how prompts were chosen (their digest says which), how often is saved, and how
+    the work is cut into micro-batches are left out.
 
     Args:
         experiment: For method, seed and numerics.
@@ -36,7 +39,7 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
     """
     hardware = experiment.hardware
     return {
-        "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
+        "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
         "seed": experiment.seed_of(stage),
         "data": data,
