@@ -67,32 +67,6 @@ def by_id(responses: Path) -> dict[str, float]:
     )
 
 
-def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Pass rate of each prompt when a stage last drew it, from the records of its order.jsonl.
-
-    Each record has `prompts`, the ids drawn at a step, and parallel to them `pass_rates`.
-
-    Raises:
-        ValueError: the records have no pass rates, or not one for each prompt.
-    """
-    found: dict[str, float] = {}
-    for record in order:
-        rates = record.get("pass_rates")
-        if rates is None or len(rates) != len(record["prompts"]):
-            raise ValueError(
-                f"step {record.get('step')} of the stage before records "
-                f"{'no' if rates is None else len(rates)} pass rates for "
-                f"{len(record['prompts'])} prompts, needed one each\n\nhint: train that stage "
-                "anew, or take drop_solved and drop_hopeless out"
-            )
-        found |= {
-            name: rate
-            for name, rate in zip(record["prompts"], rates, strict=True)
-            if rate is not None
-        }
-    return found
-
-
 def _rates(folder: Path, experiment: Experiment, model: Checkpoint) -> Rates:
     rule, responses = experiment.data.segmentation, folder / RESPONSES
     facts = {

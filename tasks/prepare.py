@@ -165,8 +165,6 @@ def prepared_there(experiment: Experiment, output: Path | str) -> Prepared | Non
     Raises:
         ValueError: a local file is missing, or a data set was changed since.
     """
-    from tasks import pass_rates
-
     train = downloaded(experiment.data.train, experiment.data, output)
     sources = comparison_sources(experiment)
     sets = {one.name: downloaded(one, experiment.data, output) for one in sources}
@@ -178,6 +176,8 @@ def prepared_there(experiment: Experiment, output: Path | str) -> Prepared | Non
         return None
     rates = None
     if experiment.data.segmentation.rule == "pass_rate":
+        from tasks import pass_rates  # it brings what samples
+
         found = pass_rates.there(experiment, kept)
         if found is None:
             return None

@@ -23,7 +23,9 @@ from tasks.segmentations import (
     whole,
 )
 
-__all__ = ["Measured", "Split", "pruned", "segment", "segmented", "split_by_length"]
+__all__ = [
+    "Measured", "Split", "left", "pruned", "recorded", "segment", "segmented", "split_by_length"
+]
 
 
 @dataclass(frozen=True)
@@ -126,46 +128,77 @@ def _labels(table: pa.Table, rule: Segmentation, measured: Measured | None) -> L
     return by_pass_rate(values, rule.bands, names)
 
 
-def pruned(
-    dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float], output: Path | str
-) -> Dataset:
-    """The prompt set of a stage less what the stage before solved, or could not solve at all.
+def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Pass rate of each prompt when a stage last drew it, from the records of its order.jsonl.
+
+    Each record has `prompts`, the ids drawn at a step, and parallel to them `pass_rates`.
+
+    Raises:
+        ValueError: the records have no pass rates, or not one for each prompt.
+    """
+    found: dict[str, float] = {}
+    for record in order:
+        rates = record.get("pass_rates")
+        if rates is None or len(rates) != len(record["prompts"]):
+            raise ValueError(
+                f"step {record.get('step')} of the stage before records "
+                f"{'no' if rates is None else len(rates)} pass rates for "
+                f"{len(record['prompts'])} prompts, needed one each\n\nhint: train that stage "
+                "anew, or take drop_solved and drop_hopeless out"
+            )
+        found |= {
+            name: rate
+            for name, rate in zip(record["prompts"], rates, strict=True)
+            if rate is not None
+        }
+    return found
+
+
+def left(dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float]) -> pa.Table:
+    """The rows of a prompt set less what the stage before solved, or could not solve at all.
 
     Args:
         dataset: The prompt set that the stage names.
-        stage: Its `drop_solved` and `drop_hopeless` are the limits; without them nothing is done.
+        stage: Its `drop_solved` and `drop_hopeless` are the limits.
         pass_rates: By id, as the stage before recorded them.
-        output: The experiment's output folder.
 
     Raises:
         ValueError: when fewer prompts are left than a step takes.
     """
-    if stage.drop_solved is None and stage.drop_hopeless is None:
-        return dataset
     table = dataset.table()
     ids = table["id"].to_pylist()
     keep = remaining(ids, pass_rates, stage.drop_solved, stage.drop_hopeless)
-    seen = {name: pass_rates[name] for name in ids if name in pass_rates}
-    left = sum(keep)
-    if left < stage.batch_size:
+    if sum(keep) < stage.batch_size:
         raise ValueError(
-            f"stage {stage.name}: found {left} of {len(ids)} prompts left of {dataset.name} after "
-            f"drop_solved={stage.drop_solved} and drop_hopeless={stage.drop_hopeless}, needed the "
-            f"{stage.batch_size} of a step\n\nhint: raise drop_solved, lower drop_hopeless or "
-            "batch_size, or take a larger prompt set"
+            f"stage {stage.name}: found {sum(keep)} of {len(ids)} prompts left of {dataset.name} "
+            f"after drop_solved={stage.drop_solved} and drop_hopeless={stage.drop_hopeless}, "
+            f"needed the {stage.batch_size} of a step\n\nhint: raise drop_solved, lower "
+            "drop_hopeless or batch_size, or take a larger prompt set"
         )
-    key = digest_of([dataset.digest, stage.drop_solved, stage.drop_hopeless, seen])
+    return table.filter(pa.array(keep))
+
+
+def pruned(
+    dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float], output: Path | str
+) -> Dataset:
+    """`left` as a data set under `output`/data, made or found.
+
+    Raises:
+        ValueError: when fewer prompts are left than a step takes.
+    """
+    table = left(dataset, stage, pass_rates)
+    key = digest_of([dataset.digest, table["id"].to_pylist()])
     folder = Path(output) / "data" / f"{dataset.name}-left-{key[:12]}"
     if (folder / MANIFEST).is_file():
         return Dataset.load(folder)
     return Dataset.write(
         folder,
         f"{dataset.name}-left",
-        table.filter(pa.array(keep)),
+        table,
         drop_solved=stage.drop_solved,
         drop_hopeless=stage.drop_hopeless,
-        measured=len(seen),
-        dropped=len(ids) - left,
+        with_pass_rate=len(pass_rates),
+        dropped=dataset.rows - table.num_rows,
         parent_digest=dataset.manifest.get("parent_digest") or dataset.digest,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
