@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.lab import BASE, task
 from trainer.lab.measure import measure, prompt_ids
-from trainer.sampling import Sample, sample
+from trainer.sampling import Sample, sample, seed_of
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def train_stage(model, tokenizer, loop: Loop, position: int, questions: list[str
             temperature=loop.temperature,
             eos_ids={tokenizer.eos_token_id},
             pad_id=tokenizer.pad_token_id,
-            generator=generator,
+            seeds=[seed_of(loop.seed, position, len(rows), row) for row in range(len(prompts))],
         )
         generated = time.monotonic()
         texts = tokenizer.batch_decode([one.tokens for one in drawn], skip_special_tokens=True)

@@ -151,10 +151,26 @@ def session(settings: Experiment, command: Sequence[str], what: str = "") -> Ite
 
 
 def inputs(work: Session) -> Inputs:
-    """Data and starting model, on disk and checked, with the data's card kept with the run.
+    """Data and starting model, on disk and checked.
 
     Raises:
         ValueError: data, model or disk do not allow the experiment.
+    """
+    ready, compared, base, card = prepared(work)
+    names = [source.name for source in work.settings.evaluation.benchmarks]
+    benchmarks = {name: compared[name] for name in names}
+    step(preflight.check_data)(work.settings, ready.segments, benchmarks, base.path)
+    return Inputs(ready.kept, ready.segments, benchmarks, base, ready.train, card)
+
+
+def prepared(
+    work: Session,
+) -> tuple[prepare.Prepared, dict[str, Dataset], Checkpoint, Card]:
+    """The training set, what the gates left of it, and its prompt sets; the sets it was compared
+    with, the starting model, and the data's card, which is kept with the run.
+
+    Raises:
+        ValueError: the data cannot be had or read, no row is left, or the model is missing.
     """
     data = work.settings.data
     train = step(download)(data.train, data, work.output)
@@ -162,29 +178,21 @@ def inputs(work: Session) -> Inputs:
         source.name: step(download)(source, data, work.output)
         for source in prepare.comparison_sources(work.settings)
     }
-    names = [source.name for source in work.settings.evaluation.benchmarks]
-    benchmarks = {name: compared[name] for name in names}
     base = step(starting_model)(work.settings.model)
     kept = step(prepare.gated, task_run_name="gates")(
         work.settings, train, compared, base.path, work.output
     )
     rates = None
     if data.segmentation.rule == "pass_rate":
-        rates = partial(
-            step(pass_rates.measure, task_run_name="measure pass rates"),
-            work.settings,
-            kept,
-            work.tracker,
-            work.run,
-        )
+        measure = step(pass_rates.measure, task_run_name="measure pass rates")
+        rates = partial(measure, work.settings, kept, work.tracker, work.run)
     known = prepare.measured(work.settings, kept, base.path, rates)
     segments = step(segment)(kept, data, work.output, known)
     ready = prepare.Prepared(train, kept, segments)
     card = step(write_card)(ready, compared, work.output)
     work.tracker.log_report(work.run, card.folder)
     create_markdown_artifact(card.markdown, key="data-card", description=str(card.html))
-    step(preflight.check_data)(work.settings, segments, benchmarks, base.path)
-    return Inputs(kept, segments, benchmarks, base, train, card)
+    return ready, compared, base, card
 
 
 def prompts_of(work: Session, given: Inputs, position: int, before: Milestone) -> Dataset:

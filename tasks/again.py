@@ -30,8 +30,8 @@ def folder_of(experiment: Experiment, position: int, data: Dataset, start: Check
         start: The checkpoint it begins from.
     """
     stage = experiment.stages[position]
-    digest = digest_of(identity(experiment, stage, data.digest, start.digest))
-    return stage_folder(Path(experiment.output).absolute(), stage.name, digest)
+    what = identity(experiment, stage, data.digest, start.digest, start.upstream)
+    return stage_folder(Path(experiment.output).absolute(), stage.name, digest_of(what))
 
 
 def find(

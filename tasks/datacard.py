@@ -74,9 +74,7 @@ def facts(prepared: Prepared, benchmarks: Mapping[str, Dataset]) -> dict[str, An
         "after the gates": kept,
         **prepared.segments,
     }
-    sets = {
-        name: _described(dataset) for name, dataset in named.items()
-    }
+    sets = {name: _described(dataset) for name, dataset in named.items()}
     return {
         "name": train.name,
         "source": train.manifest["source"],
@@ -200,9 +198,7 @@ def _inside(named: Mapping[str, Dataset], questions: Mapping[str, str]) -> dict[
 
 def _cost(findings: list[dict], rows: int) -> str:
     """What keeping everything costs, in a sentence; nothing where nothing is kept that is bad."""
-    kept = {
-        one["gate"]: one for one in findings if one["action"] == "flag" and one["found"]
-    }
+    kept = {one["gate"]: one for one in findings if one["action"] == "flag" and one["found"]}
     if not kept:
         return ""
     groups = kept.get("normalized_duplicates", {}).get("groups", [])

@@ -139,12 +139,12 @@ def _there(experiment: Experiment, start: Path) -> list[float]:
         return []
     found: list[float] = []
     sets = _prompt_sets(experiment, output)
-    begins = folder_digest(start) if sets else ""
+    begins, digest = folder_digest(start) if sets else "", ""
     for stage in experiment.stages if sets else ():
         if stage.prompts not in sets or (stage.drop_solved, stage.drop_hopeless) != (None, None):
             break  # its prompts are known when the stage before is done
         data = sets[stage.prompts].digest
-        digest = digest_of(identity(experiment, stage, data, begins))
+        digest = digest_of(identity(experiment, stage, data, begins, upstream=digest))
         folder = stage_folder(output, stage.name, digest)
         begins = _finished_as(folder)
         found.append(math.inf if begins else size(folder))

@@ -4,7 +4,6 @@ Every gate looks at the whole set, whatever the others find. Then rows are left 
 `ORDER`: first rows that are bad by themselves, so that of duplicates the first *good* one stays.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from trainer.rewards import Reason, Verifier, answer_is_parsable, grade
 # Raise it when a change of ours alters what is left out.
 GATES_VERSION = 1
 _GROUPS_LAST = ("conflicting_answers", "exact_duplicates", "normalized_duplicates")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 ORDER = (*(gate for gate in GATES if gate not in _GROUPS_LAST), *_GROUPS_LAST)
 
 
@@ -209,22 +207,12 @@ def _ungradable(answers: Sequence[Sequence[str]]) -> Finding:
 
 def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
     distinct = sorted({answer for accepted in answers for answer in accepted})
-    forms: dict[str, list[str]] = defaultdict(list)
-    for answer in distinct:
-        if answer_is_parsable(answer) and number(answer) is None:
-            # To a parser all numbers are alike: one answer of each form is asked about.
-            forms[_NUMBERS.sub("7", answer)].append(answer)
-    asked = [alike[0] for alike in forms.values()]
+    asked = [answer for answer in distinct if answer_is_parsable(answer) and number(answer) is None]
     parts = [asked[start::workers] for start in range(workers)]
     # Threads, for each waits for a process of its own.
     with ThreadPoolExecutor(workers) as pool:
         reasons = dict(one for part in pool.map(_compared, parts) for one in part)
-    bad = {
-        answer
-        for alike in forms.values()
-        if reasons[alike[0]] is not Reason.SAME_EXPRESSION
-        for answer in alike
-    }
+    bad = {answer for answer, why in reasons.items() if why is not Reason.SAME_EXPRESSION}
     slow = sum(why is Reason.TIMEOUT for why in reasons.values())
     rows = [
         row
@@ -234,8 +222,7 @@ def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
     return Finding(
         "unparsable_answers",
         rows,
-        note=f"{sum(map(len, forms.values())):,} different answers of {len(forms):,} forms are no "
-        f"plain numbers; of {len(bad):,} the symbolic "
+        note=f"{len(asked):,} different answers are no plain numbers; of {len(bad):,} the symbolic "
         f"parser makes nothing that equals itself ({slow:,} took too long)",
     )
 

@@ -144,9 +144,7 @@ def _of_split(source: Source, folder: Path) -> list[Path]:
     patterns = _card(folder, source.split)
     if patterns is None:
         patterns = [f"*{source.split}*"] if len(names) > 1 else ["*"]
-    found = [
-        names[name] for name in names if any(fnmatch(name, pattern) for pattern in patterns)
-    ]
+    found = [names[name] for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
     if not found:
         raise ValueError(
             f"{source.name}: could not read split {source.split!r} of {source.path}: found no file "

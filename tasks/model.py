@@ -3,9 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conf.schema import Model
-from tasks.artifacts import folder_digest
+from tasks.artifacts import folder_digest, read_json
 from trainer.checkpoint import has_weights
 
 
@@ -34,6 +35,17 @@ class Checkpoint:
                 "hint: model.path must name a checkpoint folder in Hugging Face format"
             )
         return cls(path, folder_digest(path))
+
+    @property
+    def maker(self) -> dict[str, Any] | None:
+        """The manifest (`stage.json`) of the stage that made it, None for another model."""
+        manifest = self.path.parent / "stage.json"
+        return read_json(manifest) if manifest.is_file() else None
+
+    @property
+    def upstream(self) -> str:
+        """Digest of the stage that made it, or ""."""
+        return self.maker["digest"] if self.maker else ""
 
 
 def local_folder(model: Model, *, offline: bool = False) -> Path:

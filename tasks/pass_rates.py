@@ -22,9 +22,7 @@ BEFORE = -1  # position of what comes before the first stage
 Rates = tuple[str, dict[str, float], dict[str, Any]]
 
 
-def measure(
-    experiment: Experiment, problems: Dataset, tracker: Tracker, parent_run: str
-) -> Rates:
+def measure(experiment: Experiment, problems: Dataset, tracker: Tracker, parent_run: str) -> Rates:
     """The pass rates of `data.segmentation.model` on a set, sampled or found.
 
     Returns:
@@ -62,9 +60,7 @@ def by_id(responses: Path) -> dict[str, float]:
             f"{responses} holds {min(counts)} to {max(counts)} responses to a problem, needed as "
             "many of each\n\nhint: move its folder away; it is sampled anew"
         )
-    return dict(
-        zip(grouped["id"].to_pylist(), grouped["correct_mean"].to_pylist(), strict=True)
-    )
+    return dict(zip(grouped["id"].to_pylist(), grouped["correct_mean"].to_pylist(), strict=True))
 
 
 def _rates(folder: Path, experiment: Experiment, model: Checkpoint) -> Rates:

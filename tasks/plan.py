@@ -133,7 +133,8 @@ def plan(experiment: Experiment) -> Plan:
         planned = StagePlan(stage.name, position, expected=amounts(stage, stage.steps))
         prompts, no_prompts = _prompts(data, stage, plans[-1] if plans else None)
         planned.why += [reason for reason in (no_data, no_prompts, no_start) if reason]
-        what = identity(experiment, stage, prompts, begins)
+        upstream = (plans[-1].digest or "") if plans else ""
+        what = identity(experiment, stage, prompts, begins, upstream)
         unknown = [name for name in ("data", "start") if not what[name]]
         ends = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():

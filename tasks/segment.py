@@ -24,7 +24,14 @@ from tasks.segmentations import (
 )
 
 __all__ = [
-    "Measured", "Split", "left", "pruned", "recorded", "segment", "segmented", "split_by_length"
+    "Measured",
+    "Split",
+    "left",
+    "pruned",
+    "recorded",
+    "segment",
+    "segmented",
+    "split_by_length",
 ]
 
 
@@ -61,9 +68,7 @@ def segmented(
     return {name: Dataset.load(found[name]) for name in names}
 
 
-def _stem(
-    dataset: Dataset, data: Data, output: Path | str, measured: Measured | None
-) -> Path:
+def _stem(dataset: Dataset, data: Data, output: Path | str, measured: Measured | None) -> Path:
     key = digest_of([dataset.digest, data.segmentation, measured.digest if measured else ""])
     return Path(output) / "data" / f"{dataset.name}-{key[:12]}"
 

@@ -94,7 +94,9 @@ def by_length(table: pa.Table, length_of: str, threshold: int | str) -> Labels:
     )
 
 
-def by_quantiles(lengths: Sequence[int], quantiles: Sequence[float], names: Sequence[str]) -> Labels:
+def by_quantiles(
+    lengths: Sequence[int], quantiles: Sequence[float], names: Sequence[str]
+) -> Labels:
     """Equal shares of the set by length, the shortest first; rows of one length stay together.
 
         cut_q = the shortest length l with  #{length <= l} >= q * #rows

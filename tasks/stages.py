@@ -20,12 +20,14 @@ MANIFEST = "stage.json"
 LOCK = "lock"
 MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 # Settings of a stage that act through its prompts alone.
 _TOLD_BY_DATA = {"drop_solved", "drop_hopeless"}
 
 
-def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dict[str, Any]:
+def identity(
+    experiment: Experiment, stage: Stage, data: str, start: str, upstream: str = ""
+) -> dict[str, Any]:
     """Everything that determines what a stage learns, and nothing else.
 
     Names, folders, how prompts were chosen (their digest says which), how often is saved, and how
@@ -36,8 +38,11 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
         stage: One of its stages.
         data: Digest of the prompt set.
         start: Digest of the checkpoint to start from.
+        upstream: Digest of the stage that made it. Part of the identity only where the stage takes
+            over more of that one than its checkpoint: the optimizer, or the reference policy.
     """
     hardware = experiment.hardware
+    kept = stage.optimizer == "carry" or stage.reference == "keep"
     return {
         "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
@@ -45,6 +50,7 @@ def identity(experiment: Experiment, stage: Stage, data: str, start: str) -> dic
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,
         "start": start,
+        **({"upstream": upstream} if kept else {}),
         "numerics": {
             "device": hardware.device,
             "rollout": hardware.rollout,

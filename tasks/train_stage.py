@@ -19,7 +19,8 @@ from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, sta
 from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
 from trainer.backend.launch import StageFailedError, launch
-from trainer.backend.resume import resume_after
+from trainer.backend.resume import resume_after, saved_optimizer
+from trainer.checkpoint import has_weights
 from trainer.records import read_records
 
 
@@ -53,7 +54,7 @@ def train_stage(
         StalledError: the trainer made no progress for too long.
     """
     stage = experiment.stages[position]
-    what = identity(experiment, stage, data.digest, start.digest)
+    what = identity(experiment, stage, data.digest, start.digest, start.upstream)
     digest = digest_of(what)
     folder = stage_folder(Path(experiment.output).absolute(), stage.name, digest)
     with alone(folder):
@@ -72,9 +73,10 @@ def _train(
     experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
 ) -> dict[str, Any]:
     stage, hardware = experiment.stages[position], experiment.hardware
+    reference, optimizer = kept(stage, start)
     saved = resume_after(folder)
     before, _ = read_manifest(folder)
-    attempts = before["attempts"] if before else []
+    attempts = [_ended(attempt, folder) for attempt in before["attempts"]] if before else []
     attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
     manifest = {
         "kind": "stage",
@@ -91,18 +93,27 @@ def _train(
         },
         "data": {"name": data.name, "digest": data.digest, "rows": data.rows},
         "start": {"path": str(start.path), "digest": start.digest},
+        "reference": reference,
         "environment": environment(),
         "attempts": [*attempts, attempt],
         "outcome": "running",
     }
-    write_json(folder / MANIFEST, manifest)
     if saved:
         print(f"{_label(experiment, position)}  resumes after step {saved}")
     prompts = folder / "prompts.parquet"
     write_verl_prompts(data, prompts)
     values = verl_settings.settings(
-        experiment, position, start=start.path, prompts=prompts, folder=folder
+        experiment,
+        position,
+        start=start.path,
+        prompts=prompts,
+        folder=folder,
+        optimizer_from=optimizer,
+        reference=Path(reference["path"]) if stage.reference == "keep" else None,
     )
+    flags = verl_settings.environment(hardware)
+    manifest["engine"] = {"settings": values, "environment": flags}
+    write_json(folder / MANIFEST, manifest)
     try:
         with tracker.child_run(
             parent_run,
@@ -132,10 +143,11 @@ def _train(
             launch(
                 folder,
                 values,
-                {**verl_settings.environment(hardware), **telemetry.OFF},
+                {**flags, **telemetry.OFF},
                 first_step=saved + 1,
                 on_step=on_step,
                 stall_timeout=hardware.stall_timeout,
+                stop_grace=hardware.stop_grace,
             )
             manifest |= _outcome(folder, stage)
             run.log_checkpoint(
@@ -156,6 +168,44 @@ def _train(
         )
         write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _ended(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An attempt as it ended. One that still says `running` was killed: we hold the lock now."""
+    if attempt["outcome"] != "running":
+        return attempt
+    log = folder / "trainer.log"
+    last = log.stat().st_mtime if log.exists() else attempt["started"]
+    return {**attempt, "outcome": "killed", "ended": max(last, attempt["started"])}
+
+
+def kept(stage: Stage, start: Checkpoint) -> tuple[dict[str, str], Path | None]:
+    """What a stage takes over of the one before, beside its checkpoint.
+
+    Returns:
+        The reference policy, as path and digest, and verl's folder with the optimizer, if carried.
+
+    Raises:
+        ValueError: it is not there (any more).
+    """
+    own = {"path": str(start.path), "digest": start.digest}
+    if stage.optimizer == "fresh" and stage.reference == "start":
+        return own, None
+    maker = start.maker
+    if maker is None:
+        raise ValueError(
+            f"{stage.name} keeps optimizer or reference of the stage before, but {start.path} was "
+            "made by none\n\nhint: optimizer=fresh and reference=start"
+        )
+    reference = own if stage.reference == "start" else maker["reference"]
+    if not has_weights(Path(reference["path"])):
+        raise ValueError(
+            f"{reference['path']}, the reference policy that {stage.name} keeps, has no weights\n\n"
+            "hint: bring the model back there, or set reference=start"
+        )
+    if stage.optimizer == "fresh":
+        return reference, None
+    return reference, saved_optimizer(start.path.parent / "verl", maker["steps"])
 
 
 def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:

@@ -17,9 +17,7 @@ Row = Mapping[str, Any]
 _TOGETHER = 4096  # rows that are Python objects at one time
 
 
-def to_columns(
-    rows: Sequence[Row], name: str, instruction: str, format_: str = "auto"
-) -> pa.Table:
+def to_columns(rows: Sequence[Row], name: str, instruction: str, format_: str = "auto") -> pa.Table:
     """Upstream rows as a table of `COLUMNS`, in the order of their indices.
 
     Where two rows share an index (files that each count from 0), or one has none, rows are

@@ -70,8 +70,9 @@ def _train(monkeypatch, experiment, stages, stop, tracker, parent) -> list[dict]
                 append_record(folder / "metrics.jsonl", record)
                 on_step(record)
             saved = folder / "verl" / f"global_step_{last}"
-            saved.mkdir(parents=True, exist_ok=True)
-            (saved / "data.pt").touch()
+            (saved / "actor").mkdir(parents=True, exist_ok=True)
+            for name in ("stagecraft.json", "data.pt"):
+                (saved / name).touch()
             (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(last))
             if error:
                 raise error

@@ -84,13 +84,12 @@ def torch_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[l
     from transformers import AutoModelForCausalLM
 
     from trainer.checkpoint import eos_ids
-    from trainer.sampling import sample
+    from trainer.sampling import sample, seed_of
 
     folder = Path(request.checkpoint)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, request.dtype))
     model.to(request.device).eval()
     ends = eos_ids(folder)
-    generator = torch.Generator(device=request.device).manual_seed(request.seed)
     # By length: less padding, and what is left of a batch ends at about the same time.
     jobs = [
         (name, number, ids)
@@ -107,7 +106,7 @@ def torch_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[l
             top_p=request.top_p,
             eos_ids=ends,
             pad_id=tokenizer.pad_token_id,
-            generator=generator,
+            seeds=[seed_of(request.seed, name, number) for name, number, _ in batch],
         )
         yield [
             Response(

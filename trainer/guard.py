@@ -1,13 +1,19 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
-python -m trainer.guard GRACE SCRATCH COMMAND...
+python -m trainer.guard --grace 4 --scratch FOLDER [--stop-file FILE --stop-grace 12] -- COMMAND...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
-all. It also removes what they leave in shared memory, and SCRATCH. Linux only, like verl.
+all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
+
+A trainer that may have something to save is first asked to stop by a file: the signal would not
+reach the process that can save, which is one of Ray's. It says that it looks for FILE by another
+beside it, FILE.listening.
 """
 
+import argparse
+import contextlib
 import ctypes
 import os
 import shutil
@@ -72,9 +78,18 @@ def end_all(timeout: float = 5.0) -> None:
 class Guard:
     """Runs one command and answers for everything it starts."""
 
-    def __init__(self, grace: float, command: list[str]):
-        self.grace = grace
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        grace: float,
+        stop_file: Path | None = None,
+        stop_grace: float = 0.0,
+    ):
         self.command = command
+        self.grace = grace
+        self.stop_file = stop_file
+        self.stop_grace = stop_grace
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
@@ -110,6 +125,12 @@ class Guard:
         self.told_to_stop = True
 
     def _wind_down(self, child: subprocess.Popen) -> None:
+        listening = self.stop_file and self.stop_file.with_suffix(".listening").exists()
+        if listening and self.stop_grace:
+            with contextlib.suppress(OSError):  # a full disk: then nothing could be saved either
+                self.stop_file.touch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(self.stop_grace)
         child.terminate()
         try:
             child.wait(self.grace)
@@ -136,8 +157,22 @@ def _mapped_by_others(path: Path) -> bool:
     return path in shared_memory_files(list(psutil.process_iter()))
 
 
+def main(arguments: list[str]) -> int:
+    """Run a command line; the exit code is the command's, 128 + n where signal n ended it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--grace", type=float, required=True)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--stop-file", type=Path)
+    parser.add_argument("--stop-grace", type=float, default=0.0)
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    guard = Guard(
+        asked.command, grace=asked.grace, stop_file=asked.stop_file, stop_grace=asked.stop_grace
+    )
+    code = guard.run()
+    shutil.rmtree(asked.scratch, ignore_errors=True)
+    return code if code >= 0 else 128 - code  # a signal as a shell reports it
+
+
 if __name__ == "__main__":
-    code = Guard(float(sys.argv[1]), sys.argv[3:]).run()
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
-    # A signal as a shell reports it: exit codes have no sign.
-    sys.exit(code if code >= 0 else 128 - code)
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-GRACE = 4.0  # seconds that a program has to end by itself once told to
+GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
 POLL = 0.3  # seconds between looks at it
 DUMP = 30.0  # seconds that writing down the stacks of a stalled program may take
 PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not always on the PATH
@@ -31,6 +31,8 @@ def run_guarded(
     environment: Mapping[str, str],
     progress: Callable[[], bool],
     stall_timeout: float,
+    stop_file: Path | None = None,
+    grace: float = 0.0,
 ) -> int:
     """Run `python -m module arguments...` to its end, under a guard.
 
@@ -41,6 +43,8 @@ def run_guarded(
         environment: Added to this process's environment; an empty value takes a variable away.
         progress: Called every 0.3 s, and once after the end. True if there was any.
         stall_timeout: Seconds without progress and without a line in the log.
+        stop_file: File that a program looks for which has something to save before it ends.
+        grace: Seconds that it has for that, before SIGTERM.
 
     Returns:
         Its exit code; 128 + n if signal n ended it, 143 if it was told to stop.
@@ -51,8 +55,10 @@ def run_guarded(
     """
     # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
     scratch = tempfile.mkdtemp(prefix="stagecraft-", dir="/tmp")
-    command = [sys.executable, "-m", "trainer.guard", str(GRACE), scratch]
-    command += [sys.executable, "-m", module]
+    command = [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), "--scratch", scratch]
+    if stop_file:
+        command += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    command += ["--", sys.executable, "-m", module]
     try:
         with log.open("ab") as output:
             guard = subprocess.Popen(
@@ -66,7 +72,7 @@ def run_guarded(
             try:
                 _watch(guard, log, progress, stall_timeout)
             finally:
-                _stop(guard)
+                _stop(guard, GRACE + grace + 5)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return guard.returncode
@@ -133,11 +139,11 @@ def _watch(
         time.sleep(POLL)
 
 
-def _stop(guard: subprocess.Popen) -> None:
+def _stop(guard: subprocess.Popen, seconds: float) -> None:
     if guard.poll() is None:
         guard.send_signal(signal.SIGTERM)
         try:
-            guard.wait(GRACE + 5)
+            guard.wait(seconds)
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()

@@ -7,9 +7,11 @@ batch, so a few long ones do not cost what many would.
 Shapes: U different prompts, B responses still growing, V vocabulary.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -106,10 +108,60 @@ def nucleus(logprobs: Tensor, top_p: float, top_k: int) -> Tensor:
     return logprobs.masked_fill(outside.scatter(-1, tokens, outside), -torch.inf)
 
 
-def _check(prompts: list[list[int]], limits: list[int], temperature: float, top_p: float) -> None:
+def seed_of(*parts: int | str) -> int:
+    """A seed in [0, 2^63) from what names a response: stage seed, prompt, number in its group.
+
+    The same on every machine and in every process, which `hash` is not.
+
+    >>> seed_of(0, "lab_train-7", 1) == seed_of(0, "lab_train-7", 1) != seed_of(0, "lab_train-7", 2)
+    True
+    """
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def uniforms(seeds: np.ndarray, step: int) -> np.ndarray:
+    """One number in (0, 1) for each seed, the same whenever seed and step are.
+
+        u = mix(mix(seed) + (step + 1) * phi),  phi = 0x9E3779B97F4A7C15
+
+    with the finaliser `mix` of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom
+    number generators"). A counter and no state, so that a response does not depend on which others
+    share its batch, nor on whether the run was interrupted.
+
+    Args:
+        seeds: [B] uint64.
+        step: Position in the response, from 0.
+
+    Returns:
+        [B] float64 with 52 random bits.
+    """
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is wanted
+        mixed = _mix(_mix(seeds) + np.uint64(step + 1) * np.uint64(0x9E3779B97F4A7C15))
+    return ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def _check(
+    prompts: list[list[int]],
+    limits: list[int],
+    seeds: Sequence[int],
+    temperature: float,
+    top_p: float,
+) -> None:
     if not all(prompts):
         raise ValueError(
             "a prompt without tokens cannot be continued\n\nhint: start it with a beginning token"
+        )
+    if len(seeds) != len(prompts):
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(prompts)} prompts\n\nhint: give one to each, by `seed_of`"
         )
     if len(limits) != len(prompts):
         raise ValueError(
@@ -139,14 +191,14 @@ def sample(
     top_k: int = -1,
     eos_ids: set[int],
     pad_id: int,
-    generator: torch.Generator | None = None,
+    seeds: Sequence[int],
 ) -> list[Sample]:
     """One response to each prompt; a prompt that stands there several times is read once.
 
-        token = argmax_v (log p_v - log(-log u_v)),  u_v ~ U[0, 1)
+        token = min { v : p_0 + ... + p_v > u },  u in (0, 1) by `uniforms`
 
-    which draws v with probability p_v (Gumbel-max). The same model, prompts, settings and
-    generator state give the same responses; another batch gives others.
+    which draws v with probability p_v. A response depends on its own seed and prompt alone: in
+    another batch it differs only where rounding of the logits moves a p across u.
 
     Args:
         model: Any transformers causal language model. Put in evaluation mode while it samples.
@@ -158,19 +210,19 @@ def sample(
         top_k: Tokens to choose among; 0 or less is off.
         eos_ids: Tokens that end a response.
         pad_id: Token that fills the left of short prompts; never attended to.
-        generator: Source of randomness, on the model's device; torch's global one if None.
+        seeds: One for each prompt, in [0, 2^63); the same prompt and seed give the same response.
 
     Returns:
         Samples in the order of the prompts.
 
     Raises:
-        ValueError: for an empty prompt, a length below 1, or settings out of range.
+        ValueError: for an empty prompt, a length below 1, a missing seed, or settings out of range.
     """
     if not prompts:
         return []
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     limits = list(limits)
-    _check(prompts, limits, temperature, top_p)
+    _check(prompts, limits, seeds, temperature, top_p)
     was_training = model.training
     model.eval()  # in training mode, gradient checkpointing silently drops the cache
     try:
@@ -183,13 +235,13 @@ def sample(
             top_k,
             eos_ids,
             pad_id,
-            generator,
+            np.array(seeds, dtype=np.uint64),
         )
     finally:
         model.train(was_training)
 
 
-def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, generator):
+def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, seeds):
     device = model.device
     cache, full_attention = _new_cache(model)
     logits, mask, rows = _prefill(model, cache, prompts, pad_id)  # rows: prompt -> its row in U
@@ -210,7 +262,8 @@ def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, 
     finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
 
     for step in range(max(limits)):
-        chosen, chosen_logprobs = _choose(logits, temperature, top_p, top_k, generator)
+        drawn = torch.from_numpy(uniforms(seeds, step)).to(device)
+        chosen, chosen_logprobs = _choose(logits, temperature, top_p, top_k, drawn)
         tokens[step, alive] = chosen
         logprobs[step, alive] = chosen_logprobs
 
@@ -226,6 +279,7 @@ def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, 
             cache.batch_select_indices(keep)
             mask, positions = mask[keep], positions[keep]
             alive, growing, chosen = alive[keep], growing[keep], chosen[keep]
+            seeds = seeds[keep.cpu().numpy()]
         width = cache.get_seq_length() + 1
         attended = mask[:, :width]
         if full_attention:
@@ -272,7 +326,7 @@ def _prefill(model, cache, prompts, pad_id) -> tuple[Tensor, Tensor, Tensor]:
     return logits, mask, rows
 
 
-def _choose(logits, temperature, top_p, top_k, generator) -> tuple[Tensor, Tensor]:
+def _choose(logits, temperature, top_p, top_k, drawn) -> tuple[Tensor, Tensor]:
     """A token for each row of [B, V] logits, and its log-probability before top-p and top-k."""
     scaled = logits.float() if temperature in (0, 1) else logits.float() / temperature
     logprobs = scaled.log_softmax(dim=-1)
@@ -280,6 +334,12 @@ def _choose(logits, temperature, top_p, top_k, generator) -> tuple[Tensor, Tenso
         chosen = logprobs.argmax(dim=-1)
     else:
         admitted = nucleus(logprobs, top_p, top_k) if top_p < 1 or top_k > 0 else logprobs
-        noise = torch.empty_like(logprobs).uniform_(generator=generator)
-        chosen = (admitted - noise.log_().neg_().log_()).argmax(dim=-1)
+        upto = (
+            admitted.exp().double().cumsum(dim=-1)
+        )  # double: what is unlikely must not round away
+        # Of the sum that came out, which is 1 only up to rounding and less inside a nucleus; and
+        # below it, so that there is a token beyond the target.
+        total = upto[:, -1:]
+        target = torch.minimum(drawn[:, None] * total, total.nextafter(torch.zeros_like(total)))
+        chosen = torch.searchsorted(upto, target, right=True).squeeze(-1)
     return chosen, logprobs.gather(-1, chosen[:, None]).squeeze(-1)

@@ -51,6 +51,26 @@ class Experiment(Knobs):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _first_stage_keeps_nothing(self) -> "Experiment":
+        first = self.stages[0]
+        for key, kept in (("optimizer", "carry"), ("reference", "keep")):
+            if getattr(first, key) == kept:
+                raise ValueError(
+                    f"stages.0.{key} is {kept!r}, but no stage comes before it\n\n"
+                    f"hint: set it on a later stage, or leave stages.0.{key} out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _torch_draws_by_seed(self) -> "Experiment":
+        if self.hardware.rollout == "torch" and not self.hardware.seeded:
+            raise ValueError(
+                "hardware.seeded is false, but the torch engine always draws by seed\n\n"
+                "hint: leave it out, or set hardware.rollout=vllm"
+            )
+        return self
+
     def seed_of(self, stage: Stage) -> int:
         """Seed of a stage's data order and sampling.
 

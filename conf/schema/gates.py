@@ -45,7 +45,11 @@ class Gates(Knobs):
     )
     ngram: int = knob(13, "Words that have to be the same in a row.", "words", gt=1)
     ngram_share: float = knob(
-        0.5, "Share of an evaluation problem's n-grams from which on it counts.", "share", gt=0, le=1
+        0.5,
+        "Share of an evaluation problem's n-grams from which on it counts.",
+        "share",
+        gt=0,
+        le=1,
     )
     similarity: float = knob(
         0.8, "Jaccard similarity from which on two questions are near.", "share", gt=0.2, le=1

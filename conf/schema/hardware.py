@@ -37,6 +37,21 @@ class Hardware(Knobs):
         "probability",
         gt=0,
     )
+    seeded: bool = knob(
+        True,
+        "Draw each rollout from a seed of its own, so that a resumed stage draws what it would "
+        "have; vLLM on a GPU is slower with it.",
+        "switch",
+    )
+    stop_grace: int = knob(
+        12,
+        "A trainer that is told to stop has so long to save its last whole step.",
+        "seconds",
+        ge=0,
+    )
+    ray_address: str = knob(
+        "", "Ray cluster to join, host:port; none: one of its own on this machine.", "address"
+    )
     stall_timeout: int = knob(
         1800, "A stage without a step or a log line for so long is stopped.", "seconds", gt=0
     )

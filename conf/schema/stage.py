@@ -8,12 +8,15 @@ from conf.schema.knobs import NAME, Knobs, knob
 class Stage(Knobs):
     """One stretch of training at one context length on one prompt set.
 
-    Starts from the checkpoint of the stage before, with a fresh optimizer and data cursor.
+    Starts from the checkpoint of the stage before, with a fresh data cursor.
     """
 
     name: str = knob("stage", "Name of the stage, unique in the curriculum.", "name", pattern=NAME)
     prompts: str = knob(
-        "L2", "Prompt set to train on, a name that data.segmentation gives.", "segment", pattern=NAME
+        "L2",
+        "Prompt set to train on, a name that data.segmentation gives.",
+        "segment",
+        pattern=NAME,
     )
     drop_solved: float | None = knob(
         None,
@@ -37,6 +40,17 @@ class Stage(Knobs):
         0.0, "Weight of KL(policy, stage start) in the loss; 0 keeps no reference.", "1", ge=0
     )
     entropy_coefficient: float = knob(0.0, "Weight of the entropy bonus in the loss.", "1", ge=0)
+    optimizer: Literal["fresh", "carry"] = knob(
+        "fresh",
+        "fresh: AdamW starts anew; carry: with the state the stage before ended with.",
+        "choice",
+    )
+    reference: Literal["start", "keep"] = knob(
+        "start",
+        "Reference policy of the KL term. start: the checkpoint this stage starts from; keep: the "
+        "one of the stage before.",
+        "choice",
+    )
     save_every: int = knob(
         20, "Steps between checkpoints that an interrupted stage resumes from.", "steps", gt=0
     )

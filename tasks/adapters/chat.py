@@ -1,9 +1,9 @@
 """verl's chat format: FastCuRL's released files, DeepScaleR's prepared ones.
 
-    prompt        [{role: user, content: question + " " + instruction}]
-    reward_model  {ground_truth: the answer or a list of answers, style: rule}
-    extra_info    {index: place in the whole set, split, level?}        may be missing
-    data_source   name of the set                                       may be missing
+prompt        [{role: user, content: question + " " + instruction}]
+reward_model  {ground_truth: the answer or a list of answers, style: rule}
+extra_info    {index: place in the whole set, split, level?}        may be missing
+data_source   name of the set                                       may be missing
 """
 
 from collections.abc import Mapping

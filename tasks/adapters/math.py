@@ -1,9 +1,9 @@
 """MATH with its five levels (Hendrycks et al. 2021, arXiv:2103.03874; EleutherAI/hendrycks_math).
 
-    problem   the question
-    level     "Level 1" ... "Level 5"
-    type      the subject, which becomes `source`
-    solution  the worked solution, whose last box is the answer
+problem   the question
+level     "Level 1" ... "Level 5"
+type      the subject, which becomes `source`
+solution  the worked solution, whose last box is the answer
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """OlympiadBench (He et al. 2024, arXiv:2402.14008; Hothan/OlympiadBench, OE_TO_maths_en_COMP).
 
-    question      the question
-    context       what it refers to, put before it where there is any
-    final_answer  list of texts, often between dollar signs
-    subfield      the subject, which becomes `source`
+question      the question
+context       what it refers to, put before it where there is any
+final_answer  list of texts, often between dollar signs
+subfield      the subject, which becomes `source`
 """
 
 from collections.abc import Mapping

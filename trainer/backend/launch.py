@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trainer.backend.stop import LISTENING, STOP
 from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.records import read_records
 
@@ -20,6 +21,7 @@ def launch(
     first_step: int,
     on_step: Callable[[dict], None],
     stall_timeout: float,
+    stop_grace: float,
 ) -> None:
     """Train the stage whose settings are `values`; blocks until it has ended.
 
@@ -31,6 +33,7 @@ def launch(
         on_step: Called once with each record of `metrics.jsonl`, in order, soon after it is
             written.
         stall_timeout: Seconds without a step and without a line in the log before it is stopped.
+        stop_grace: Seconds that a trainer told to stop has to save its last whole step.
 
     Raises:
         StageFailedError: the trainer failed.
@@ -39,7 +42,8 @@ def launch(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps({"verl": dict(values)}, indent=2))
-    (folder / "failure.json").unlink(missing_ok=True)
+    for name in ("failure.json", STOP, STOP + LISTENING):
+        (folder / name).unlink(missing_ok=True)
     next_step = first_step
     before = {record["time"] for record in read_records(folder / "metrics.jsonl")}
 
@@ -59,6 +63,8 @@ def launch(
         environment=environment,
         progress=progress,
         stall_timeout=stall_timeout,
+        stop_file=folder / STOP,
+        grace=stop_grace,
     )
     if code != 0:
         raise StageFailedError(_reason(folder, code))

@@ -18,6 +18,9 @@ from verl.utils.device import auto_set_device
 
 from conf.compose import compose
 from trainer.backend.settings import overrides
+from trainer.backend.stop import STOP, StopRequestedError
+
+STOPPED = 143  # as a shell reports SIGTERM
 
 
 @ray.remote
@@ -38,6 +41,8 @@ class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
             # Here, where torch and transformers are loaded already: it saves their start-up.
             target = verl_folder.parent / "checkpoint"
             export(verl_folder, start, target, steps, config.actor_rollout_ref.rollout.dtype)
+        except StopRequestedError:
+            print("stopped: it was asked for", flush=True)
         except Exception as error:
             write_failure(failure, error)
             raise
@@ -81,6 +86,8 @@ def main(folder: Path) -> None:
             use_critic=need_critic(config),
         )
         run_ppo(config, task_runner_class=TaskRunner)
+        if (folder / STOP).exists():
+            sys.exit(STOPPED)
     except Exception as error:
         write_failure(folder / "failure.json", error)
         raise

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from trainer.backend.settings import TRACKER, last_saved_step
+from trainer.backend.settings import STATE, TRACKER, last_saved_step
 from trainer.records import read_records
 
 
@@ -30,10 +30,27 @@ def last_whole_step(folder: Path) -> int:
     recorded = {record["step"] for record in read_records(folder / "metrics.jsonl")}
     # data.pt is the last file of a checkpoint: without it the folder was cut.
     whole = {
-        int(path.parent.name.rpartition("_")[2]) for path in verl.glob("global_step_*/data.pt")
+        int(path.parent.name.rpartition("_")[2])
+        for path in verl.glob("global_step_*/data.pt")
+        if (path.parent / STATE).exists() and (path.parent / "actor").is_dir()
     }
     known = [step for step in whole if step <= newest and set(range(1, step + 1)) <= recorded]
     return max(known, default=0)
+
+
+def saved_optimizer(verl_folder: Path, step: int) -> Path:
+    """Where verl keeps the optimizer of a stage after its last step.
+
+    Raises:
+        ValueError: it is not there any more.
+    """
+    folder = verl_folder / f"global_step_{step}" / "actor"
+    if not list(folder.glob("optim_world_size_*")):
+        raise ValueError(
+            f"{folder} holds no optimizer state to carry over\n\nhint: `stagecraft gc` may have "
+            "removed it: train the stage before again with force=true, or set optimizer=fresh"
+        )
+    return folder
 
 
 def _tell_verl(tracker: Path, step: int) -> None:

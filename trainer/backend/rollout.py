@@ -70,7 +70,6 @@ class TorchReplica(RolloutReplica):
             dtype=self.config.dtype,
             prompt_length=self.config.prompt_length,
             response_length=self.config.response_length,
-            seed=int(self.config.get("seed") or 0) + self.replica_rank,
         )
         server = (
             ray.remote(TorchServer)

@@ -28,14 +28,12 @@ class ServerSettings:
         dtype: "float32" or "bfloat16".
         prompt_length: Longest prompt, tokens.
         response_length: Longest response, tokens.
-        seed: Seed of sampling.
     """
 
     model: str
     dtype: str
     prompt_length: int
     response_length: int
-    seed: int
 
 
 @dataclass
@@ -48,6 +46,23 @@ class Answer:
     extra_fields: dict[str, Any] = field(default_factory=dict)
     routed_experts: None = None
     num_preempted: None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A response that somebody waits for.
+
+    Attributes:
+        prompt: Token ids.
+        seed: Of this response.
+        settings: temperature, top_p, top_k.
+        answer: Where the response is awaited.
+    """
+
+    prompt: list[int]
+    seed: int
+    settings: tuple[float, float, int]
+    answer: asyncio.Future
 
 
 class TorchServer:
@@ -63,9 +78,8 @@ class TorchServer:
         ).eval()
         self.eos_ids = eos_ids(Path(settings.model))
         self.pad_id = AutoTokenizer.from_pretrained(settings.model).pad_token_id
-        self.generator = torch.Generator().manual_seed(settings.seed)
         self.global_steps: int | None = None
-        self.waiting: list[tuple[list[int], dict[str, Any], asyncio.Future]] = []
+        self.waiting: list[Request] = []
         self.arrived = asyncio.Event()
         self.weights = threading.Lock()  # held while sampling: weights never change inside a batch
         self.loop = asyncio.get_event_loop().create_task(self._serve())
@@ -74,14 +88,16 @@ class TorchServer:
         """True once the model is built."""
         return True
 
-    async def generate(
-        self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **kwargs: Any
-    ) -> Answer:
-        """One response, sampled together with whatever else is waiting."""
-        future = asyncio.get_running_loop().create_future()
-        self.waiting.append((list(prompt_ids), sampling_params, future))
+    async def generate_group(
+        self, prompt_ids: list[int], sampling_params: dict[str, Any], seeds: list[int]
+    ) -> list[Answer]:
+        """One response for each seed, sampled together with whatever else is waiting."""
+        loop = asyncio.get_running_loop()
+        settings = _settings(sampling_params)
+        asked = [Request(prompt_ids, seed, settings, loop.create_future()) for seed in seeds]
+        self.waiting += asked
         self.arrived.set()
-        return await future
+        return await asyncio.gather(*(request.answer for request in asked))
 
     async def update_weights(
         self, state: dict[str, torch.Tensor], global_steps: int | None = None
@@ -94,8 +110,6 @@ class TorchServer:
         await asyncio.to_thread(self._load, state)
         if global_steps is not None:
             self.global_steps = global_steps
-            # By step, so that a resumed stage draws other numbers than its first steps drew.
-            self.generator.manual_seed(self.settings.seed * 1_000_003 + global_steps)
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:
         with self.weights, torch.no_grad():
@@ -120,20 +134,20 @@ class TorchServer:
                 await asyncio.sleep(ARRIVAL_PAUSE)
             batch, self.waiting = self.waiting, []
             self.arrived.clear()
-            for params in {_shape(params) for _, params, _ in batch}:
-                same = [request for request in batch if _shape(request[1]) == params]
-                await self._answer(same, *params)
+            for settings in {request.settings for request in batch}:
+                await self._answer([r for r in batch if r.settings == settings], *settings)
 
-    async def _answer(self, batch: list, temperature: float, top_p: float, top_k: int) -> None:
-        prompts = [prompt for prompt, _, _ in batch]
+    async def _answer(
+        self, batch: list[Request], temperature: float, top_p: float, top_k: int
+    ) -> None:
         try:
-            samples = await asyncio.to_thread(self._sample, prompts, temperature, top_p, top_k)
+            samples = await asyncio.to_thread(self._sample, batch, temperature, top_p, top_k)
         except Exception as error:  # whatever it was, those who wait must hear of it
-            for _, _, future in batch:
-                future.set_exception(error)
+            for request in batch:
+                request.answer.set_exception(error)
             return
-        for (_, _, future), one in zip(batch, samples, strict=True):
-            future.set_result(
+        for request, one in zip(batch, samples, strict=True):
+            request.answer.set_result(
                 Answer(
                     token_ids=one.tokens,
                     log_probs=one.logprobs,
@@ -142,20 +156,19 @@ class TorchServer:
                 )
             )
 
-    def _sample(self, prompts: list[list[int]], temperature: float, top_p: float, top_k: int):
-        longest = self.settings.prompt_length + self.settings.response_length
-        lengths = [min(self.settings.response_length, longest - len(prompt)) for prompt in prompts]
+    def _sample(self, batch: list[Request], temperature: float, top_p: float, top_k: int):
+        most, longest = self.settings.response_length, self.settings.prompt_length
         with self.weights:
             return sample(
                 self.model,
-                prompts,
-                max_new_tokens=lengths,
+                [request.prompt for request in batch],
+                max_new_tokens=[min(most, longest + most - len(r.prompt)) for r in batch],
                 temperature=temperature,
                 top_p=top_p,
                 top_k=top_k,
                 eos_ids=self.eos_ids,
                 pad_id=self.pad_id,
-                generator=self.generator,
+                seeds=[request.seed for request in batch],
             )
 
     async def set_global_steps(self, global_steps: int) -> None:
@@ -173,6 +186,6 @@ class TorchServer:
         return {"aborted_count": 0, "request_ids": []}
 
 
-def _shape(params: dict[str, Any]) -> tuple[float, float, int]:
+def _settings(params: dict[str, Any]) -> tuple[float, float, int]:
     """What must be equal for requests to share a batch."""
     return float(params["temperature"]), float(params["top_p"]), int(params["top_k"])

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Stage
+from trainer.backend.stop import STOP
 
 PLUGIN = "trainer.backend.plugin"
+STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
 TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
 
@@ -37,6 +39,8 @@ def settings(
     start: Path,
     prompts: Path,
     folder: Path,
+    optimizer_from: Path | None = None,
+    reference: Path | None = None,
 ) -> dict[str, Any]:
     """verl's configuration of one stage.
 
@@ -46,6 +50,8 @@ def settings(
         start: Checkpoint folder (Hugging Face format) to start from.
         prompts: Parquet in verl's columns.
         folder: Where verl keeps its state; our metrics file stands beside it.
+        optimizer_from: verl's checkpoint folder whose optimizer a new stage takes over, if any.
+        reference: Model folder of the reference policy, where that is not `start`.
 
     Returns:
         Dotted keys of verl's `ppo_trainer` and their values.
@@ -70,6 +76,10 @@ def settings(
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
         "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,
         "+trainer.stagecraft.updates_per_step": updates_per_step(stage),
+        "+trainer.stagecraft.seed": seed,
+        "+trainer.stagecraft.seeded": hardware.seeded,
+        "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
+        **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
 
 
@@ -165,6 +175,7 @@ def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
         f"{rollout}.log_prob_use_dynamic_bsz": dynamic,
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64 if on_cpu else 2048,
         f"{rollout}.agent.num_workers": 1 if on_cpu else 8,
+        f"+{rollout}.agent.agent_loop_manager_class": "trainer.backend.group_loop.GroupLoopManager",
     }
     if dynamic:
         result[f"{rollout}.log_prob_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)
@@ -197,6 +208,7 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.v1.trainer_mode": "stagecraft",
         "trainer.v1.sampler.custom_sampler.path": "pkg://trainer.backend.replay_buffer",
         "trainer.v1.sampler.custom_sampler.name": "PromptReplayBuffer",
+        "+trainer.v1.sampler.sampler_kwargs.stop_file": str(folder / STOP),
         "trainer.nnodes": hardware.nodes,
         "trainer.n_gpus_per_node": hardware.ranks,
         "trainer.device": hardware.device,
@@ -211,10 +223,28 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
-        "ray_kwargs.ray_init.num_cpus": 16 * hardware.ranks if hardware.device == "cpu" else None,
-        "+ray_kwargs.ray_init.include_dashboard": False,
-        **({"+ray_kwargs.ray_init.num_gpus": hardware.ranks} if hardware.device == "cpu" else {}),
+        **_ray(hardware),
     }
+
+
+def _ray(hardware) -> dict[str, Any]:
+    """A Ray of its own on this machine, or one that is there and spans several."""
+    ray_init = "ray_kwargs.ray_init"
+    if hardware.ray_address:
+        # Its processes were not started by us, so what they must know goes with the job.
+        variables = {**environment(hardware), "PYTHONPATH": str(Path(__file__).parents[2])}
+        return {
+            f"+{ray_init}.address": hardware.ray_address,
+            **{
+                f"+{ray_init}.runtime_env.env_vars.{name}": value
+                for name, value in variables.items()
+            },
+        }
+    result: dict[str, Any] = {f"+{ray_init}.include_dashboard": False}
+    if hardware.device == "cpu":
+        result[f"{ray_init}.num_cpus"] = 16 * hardware.ranks
+        result[f"+{ray_init}.num_gpus"] = hardware.ranks
+    return result
 
 
 def environment(hardware) -> dict[str, str]:

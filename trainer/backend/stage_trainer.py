@@ -1,15 +1,21 @@
 """verl's synchronous trainer, watched: our metrics at every step, and a stop where it goes wrong.
 
-Registered with verl's trainer registry as `stagecraft`. It changes nothing of what is learned.
+Registered with verl's trainer registry as `stagecraft`. It changes nothing of what is learned, but
+for the order of a batch, which is that of the prompts and not of their completion.
 """
 
 import json
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import ray
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_from_nested
 
 from trainer.backend.metrics import (
@@ -19,6 +25,9 @@ from trainer.backend.metrics import (
     rollout_metrics,
     translated,
 )
+from trainer.backend.settings import STATE
+from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
+from trainer.backend.worker import StageWorker
 from trainer.checkpoint import eos_ids
 from trainer.records import append_record, keep_steps
 
@@ -40,13 +49,107 @@ class StageTrainer(PPOTrainerSync):
         self.metrics_file = Path(self.own.metrics_file)
         self.order_file = self.metrics_file.with_name("order.jsonl")
         self.probe_file = self.metrics_file.with_name("probe.json")
+        self.stop_file = self.metrics_file.with_name(STOP)
         self.ends = eos_ids(Path(config.actor_rollout_ref.model.path))
+        self.drawn = 0  # prompts taken from the data so far
+        self.saved_step = 0
+        self.after_step: dict[str, Any] = {}  # state of data and method after the last whole step
+
+    # --- State: what a checkpoint holds beside weights and optimizer ------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What must be known beside verl's own state to go on: plain JSON."""
+        return {"drawn": self.drawn}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.drawn = state["drawn"]
+
+    def _load_checkpoint(self) -> None:
+        """Resume where verl's tracker says; a stage that begins takes what it is to carry over."""
+        super()._load_checkpoint()
+        self.saved_step = self.global_steps
+        if self.global_steps:
+            folder = (
+                Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+            )
+            self.load_state(json.loads((folder / STATE).read_text()))
+        elif self.own.optimizer_from:
+            lr = self.config.actor_rollout_ref.actor.optim.lr
+            self.actor_rollout_wg.carry_optimizer(self.own.optimizer_from, lr)
+
+    def _save_checkpoint(self) -> None:
+        """verl's checkpoint, with our state written before its last file, which makes it whole."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{STATE}.part"
+        aside.write_text(json.dumps(self.state()))
+        os.replace(aside, folder / STATE)
+        super()._save_checkpoint()
+        self.saved_step = self.global_steps
 
     def on_init_end(self) -> None:
         """Forget what is known of steps that will be made again, then sync weights as usual."""
         keep_steps(self.metrics_file, self.global_steps)
         keep_steps(self.order_file, self.global_steps)
         super().on_init_end()
+
+    # --- A stop that was asked for ----------------------------------------------------------------
+
+    def fit(self, agent_loop_manager) -> None:
+        """Train to the end, or until a stop is asked for: then the last whole step is saved."""
+        listening = self.stop_file.with_suffix(LISTENING)
+        listening.touch()
+        try:
+            super().fit(agent_loop_manager)
+        except StopRequestedError:
+            self._save_last_step()
+            raise
+        finally:
+            listening.unlink(missing_ok=True)
+
+    def _save_last_step(self) -> None:
+        """Save the state after the last whole step, unless that is done.
+
+        Weights and optimizer are still those: a stop is looked for before an update, not within
+        one. The data have gone on, so their state is the one kept at the end of the step.
+        """
+        step = self.global_steps - 1
+        if step <= self.saved_step:
+            return
+        data = self.after_step["data"]
+        self.load_state(self.after_step["own"])
+        self.global_steps = step
+        self.train_dataloader = SimpleNamespace(state_dict=lambda: data)
+        self._save_checkpoint()
+        print(f"stop: saved step {step}", flush=True)
+
+    def on_step_begin(self) -> None:
+        """Stop here if that was asked for."""
+        check_stop(self.stop_file)
+        super().on_step_begin()
+
+    # --- Which prompts, and under which name ------------------------------------------------------
+
+    def _fetch_one_gen_batch(self):
+        """Prompts under ids that tell their place in the stage: verl gives random ones.
+
+        Seeds of rollouts and the order of a batch follow from them, in a resumed stage as well.
+        """
+        batch = super()._fetch_one_gen_batch()
+        names = [f"{self.drawn + place:09d}" for place in range(len(batch))]
+        tu.assign_non_tensor_stack(batch, "uid", names)
+        self.drawn += len(batch)
+        return batch
+
+    def _init_resource_pool_mgr(self) -> None:
+        """verl's workers, with the reference policy and the optimizer that a stage may keep."""
+        super()._init_resource_pool_mgr()
+        self.role_worker_mapping = {
+            role: ray.remote(StageWorker) for role in self.role_worker_mapping
+        }
+
+    # --- Checks and records -----------------------------------------------------------------------
 
     def _balance_batch(self, batch, metrics):
         """Refuse a step with failed rollouts: verl would fill their places with padding."""
@@ -59,6 +162,7 @@ class StageTrainer(PPOTrainerSync):
         return batch
 
     def _compute_old_log_prob(self, batch, metrics):
+        check_stop(self.stop_file)
         batch = super()._compute_old_log_prob(batch, metrics)
         check_probabilities(
             metrics["training/rollout_probs_diff_max"],
@@ -69,6 +173,7 @@ class StageTrainer(PPOTrainerSync):
         return batch
 
     def _update_actor(self, batch, metrics):
+        check_stop(self.stop_file)
         batch = super()._update_actor(batch, metrics)
         if self.global_steps >= self.total_training_steps:
             self._keep_probe(batch)
@@ -129,10 +234,27 @@ class StageTrainer(PPOTrainerSync):
         # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
         # never from a checkpoint that such a step has already written.
         check_finite(ours, global_steps)
-        seen = dict(zip(rows["uid"], rows["extra_info"], strict=True))
-        prompts = [info["id"] for info in seen.values()]
-        append_record(self.order_file, {"step": global_steps, "prompts": prompts})
+        append_record(self.order_file, {"step": global_steps, **_groups(rows)})
         append_record(self.metrics_file, ours)
+        self.after_step = {"data": self.train_dataloader.state_dict(), "own": self.state()}
+
+
+def _groups(rows) -> dict[str, list]:
+    """The prompts of a step in the order they were drawn in, and each one's share of right answers.
+
+    Correctness and not reward: a reward may be shaped.
+    """
+    ids: dict[str, str] = {}
+    correct: dict[str, list[float]] = {}
+    for uid, info, fields in zip(
+        rows["uid"], rows["extra_info"], rows["extra_fields"], strict=True
+    ):
+        ids[uid] = info["id"]
+        correct.setdefault(uid, []).append(_extra(fields)["acc"])
+    return {
+        "prompts": [ids[uid] for uid in sorted(ids)],
+        "pass_rates": [sum(correct[uid]) / len(correct[uid]) for uid in sorted(ids)],
+    }
 
 
 def _extra(fields: dict) -> dict:

@@ -7,11 +7,10 @@ the script that makes the base can use it.
 from collections.abc import Mapping
 from statistics import mean
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trainer.lab import task
-from trainer.sampling import sample
+from trainer.sampling import sample, seed_of
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
@@ -50,7 +49,6 @@ def measure(
     """
     questions = [problem.question for problem in task.different(rows, seed, "test")]
     prompts = [prompt_ids(tokenizer, question) for question in questions]
-    generator = torch.Generator().manual_seed(seed)
     results = []
     for first in range(0, rows, 32):
         block = range(first, min(first + 32, rows))
@@ -61,7 +59,7 @@ def measure(
             temperature=temperature,
             eos_ids={tokenizer.eos_token_id},
             pad_id=tokenizer.pad_token_id,
-            generator=generator,
+            seeds=[seed_of(seed, questions[row], k) for row in block for k in range(samples)],
         )
         texts = tokenizer.batch_decode([one.tokens for one in drawn], skip_special_tokens=True)
         for row in block:

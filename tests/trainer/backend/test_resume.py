@@ -12,8 +12,9 @@ from trainer.records import append_record
 def stage(folder: Path, saved: list[int], recorded: int, newest: int) -> Path:
     """A stage that saved some steps and recorded the first so many."""
     for step in saved:
-        (folder / "verl" / f"global_step_{step}").mkdir(parents=True)
-        (folder / "verl" / f"global_step_{step}" / "data.pt").touch()
+        (folder / "verl" / f"global_step_{step}" / "actor").mkdir(parents=True)
+        for name in ("stagecraft.json", "data.pt"):
+            (folder / "verl" / f"global_step_{step}" / name).touch()
     if newest:
         (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(newest))
     for step in range(1, recorded + 1):
@@ -40,7 +41,9 @@ def test_a_stage_resumes_after_the_last_step_both_saved_and_recorded(
     assert last_saved_step(folder / "verl") == expected  # verl will look there
 
 
-def test_a_cut_checkpoint_is_not_resumed_from(tmp_path):
+@pytest.mark.parametrize("gone", ["data.pt", "stagecraft.json", "actor"])
+def test_a_cut_checkpoint_is_not_resumed_from(tmp_path, gone):
     folder = stage(tmp_path, [2, 4], 4, 4)
-    (folder / "verl" / "global_step_4" / "data.pt").unlink()
+    part = folder / "verl" / "global_step_4" / gone
+    part.rmdir() if part.is_dir() else part.unlink()
     assert resume_after(folder) == 2

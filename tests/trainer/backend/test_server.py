@@ -17,7 +17,7 @@ def serve(use, response_length: int = 24):
     """Run `use(server)` with a server that has no trained weights yet."""
 
     async def main():
-        settings = ServerSettings(str(BASE), "float32", 64, response_length, seed=0)
+        settings = ServerSettings(str(BASE), "float32", 64, response_length)
         return await use(TorchServer(settings))
 
     return asyncio.run(main())
@@ -39,10 +39,12 @@ def prompt():
 def test_requests_that_come_together_are_answered_together(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict(), global_steps=4)
-        asked = [server.generate(prompt, PARAMS, request_id=str(i)) for i in range(20)]
+        asked = [server.generate_group(prompt, PARAMS, range(4 * i, 4 * i + 4)) for i in range(5)]
         return await asyncio.gather(*asked)
 
-    answers = serve(use)
+    groups = serve(use)
+    assert [len(group) for group in groups] == [4] * 5
+    answers = [answer for group in groups for answer in group]
     assert len(answers) == 20
     for answer in answers:
         assert len(answer.token_ids) == len(answer.log_probs) <= 24
@@ -55,28 +57,26 @@ def test_log_probabilities_are_those_of_the_synced_weights(base, prompt):
 
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate(prompt, PARAMS, request_id="0")
+        return await server.generate_group(prompt, PARAMS, [0])
 
-    answer = serve(use)
+    (answer,) = serve(use)
     ids = torch.tensor([prompt + answer.token_ids])
     logprobs = base(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
     expected = logprobs.gather(-1, torch.tensor(answer.token_ids)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(answer.log_probs), expected, atol=1e-5, rtol=0)
 
 
-def test_the_same_weights_and_step_give_the_same_responses(base, prompt):
+def test_a_response_is_the_same_whatever_was_asked_before_or_with_it(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict(), global_steps=2)
-        first = await server.generate(prompt, PARAMS, request_id="0")
-        await server.update_weights(base.state_dict(), global_steps=3)
-        other = [await server.generate(prompt, PARAMS, request_id="0") for _ in range(3)]
-        await server.update_weights(base.state_dict(), global_steps=2)
-        again = await server.generate(prompt, PARAMS, request_id="0")
-        return first.token_ids, again.token_ids, [one.token_ids for one in other]
+        (alone,) = await server.generate_group(prompt, PARAMS, [5])
+        await server.generate_group(prompt, PARAMS, [1, 2, 3])
+        *_, last = await server.generate_group(prompt, PARAMS, [8, 7, 6, 5])
+        (other,) = await server.generate_group(prompt, PARAMS, [9])
+        return alone.token_ids, last.token_ids, other.token_ids
 
-    first, again, other = serve(use)
-    assert first == again
-    assert any(one != first for one in other)
+    alone, last, other = serve(use)
+    assert alone == last != other
 
 
 def test_weights_of_another_model_are_refused(base):
@@ -93,24 +93,24 @@ def test_a_request_that_cannot_be_answered_raises_and_the_next_is_served(base, p
     async def use(server):
         await server.update_weights(base.state_dict())
         with pytest.raises(ValueError, match="without tokens"):
-            await asyncio.wait_for(server.generate([], PARAMS, request_id="0"), 30)
-        return await asyncio.wait_for(server.generate(prompt, PARAMS, request_id="1"), 30)
+            await asyncio.wait_for(server.generate_group([], PARAMS, [0]), 30)
+        return await asyncio.wait_for(server.generate_group(prompt, PARAMS, [0]), 30)
 
-    assert serve(use).token_ids
+    assert serve(use)[0].token_ids
 
 
 def test_a_response_may_be_as_long_as_the_room_its_prompt_leaves(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate((prompt * 4)[:62], PARAMS, request_id="0")
+        return await server.generate_group((prompt * 4)[:62], PARAMS, [0])
 
-    assert len(serve(use, response_length=4).token_ids) <= 64 + 4 - 62
+    assert len(serve(use, response_length=4)[0].token_ids) <= 64 + 4 - 62
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error_in_words(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate((prompt * 9)[:80], PARAMS, request_id="0")
+        return await server.generate_group((prompt * 9)[:80], PARAMS, [0])
 
     with pytest.raises(ValueError, match="max_new_tokens"):
         serve(use, response_length=4)

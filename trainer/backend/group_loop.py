@@ -1,0 +1,205 @@
+"""Rollouts by prompt group: one tokenisation, one request to the engine, one grading, one put.
+
+verl's own agent loop does each of these once per rollout, in Python, which on a laptop takes longer
+than sampling. This manager and its worker take their places at verl's seam
+(`rollout.agent.agent_loop_manager_class`); single-turn prompts only.
+
+Every rollout has a seed of its own, made of the stage's seed, its prompt group and its number. So a
+stage that was interrupted draws what it would have drawn.
+"""
+
+import asyncio
+import random
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import transfer_queue as tq
+from tensordict import NonTensorStack, TensorDict
+from verl import DataProto
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+from verl.workers.rollout.llm_server import LLMServerClient
+
+from trainer.sampling import seed_of
+
+
+class GroupClient(LLMServerClient):
+    """Sends the rollouts of a group to one engine, so that it reads their prompt once."""
+
+    async def generate_group(
+        self, uid: str, prompt_ids: list[int], params: dict[str, Any], seeds: list[int | None]
+    ) -> list[Any]:
+        """One `TokenOutput` for each seed; None leaves the choice of seed to the engine."""
+        address, server = await self._acquire_server(uid, prompt_ids=prompt_ids)
+        try:
+            if hasattr(server, "generate_group"):
+                return await server.generate_group.remote(prompt_ids, params, seeds)
+            return await asyncio.gather(
+                *(
+                    server.generate.remote(
+                        request_id=f"{uid}_{number}",
+                        prompt_ids=prompt_ids,
+                        sampling_params=params if seed is None else {**params, "seed": seed},
+                    )
+                    for number, seed in enumerate(seeds)
+                )
+            )
+        finally:
+            self._release_server(address, request_id=uid)
+
+
+@ray.remote
+class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+    """Brings prompt groups from text to graded rollouts in the transfer queue."""
+
+    def __init__(self, config, llm_client, *arguments: Any, **settings: Any):
+        super().__init__(config, llm_client, *arguments, **settings)
+        self.client = GroupClient(config, llm_client._load_balancer)
+        self.own = config.trainer.stagecraft
+        self.tokens = create_continuous_token_builder(
+            self.tokenizer,
+            hf_model_type=self.hf_model_type,
+            chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
+        )
+
+    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace=False):
+        """All rollouts of a group, and then the word that they are there, or that they failed."""
+        uid = prompt["uid"]
+        try:
+            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+            numbers = range(self.config.actor_rollout_ref.rollout.n)
+            await self.roll_out(prompt, sampling_params, numbers)
+            status = "finished"
+        except Exception:  # whatever it was, who waits for the group must hear of it
+            import traceback
+
+            print(f"prompt group {uid} failed:\n{traceback.format_exc()}", flush=True)
+            status = "failure"
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
+
+    async def roll_out(self, prompt: dict, sampling_params: dict, numbers: range) -> list[dict]:
+        """Sample, grade and store rollouts of one prompt group.
+
+        Args:
+            prompt: The row of the data set, with `uid` and `global_steps`.
+            sampling_params: temperature, top_p, top_k.
+            numbers: Which rollouts of the group, from 0.
+
+        Returns:
+            What the reward function said of each: `score`, `acc`, `reason`.
+        """
+        uid = prompt["uid"]
+        prompt_ids = self.tokens.build_initial_tokens(list(prompt["raw_prompt"]))
+        longest = self.rollout_config.prompt_length
+        if len(prompt_ids) > longest:
+            raise ValueError(
+                f"prompt of {len(prompt_ids)} tokens, the longest admitted is {longest}"
+            )
+        seeds = [
+            seed_of(self.own.seed, uid, number) if self.own.seeded else None for number in numbers
+        ]
+        outputs = await self.client.generate_group(uid, prompt_ids, sampling_params, seeds)
+        limit = self.rollout_config.response_length
+        responses = [output.token_ids[:limit] for output in outputs]
+        grades = await self._grade(prompt, prompt_ids, responses)
+        rows = [
+            _row(prompt, prompt_ids, response, output.log_probs[:limit], grade)
+            for response, output, grade in zip(responses, outputs, grades, strict=True)
+        ]
+        await tq.async_kv_batch_put(
+            keys=[f"{uid}_{number}_0" for number in numbers],
+            fields=_stacked(rows),
+            tags=[
+                {
+                    "status": "success",
+                    "prompt_len": len(prompt_ids),
+                    "response_len": len(response),
+                    "seq_len": len(prompt_ids) + len(response),
+                    "global_steps": prompt["global_steps"],
+                    "min_global_steps": output.extra_fields.get("global_steps"),
+                    "max_global_steps": output.extra_fields.get("global_steps"),
+                }
+                for response, output in zip(responses, outputs, strict=True)
+            ],
+            partition_id="train",
+        )
+        return [grade["reward_extra_info"] for grade in grades]
+
+    async def _grade(
+        self, prompt: dict, prompt_ids: list[int], responses: list[list[int]]
+    ) -> list[dict]:
+        """What verl's reward worker says of each response: `reward_score`, `reward_extra_info`."""
+        rows = [torch.tensor(response) for response in responses]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+        prompts = torch.tensor([prompt_ids] * len(rows))
+        wanted = ("data_source", "reward_model", "extra_info")
+        columns = {name: _objects([prompt[name]] * len(rows)) for name in wanted}
+        columns["__num_turns__"] = np.full(len(rows), 2)
+        data = DataProto(
+            batch=TensorDict(
+                {
+                    "prompts": prompts,
+                    "responses": ids,
+                    "attention_mask": torch.cat([torch.ones_like(prompts), mask], dim=1),
+                },
+                batch_size=len(rows),
+            ),
+            non_tensor_batch=columns,
+        )
+        worker = random.choice(self.reward_loop_worker_handles)
+        return await worker.compute_score_batch.remote(data)
+
+
+class GroupLoopManager(AgentLoopManagerTQ):
+    """verl's manager with workers that go by prompt group."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.agent_loop_workers_class = GroupLoopWorker
+
+
+def _row(
+    prompt: dict, prompt_ids: list[int], response: list[int], logprobs: list[float], grade: dict
+) -> dict:
+    """One rollout, in the fields that verl's trainer reads."""
+    prompts, responses = torch.tensor(prompt_ids), torch.tensor(response)
+    mask = torch.ones_like(responses)
+    scores = torch.zeros(len(response))
+    scores[-1] = grade["reward_score"]
+    return {
+        "uid": prompt["uid"],
+        "extra_info": prompt["extra_info"],
+        "extra_fields": {"reward_extra_info": grade["reward_extra_info"]},
+        "num_turns": 2,
+        "prompts": prompts,
+        "responses": responses,
+        "input_ids": torch.cat([prompts, responses]),
+        "position_ids": torch.arange(len(prompt_ids) + len(response)),
+        "response_mask": mask,
+        "loss_mask": mask,
+        "rollout_log_probs": torch.tensor(logprobs, dtype=torch.float32),
+        "rm_scores": scores,
+    }
+
+
+def _stacked(rows: list[dict]) -> TensorDict:
+    """Rows as one batch: tensors of any lengths as jagged ones, the rest as it is."""
+
+    def column(name: str):
+        values = [row[name] for row in rows]
+        if isinstance(values[0], torch.Tensor):
+            return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+        return NonTensorStack(*values)
+
+    return TensorDict({name: column(name) for name in rows[0]}, batch_size=[len(rows)])
+
+
+def _objects(values: list) -> np.ndarray:
+    """A column of anything: numpy would take lists of equal length for a matrix."""
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

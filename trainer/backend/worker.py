@@ -1,0 +1,50 @@
+"""verl's worker, and what a stage may keep of the one before: its optimizer, its reference policy.
+
+By default a stage starts with both anew, as FastCuRL did; verl alone has no other way.
+"""
+
+from functools import partial
+from typing import Any
+
+from omegaconf import open_dict
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+
+class ReferenceWorker(TrainingWorker):
+    """The reference policy, with the weights of another folder than the trained model's."""
+
+    def __init__(self, config, *, weights: str):
+        config.model_config.local_path = weights  # a copy of the trained model's: verl makes one
+        super().__init__(config)
+
+
+class StageWorker(ActorRolloutRefWorker):
+    """verl's actor, rollout and reference in one, for one stage."""
+
+    def __init__(self, config, *arguments: Any, **settings: Any):
+        with open_dict(config):
+            reference = config.pop("reference_from", None)
+        if reference:
+            self.ref_worker_cls = partial(ReferenceWorker, weights=reference)
+        super().__init__(config, *arguments, **settings)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def carry_optimizer(self, folder: str, learning_rate: float) -> None:
+        """Take over the optimizer state (moments, step count) that verl saved of another stage.
+
+        The learning rate is this stage's own: the saved state holds the other's.
+
+        Args:
+            folder: verl's checkpoint of that stage, `global_step_N/actor`.
+            learning_rate: Of this stage.
+        """
+        saver = self.actor.engine.checkpoint_manager
+        usual = saver.checkpoint_load_contents
+        saver.checkpoint_load_contents = ["optimizer"]
+        try:
+            self.actor.engine.load_checkpoint(folder, del_local_after_load=False)
+        finally:
+            saver.checkpoint_load_contents = usual
+        for group in self.actor.engine.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = learning_rate
