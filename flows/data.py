@@ -35,7 +35,7 @@ def data(
         ConfigError: an unknown experiment or setting, or one that cannot work.
         ValueError: the data cannot be had or read, or no row of it is left.
     """
-    settings = steps.settings_of(experiment, overrides, output)
+    settings = steps.data_settings_of(experiment, overrides, output)
     command = ["python", "-m", "flows.data", *steps.lines(experiment, overrides, output)]
     with steps.session(settings, command, "data") as work:
         ready, _, _, card = steps.prepared(work)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
-    return run(data, arguments)
+    return run(data, arguments, check=steps.data_settings_of)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,19 @@ def settings_of(
     return settings
 
 
+def data_settings_of(
+    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
+) -> Experiment:
+    """The settings of an experiment of which nothing is trained: only those of data are checked.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or a file that is not there.
+    """
+    settings = load(*lines(experiment, overrides, output))
+    preflight.check_sources(settings)
+    return settings
+
+
 @contextmanager
 def session(settings: Experiment, command: Sequence[str], what: str = "") -> Iterator[Session]:
     """A run in MLflow that all work of the block belongs to.

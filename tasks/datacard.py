@@ -130,7 +130,7 @@ def answer_kind(answers: list[str]) -> str:
     text = answers[0].strip("$ ")
     if "," in text or ";" in text or r"\\" in text:
         return "several values"
-    if text.startswith(r"\text") or text.replace(" ", "").isalpha() and len(text) > 1:
+    if text.startswith(r"\text") or (text.replace(" ", "").isalpha() and len(text) > 1):
         return "words"
     return "expression"
 

@@ -8,7 +8,6 @@ the network. A mirror is a folder laid out like the Hub's cache:
 """
 
 import hashlib
-from collections.abc import Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -118,10 +117,7 @@ def _by_hand(source: Source) -> str:
 
 def _files(source: Source, folder: Path) -> list[Path]:
     """The named files of a repository's folder, or those of its split."""
-    if source.files:
-        found = [folder / name for name in source.files]
-    else:
-        found = _of_split(source, folder)
+    found = [folder / name for name in source.files] or _of_split(source, folder)
     for file in found:
         if not file.is_file():
             raise ValueError(

@@ -186,7 +186,7 @@ def near_duplicates(
 def _signatures(
     texts: Sequence[str], known: dict[str, int]
 ) -> tuple[np.ndarray, Mapping[int, np.ndarray], list[int]]:
-    """MinHash signatures [n, PERMUTATIONS] of the texts that have a triple, their sets, and rows."""
+    """Of texts with a triple: signatures [n, PERMUTATIONS], sets of triples by row, and rows."""
     grams, of = Hashes(texts, known).grams(SHINGLE)
     present, firsts = np.unique(of, return_index=True)
     if not len(present):

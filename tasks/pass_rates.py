@@ -4,7 +4,6 @@ All that is asked of `tasks.evaluate` is here: `evaluate` and `find`, and of wha
 columns `id` and `correct` of responses.parquet.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

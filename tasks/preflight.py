@@ -13,6 +13,7 @@ from conf.schema import Experiment, Hardware
 from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
+from tasks.prepare import comparison_sources
 from tasks.prompt_lengths import counter, tokenizer_of
 from trainer.answers import number
 from trainer.checkpoint import has_weights
@@ -32,6 +33,21 @@ def check_settings(experiment: Experiment) -> None:
     _check_groups(experiment)
     _check_prompt_sets(experiment)
     _check_ranks(experiment)
+    check_sources(experiment)
+    _check_engine(experiment)
+    _check_gpu(experiment)
+    folder = _local_model(experiment.model.path)
+    if folder:
+        check_model(experiment, folder)
+
+
+def check_sources(experiment: Experiment) -> None:
+    """Refuse local files that are not there, and an output folder that cannot be written.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _as_config_error(comparison_sources, experiment)
     for source in (
         experiment.data.train,
         *experiment.gates.against,
@@ -39,12 +55,7 @@ def check_settings(experiment: Experiment) -> None:
     ):
         if source.kind == "file":
             _as_config_error(paths, source)
-    _check_engine(experiment)
-    _check_gpu(experiment)
     disk.check_output(Path(experiment.output))
-    folder = _local_model(experiment.model.path)
-    if folder:
-        check_model(experiment, folder)
 
 
 def check_data(

@@ -1,5 +1,6 @@
 """The training problems: where they come from, and their division into prompt sets."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -102,7 +103,7 @@ class Segmentation(Knobs):
     def _edges_rise(self) -> "Segmentation":
         for key in ("quantiles", "bands"):
             edges = getattr(self, key)
-            if any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+            if any(low >= high for low, high in pairwise(edges)):
                 raise ValueError(
                     f"{key} are {edges}, needed numbers that rise\n\nhint: sort them, each once"
                 )

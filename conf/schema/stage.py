@@ -1,5 +1,7 @@
 """One stage of a curriculum."""
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from conf.schema.knobs import NAME, Knobs, knob
