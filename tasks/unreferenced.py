@@ -243,6 +243,12 @@ def _unused_data(output: Path, used: set[str]) -> list[Path]:
             for manifest in sets.values()
             if manifest["digest"] in needed and manifest.get("parent_digest")
         }
+    needed |= {  # what its gates compared a set with
+        digest
+        for manifest in sets.values()
+        if manifest["digest"] in needed
+        for digest in manifest.get("against", {}).values()
+    }
     return [
         folder
         for folder, manifest in sets.items()
