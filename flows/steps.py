@@ -1,6 +1,7 @@
 """The steps that flows share: open an experiment, bring its data, walk over its checkpoints."""
 
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,14 +86,12 @@ class Milestone:
         label: "base", or the name of the stage that made it.
         position: That stage's index, -1 for the base.
         checkpoint: The model.
-        run: MLflow id of the run that made it, empty for the base.
         stage: The stage's manifest, None for the base.
     """
 
     label: str
     position: int
     checkpoint: Checkpoint
-    run: str = ""
     stage: dict[str, Any] | None = None
 
 
@@ -235,7 +234,7 @@ def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Mile
         if result is None:
             return
         made = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
-        at = Milestone(stage.name, position, made, result.get("mlflow_run_id", ""), result)
+        at = Milestone(stage.name, position, made, result)
         yield at
 
 
@@ -249,7 +248,6 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
         before.checkpoint,
         work.tracker,
         work.run,
-        before.run,
     )
 
 
@@ -292,7 +290,6 @@ def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
             at.position,
             work.tracker,
             work.run,
-            at.run,
         )
         for name, benchmark in given.benchmarks.items()
     ]
@@ -321,6 +318,8 @@ def report(
         command=work.command,
         benchmarks=given.benchmarks,
     )
+    # A run keeps one folder: the data's card goes along.
+    shutil.copytree(given.card.folder, written.folder / "data", dirs_exist_ok=True)
     work.tracker.log_report(work.run, written.folder)
     return written
 
