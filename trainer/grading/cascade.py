@@ -163,7 +163,8 @@ def words(text: str) -> str | None:
 def _words(answer: str, truth: str) -> bool | None:
     left, right = words(answer), words(truth)
     if left is None or right is None:
-        return None
+        other = truth if right is None else answer
+        return False if (left or right) and number(other) is not None else None
     if left == right:
         return True
     short = max(len(left), len(right)) <= 4 and "\\" not in answer + truth
@@ -220,6 +221,10 @@ def _shapes(answer: str, truth: str, depth: int) -> bool | None:
         return None if len(left.items) == len(right.items) else False
     if (left.kind == "matrix") != (right.kind == "matrix"):
         return None
+    if left.kind != right.kind:
+        for one in (left, right):
+            if one.kind == "ordered" and one.brackets not in ("()", "<>") and len(one.items) == 2:
+                return None if one.brackets == "[]" else False  # an interval is no list of its ends
     if left.kind == "matrix" and left.brackets != right.brackets:
         return False
     if left.kind == "one" or right.kind == "one":
