@@ -100,8 +100,8 @@ def serve(channel: socket.socket, seconds: float, memory: int) -> None:
 def compared(asked: dict) -> dict:
     """`correct`, whether any truth is met; `parsed`, whether the answer was understood."""
     try:
-        answer = expressions(asked["answer"])
-        correct = any(verified(expressions(truth), answer) for truth in asked["truths"])
+        answer = expressions(asked["answer"], whole=False)
+        correct = any(verified(expressions(truth, whole=True), answer) for truth in asked["truths"])
         return {"correct": correct, "parsed": any(not isinstance(one, str) for one in answer)}
     except Exception as error:  # sympy raises of every kind on a model's words
         return {"correct": False, "error": type(error).__name__}
@@ -120,11 +120,11 @@ def verified(truth: list, answer: list) -> bool:
         return verify(truth, answer, **asked)
 
 
-def expressions(text: str) -> list:
-    """What math-verify reads in all of a text: as a box, as its users give it, or as a formula.
+def expressions(text: str, *, whole: bool) -> list:
+    """What math-verify reads in a text: as a box, as its users give it, or as a formula.
 
-    Not the parser of plain expressions, which evaluates them as Python. Only the first match:
-    where the whole text is not understood, a fraction somewhere in it is no answer.
+    Where the whole is not understood it looks for a number somewhere in it. That will do for an
+    answer, `7 or so`, but not for a truth: not every answer with a half in it is the matrix.
     """
     from math_verify import LatexExtractionConfig, parse
 
@@ -134,7 +134,7 @@ def expressions(text: str) -> list:
         )
         if any(not isinstance(one, str) for one in found):
             return found
-    return [text]
+    return [text] if whole else [*parse(f"\\boxed{{{text}}}", parsing_timeout=None), text]
 
 
 if __name__ == "__main__":
