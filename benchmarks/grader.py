@@ -76,8 +76,7 @@ def itself() -> dict:
 def batch(prompts: int, group: int, seed: int) -> tuple[list[str], list[list[str]]]:
     """Responses of an RL step to real training problems; what they say is made up.
 
-    Of each group 40 % are right, 30 % wrong with an answer that resembles the truth or is that of
-    another problem, 15 % cut off in thought, 15 % garbage. Wrong answers repeat within a group,
+    Of each group 40 % are right, 30 % wrong with the answer of another problem, 15 % cut off in thought, 15 % garbage. Wrong answers repeat within a group,
     as a model's do.
     """
     draw = random.Random(seed)
@@ -88,7 +87,7 @@ def batch(prompts: int, group: int, seed: int) -> tuple[list[str], list[list[str
     thought = "so we try the next case and count again, which gives 12 + 7 = 19. " * 120
     responses, answers = [], []
     for accepted in chosen:
-        mistakes = [draw.choice(others)[0], f"{accepted[0]}+1", f"2({accepted[0]})"]
+        mistakes = [draw.choice(others)[0] for _ in range(3)]
         for _ in range(group):
             fate = draw.random()
             end = draw.choice(mistakes) if fate < 0.3 else accepted[0]

@@ -122,8 +122,10 @@ def test_threads_may_grade_at_once():
     assert results == dict.fromkeys(range(8), True)
 
 
-PIECES = r"""\frac \sqrt \left( \right) \pm \begin{pmatrix} \end{pmatrix} \text \boxed { } { } ( ) [ ]
-^ _ & \\ , ; = < > ! % $ 0 1 9 12 . x y e i \pi \infty \int \sum_{n=1} \log + - * / | import eval '"""
+PIECES = r"""\frac \sqrt \left( \right) \pm
+\begin{pmatrix} \end{pmatrix} \text \boxed { } { } ( ) [ ]
+^ _ & \\ , ; = < > ! % $ 0 1 9 12 . x y e i \pi \infty \int
+\sum_{n=1} \log + - * / | import eval '"""
 LATEX = st.lists(st.sampled_from([*PIECES.split(), " "]), max_size=25).map("".join)
 
 

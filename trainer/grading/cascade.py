@@ -255,10 +255,13 @@ def _one_against_many(left: Shape, right: Shape) -> bool | None:
     one, many = (left, right) if left.kind == "one" else (right, left)
     if len(many.items) == 1:
         return equal(left.items[0], right.items[0], DEEPEST)[0]
-    alone = _value(one.items[0])
-    if alone is None or not all(_value(item) for item in many.items):
+    if _value(one.items[0]) is None or many.kind == "matrix":
         return None
-    return False if many.kind != "set" else None
+    return (
+        False
+        if any(equal(one.items[0], item, DEEPEST)[0] is False for item in many.items)
+        else None
+    )
 
 
 def _in_order(left: tuple[str, ...], right: tuple[str, ...], depth: int) -> bool | None:
@@ -289,6 +292,25 @@ def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
     return all(sum(row) == sum(columns[row.index(True)]) for row in table)
 
 
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+_WORKED_OUT = re.compile(r"\\[a-zA-Z]|sqrt|log|ln|sin|cos|tan|gcd|lcm|max|min|mod|pi|exp|choose|!")
+
+
+def _noise(text: str, known: Value) -> bool:
+    """Whether letters and signs that make no expression hold nothing that could be the number.
+
+    A free letter does not cancel in what is no expression, and a parser that looks for a number
+    within finds none that equals it.
+    """
+    if not re.search(r"[A-DF-HJ-Za-df-hj-z]", text) or _WORKED_OUT.search(text):
+        return False
+    numerals = re.findall(r"\d+(?:\.\d+)?(?:/\d+)?", text, re.ASCII)
+    if len(numerals) > 40 or not isinstance(known.number, Fraction):
+        return len(numerals) <= 40
+    found = [number(one) for one in numerals] + [number(f".{one}") for one in numerals]
+    return not any(one is not None and abs(one) == abs(known.number) for one in found)
+
+
 _INFINITE = re.compile(r"[+-]?\\infty|[+-]?\\?infinity")
 
 
@@ -306,8 +328,19 @@ def _ones(left: Shape, right: Shape, answer: str, truth: str) -> bool | None:
     if x is None or y is None:
         known = x or y
         other = a if x is None else b
-        return False if known and not known.letters and _INFINITE.fullmatch(other) else None
+        if known is None or known.letters:
+            return None
+        return False if _INFINITE.fullmatch(other) or _noise(other, known) else None
     decided = same(x, y)
+    if decided is None and bool(x.letters) != bool(y.letters):
+        lettered, number_side = (left, y) if x.letters else (right, x)
+        before = _LETTER.split(lettered.items[0], maxsplit=1)[
+            0
+        ]  # 5 of 5m: the letter may be a unit
+        bare = _value(before)
+        if bare is not None and not bare.letters and same(bare, number_side) is False:
+            unequal = same(Value(x.number, frozenset()), Value(y.number, frozenset())) is False
+            return False if unequal else None
     if decided is False and not (x.letters or y.letters):
         for text, one, another in ((a, x, y), (b, y, x)):
             if re.fullmatch(r"-?\d*\.\d{6,}", text) and _rounds_value(text, one, another):
