@@ -76,8 +76,8 @@ def itself() -> dict:
 def batch(prompts: int, group: int, seed: int) -> tuple[list[str], list[list[str]]]:
     """Responses of an RL step to real training problems; what they say is made up.
 
-    Of each group 40 % are right, 30 % wrong with the answer of another problem, 15 % cut off in thought, 15 % garbage. Wrong answers repeat within a group,
-    as a model's do.
+    Of each group 40 % are right, 30 % wrong with the answer of another problem, 15 % cut off in
+    thought, 15 % garbage. Wrong answers repeat within a group, as a model's do.
     """
     draw = random.Random(seed)
     truths = real_answers("train_L*.parquet")
@@ -111,22 +111,26 @@ def speed() -> dict:
     other, others = batch(8, 4, seed=2)
     grade_many([*other, "\\boxed{x+1}"], [*others, ["1+x"]], form=DEEPSCALER)  # starts the pool
     configured = pool.shared()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), processor(configured)
     grades = grade_many(responses, answers, form=DEEPSCALER)
-    ours = time.perf_counter() - started
+    ours, our_processor = time.perf_counter() - started, processor(configured) - used
     memory = pool_memory(configured)
     math_verify("\\boxed{x+1}", "1+x")
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     theirs = [
         math_verify(one, accepted[0]) for one, accepted in zip(responses, answers, strict=True)
     ]
-    alone = time.perf_counter() - started
+    alone, their_processor = time.perf_counter() - started, time.process_time() - used
     seconds = [one.seconds for one in grades]
     return {
         "responses": len(responses),
         "ours_seconds": ours,
         "math_verify_seconds": alone,
         "times_faster": alone / ours,
+        "ours_processor_seconds": our_processor,
+        "math_verify_processor_seconds": their_processor,
+        "times_less_processor": their_processor / our_processor,
+        "load_average": psutil.getloadavg()[0],
         "p50_ms": 1000 * float(np.quantile(seconds, 0.5)),
         "p99_ms": 1000 * float(np.quantile(seconds, 0.99)),
         "slowest_ms": 1000 * max(seconds),
@@ -135,6 +139,13 @@ def speed() -> dict:
         "math_verify_right": sum(theirs),
         "note": "Math-Verify sees the whole response, as in its users' reward functions",
     }
+
+
+def processor(one: pool.Pool) -> float:
+    """Processor time of this process and of the processes of a pool, so far."""
+    head = psutil.Process(one.pid)
+    times = [process.cpu_times() for process in (head, *head.children())]
+    return time.process_time() + sum(used.user + used.system for used in times)
 
 
 def pool_memory(one: pool.Pool) -> dict[str, float]:

@@ -338,7 +338,7 @@ def _ones(left: Shape, right: Shape, answer: str, truth: str) -> bool | None:
             0
         ]  # 5 of 5m: the letter may be a unit
         bare = _value(before)
-        if bare is not None and not bare.letters and same(bare, number_side) is False:
+        if bare is None or same(bare, number_side) is False:
             unequal = same(Value(x.number, frozenset()), Value(y.number, frozenset())) is False
             return False if unequal else None
     if decided is False and not (x.letters or y.letters):
