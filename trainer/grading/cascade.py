@@ -1,5 +1,9 @@
 r"""Whether two answers are the same, decided without a computer algebra system where that is sure.
 
+What is not sure is left to math-verify. Beside it these decisions differ on purpose: words in sets
+and lists are in any order, an interval is never the list of its ends, degenerate intervals such as
+(2, 2] are compared by their ends and not as empty sets (benchmarks/results/grader_agreement.json).
+
 Conventions, where the field is of two minds:
     lists       elements in ( ), [ ] or < > are in order, and so are named values (x = 1, y = 2);
                 elements in { } or separated by commas alone are in any order. A tuple given for
