@@ -16,11 +16,14 @@ import pyarrow as pa
 from conf.schema import GATES, Gates
 from tasks import overlap
 from trainer.answers import number
-from trainer.rewards import Reason, Verifier, answer_is_parsable, grade
+from trainer.grading.pool import Limits, Outcome, Pool
+from trainer.rewards import answer_is_parsable, grade
 
 # Raise it when a change of ours alters what is left out.
 GATES_VERSION = 1
 _GROUPS_LAST = ("conflicting_answers", "exact_duplicates", "normalized_duplicates")
+_OTHER = "7919"  # what no answer is compared with for its own sake
+_UNREAD = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY, Outcome.LOST)
 ORDER = (*(gate for gate in GATES if gate not in _GROUPS_LAST), *_GROUPS_LAST)
 
 
@@ -186,8 +189,8 @@ def _told_apart(accepted: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def _right(answer: str, truths: Sequence[str], *, symbolic: bool = True) -> bool:
-    return grade(f"</think>\\boxed{{{answer}}}", truths, symbolic=symbolic).correct
+def _right(answer: str, truths: Sequence[str]) -> bool:
+    return grade(f"</think>\\boxed{{{answer}}}", truths).correct
 
 
 def _ungradable(answers: Sequence[Sequence[str]]) -> Finding:
@@ -196,8 +199,7 @@ def _ungradable(answers: Sequence[Sequence[str]]) -> Finding:
     for row, accepted in enumerate(map(tuple, answers)):
         if accepted not in known:
             known[accepted] = any(
-                answer_is_parsable(answer) and _right(answer, [answer], symbolic=False)
-                for answer in accepted
+                answer_is_parsable(answer) and _right(answer, [answer]) for answer in accepted
             )
         if not known[accepted]:
             rows.append(row)
@@ -208,12 +210,9 @@ def _ungradable(answers: Sequence[Sequence[str]]) -> Finding:
 def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
     distinct = sorted({answer for accepted in answers for answer in accepted})
     asked = [answer for answer in distinct if answer_is_parsable(answer) and number(answer) is None]
-    parts = [asked[start::workers] for start in range(workers)]
-    # Threads, for each waits for a process of its own.
-    with ThreadPoolExecutor(workers) as pool:
-        reasons = dict(one for part in pool.map(_compared, parts) for one in part)
-    bad = {answer for answer, why in reasons.items() if why is not Reason.SAME_EXPRESSION}
-    slow = sum(why is Reason.TIMEOUT for why in reasons.values())
+    outcomes = dict(zip(asked, _compared(asked, workers), strict=True))
+    bad = {answer for answer, outcome in outcomes.items() if outcome in _UNREAD}
+    slow = sum(outcome is Outcome.TIMEOUT for outcome in outcomes.values())
     rows = [
         row
         for row, accepted in enumerate(answers)
@@ -223,18 +222,21 @@ def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
         "unparsable_answers",
         rows,
         note=f"{len(asked):,} different answers are no plain numbers; of {len(bad):,} the symbolic "
-        f"parser makes nothing that equals itself ({slow:,} took too long)",
+        f"parser makes nothing ({slow:,} took too long)",
     )
 
 
-def _compared(answers: Sequence[str]) -> list[tuple[str, Reason]]:
+def _compared(answers: Sequence[str], workers: int) -> list[Outcome]:
+    """What math-verify makes of each answer. Beside itself each would be equal as text."""
     if not answers:
         return []
-    verifier = Verifier()
+    pool = Pool(Limits(workers=workers))
     try:
-        return [(answer, verifier.compare(answer, [answer])) for answer in answers]
+        # Threads, for each waits for a process of its own.
+        with ThreadPoolExecutor(workers) as threads:
+            return list(threads.map(lambda answer: pool.compare(answer, [_OTHER]), answers))
     finally:
-        verifier.close()
+        pool.close()
 
 
 def _overlong(table: pa.Table, tokens: Callable[[Mapping], int], limit: int) -> Finding:

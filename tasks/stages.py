@@ -46,6 +46,7 @@ def identity(
     return {
         "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
+        "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

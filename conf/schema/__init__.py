@@ -13,6 +13,7 @@ from conf.schema.gates import GATES, Gates
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
+from conf.schema.reward import Reward
 from conf.schema.stage import Stage
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Knobs",
     "Method",
     "Model",
+    "Reward",
     "Segmentation",
     "Source",
     "Stage",

@@ -8,6 +8,7 @@ from conf.schema.gates import Gates
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
+from conf.schema.reward import Reward
 from conf.schema.stage import Stage
 
 
@@ -32,6 +33,7 @@ class Experiment(Knobs):
     gates: Gates = knob(Gates, "Inspections of the training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
+    reward: Reward = knob(Reward, "What a rollout is worth.", "group")
     stages: list[Stage] = knob(
         lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1
     )
