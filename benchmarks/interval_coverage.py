@@ -1,6 +1,6 @@
 """How often intervals hold the truth, where the truth is known; and what bootstraps cost.
 
-python -m benchmarks.interval_coverage --studies 2000 --output benchmarks/results/interval_coverage.json
+python -m benchmarks.interval_coverage --studies 2000 --output coverage.json
 """
 
 import argparse

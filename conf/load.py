@@ -25,6 +25,7 @@ GROUPS = (
     "reward",
     "selection",
     "data",
+    "gates",
     "model",
     "hardware",
     "evaluation",

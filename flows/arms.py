@@ -22,7 +22,7 @@ from tasks.machine import environment
 from tasks.report import Report
 from tasks.sharing import Sharing
 from tasks.study_report import write_study_report
-from tasks.study_tables import scores
+from tasks.study_verdict import terminal
 from tasks.track import Tracker
 from tasks.words import plain
 from trainer.process import how_it_ended, last_lines, run_guarded
@@ -161,7 +161,7 @@ def compare(
         )
         _track(found, tracker, parent)
         tracker.log_report(parent, written.folder)
-    _show(found, written)
+    _show(found, shared, written)
     if failures:
         names = ", ".join(failures)
         raise StudyIncompleteError(
@@ -198,19 +198,14 @@ def _track(found: comparison.Comparison, tracker: Tracker, parent: str) -> None:
             "evaluation",
             values,
             {"stagecraft.arm": run.arm, "stagecraft.failure": run.failure},
-            require_metrics=False,
         ) as child:
             for step, metrics in comparison.history(found, run):
-                child.log_step(metrics, step)
+                child.log_metrics(metrics, step)
 
 
-def _show(found: comparison.Comparison, written: Report) -> None:
+def _show(found: comparison.Comparison, shared: Sharing, written: Report) -> None:
     """The numbers in the terminal, and on the run's page in Prefect."""
-    print("\n".join(written.summary["verdict"]))
-    for sentence in found.missing:
-        print(f"! {sentence}")
-    for on in found.benchmarks.values():
-        print("\n" + plain(scores(found, on).text_lines()))
+    print(plain(terminal(found, shared)))
     print(f"\nreport: {written.html}")
     if FlowRunContext.get():
         create_markdown_artifact(

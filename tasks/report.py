@@ -81,6 +81,11 @@ def write_report(
             {key: value for key, value in row.items() if key != "metrics"} for row in stage_rows
         ],
         "totals": totals,
+        "settings": experiment.model_dump(mode="json"),
+        "kept": {
+            "stages": [_kept(each, output) for each in stages],
+            "evaluations": [_kept(each, output) for each in evaluations],
+        },
     }
     sets = [data(train, segments, experiment, benchmarks or {})]
     checks = [table for table in [handoff(stage_rows)] if table]
@@ -124,6 +129,13 @@ def write_report(
         (folder / "report.md").write_text(text, encoding="utf-8")
         write_json(folder / "summary.json", without_nan(summary))
     return Report(final / "report.html", text, final, summary)
+
+
+def _kept(manifest: Mapping[str, Any], output: Path | str) -> dict[str, Any]:
+    """Where a stage or an evaluation lies, from the output folder, and its place in this run."""
+    folder = Path(manifest["folder"]).absolute().relative_to(Path(output).absolute())
+    names = ("name", "label", "position")
+    return {"folder": str(folder), **{key: manifest[key] for key in names if key in manifest}}
 
 
 def markdown(content: Mapping[str, Any]) -> str:

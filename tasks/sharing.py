@@ -73,7 +73,8 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
         data, before = experiment.data, digest_of(experiment.model)
         first = ""
         for position, stage in enumerate(experiment.stages):
-            made_from = [data.train, data.instruction, data.segmentation, stage.prompts]
+            made_from = [data, experiment.gates, stage.prompts, stage.drop_solved]
+            made_from += [stage.drop_hopeless]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
             cost = amounts(stage, stage.steps)
             cost = {**cost, "steps_at_128": cost["prompts"] / BATCH}

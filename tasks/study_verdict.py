@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conf.schema.study import Study
+from tasks import study_tables as tables
 from tasks.comparison import BUDGETS, Comparison, OnBenchmark
 from tasks.sharing import Sharing
 from tasks.words import count, duration, p_value, percent, points, span, things
@@ -102,11 +103,13 @@ def cost(found: Comparison, shared: Sharing) -> str:
     return f"Cost of {things(len(found.runs), 'run')}: {_listed(parts)}.{sharing}"
 
 
-def terminal(summary: dict[str, Any], ascii_table: Sequence[str]) -> str:
-    """The verdict and the tables of scores, for the end of a study in a terminal."""
-    return "\n".join([*summary["verdict"], *(f"! {each}" for each in summary["missing"])]) + (
-        "\n\n" + "\n\n".join(ascii_table)
-    )
+def terminal(found: Comparison, shared: Sharing) -> str:
+    """Verdict, what is missing, and the tables, for a terminal."""
+    blocks = ["\n".join([*verdict(found, shared), *(f"! {each}" for each in found.missing)])]
+    for on in found.benchmarks.values():
+        blocks.append(tables.scores(found, on).text_lines())
+        blocks.append(tables.matched(found, on).text_lines())
+    return "\n\n".join([*blocks, tables.budgets(found).text_lines()])
 
 
 def _listed(parts: Sequence[str]) -> str:

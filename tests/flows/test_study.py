@@ -1,16 +1,20 @@
 """Which runs a study trains, shares, survives and compares. Nothing learns: see conftest.py."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 
 from conf.load import ConfigError
-from flows import arms
+from flows.cli import main
 from flows.study import study
 from tasks import drawing
 from tasks import train_stage as training
 from tasks.artifacts import read_json
+from tasks.comparison import StudyIncompleteError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +62,36 @@ def test_a_stage_that_two_arms_begin_with_is_trained_once_for_each_seed(output, 
     assert quick.trained == []
 
 
+def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
+    study("lab_smoke", overrides=["seeds=[0]"], output=output)
+    runs = ["lab_smoke-short-seed0", "lab_smoke-long-seed0"]
+    capsys.readouterr()
+    assert main(["compare", *runs, "--output", output]) == 0
+    text = capsys.readouterr().out
+    assert "lab_smoke-long-seed0 cannot be told from lab_smoke-short-seed0" in text
+    assert "less lab_smoke-short-seed0" in text and "lab_test at equal budgets" in text
+    assert main(["compare", *runs, "--output", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lab_test"][runs[1]]["difference"]["mean"] == 0
+    assert main(["compare", runs[0], "nothing", "--output", output]) == 2
+    assert "nothing is no run: found lab_smoke-long-seed0, " in capsys.readouterr().err
+    assert main(["compare", runs[0], runs[0], "--output", output]) == 2
+
+
+def test_a_study_is_a_run_with_one_below_it_for_each_arm_and_seed(output, quick):
+    study("lab_smoke", overrides=["seeds=[0]"], output=output)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("study-lab_smoke")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    mine = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name for run in mine) == ["long seed 0", "short seed 0"]
+    names = [set(run.data.metrics) for run in mine]
+    assert names[0] == names[1] >= {"eval/lab_test/avg_at_k", "cost/updates"}
+    assert {run.data.params["arm"] for run in mine} == {"long", "short"}
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in files
+
+
 def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys):
     text = study("lab_smoke", plan=True, output=output)
     assert quick.trained == [] and not Path(output).exists()
@@ -75,7 +109,7 @@ def test_an_arm_that_fails_stops_no_other_and_is_named_in_the_report(output, qui
         launch(folder, *rest, **given)
 
     monkeypatch.setattr(training, "launch", fails)
-    with pytest.raises(arms.StudyIncompleteError, match="2 of 4 runs failed: long seed 0, long"):
+    with pytest.raises(StudyIncompleteError, match="2 of 4 runs failed: long seed 0, long"):
         study("lab_smoke", output=output)
     assert sorted(quick.trained) == ["1-L1-64"] * 2 + ["2-L2-96"] * 2
     found = summary(output)
