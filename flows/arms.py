@@ -20,6 +20,7 @@ from tasks.comparison import StudyIncompleteError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.report import Report
+from tasks.seen import seen
 from tasks.sharing import Sharing
 from tasks.study_report import write_study_report
 from tasks.study_verdict import terminal
@@ -178,14 +179,17 @@ def _gathered(
     output = Path(run.settings.output).absolute()
     work = steps.Session(run.settings, output, run.command, tracker, parent)
     failure = failures.get(run.label, "")
-    stages, evaluations = [], []
+    stages, evaluations, known = [], [], {}
     try:
-        stages, evaluations = steps.there(work, steps.inputs(work))
+        given = steps.inputs(work)
+        known = seen(given.train)
+        stages, evaluations = steps.there(work, given)
     except ValueError as error:
         failure = failure or str(error)
     return comparison.ArmRun(
-        run.arm.name, run.seed, run.settings, run.command, stages, evaluations, failure
-    )
+        run.arm.name, run.seed, run.settings, run.command, stages, evaluations, failure,
+        known,
+    )  # fmt: skip
 
 
 def _track(found: comparison.Comparison, tracker: Tracker, parent: str) -> None:

@@ -4,7 +4,7 @@ Every score is of the checkpoint after a run's last stage, chosen by nobody. Sha
 lengths tokens, times seconds; None is "not known", and a note says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isnan
@@ -16,6 +16,7 @@ from conf.schema import Experiment
 from conf.schema.study import Study
 from tasks import results
 from tasks.results import Responses, attempt, read_responses
+from tasks.seen import clean_score
 from trainer import metrics
 
 BUDGETS = {
@@ -47,6 +48,7 @@ class ArmRun:
         stages: stage.json of its finished stages, each with its "folder".
         evaluations: evaluation.json of each, with its "folder".
         failure: Why it failed, or "".
+        seen: By benchmark, the problems that its training set holds too, see `tasks.seen`.
     """
 
     arm: str
@@ -56,6 +58,7 @@ class ArmRun:
     stages: Sequence[dict] = ()
     evaluations: Sequence[dict] = ()
     failure: str = ""
+    seen: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @cached_property
     def stage_rows(self) -> list[dict[str, Any]]:
@@ -97,6 +100,12 @@ class Point:
     cost: dict[str, float | None]
     responses: Responses | None
     note: str = ""
+    seen: Collection[str] = ()
+
+    @property
+    def clean(self) -> float | None:
+        """avg@k without the problems that training saw; None where it saw none."""
+        return None if self.responses is None else clean_score(self.responses, self.seen)
 
     @property
     def score(self) -> float | None:
@@ -184,6 +193,7 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
                     costs.get(evaluation["position"], {}),
                     responses,
                     note,
+                    run.seen.get(name, ()),
                 )
             )
     if not benchmarks:
@@ -213,6 +223,7 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
         "targets": {},
         "at_budget": {},
         "note": "",
+        "avg_at_k_clean": None,
         **dict.fromkeys(MEANS),
     }
     if finals:
@@ -220,6 +231,8 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
         found["estimate"] = estimate and estimate._asdict()
         notes.append(note)
         found |= {name: _mean_of(finals, name) for name in MEANS}
+        clean = [point.clean for point in finals.values()]
+        found["avg_at_k_clean"] = None if None in clean else sum(clean) / len(clean)
         if arm != study.reference.name:
             difference, note = attempt(_against, study, on, arm)
             found["difference"] = difference and difference._asdict()
@@ -234,7 +247,6 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
 MEANS = (
     "pass_at_k",
     "maj_at_k",
-    "avg_at_k_clean",
     "truncated_share",
     "no_answer_share",
     "response_length_mean",
@@ -315,6 +327,7 @@ def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
         "estimate": estimate and estimate._asdict(),
         "note": note,
         "k": values.get("k"),
+        "avg_at_k_clean": first.clean,
         **{name: values.get(name) for name in MEANS},
     }
 

@@ -1,7 +1,7 @@
 """Score a checkpoint on a benchmark: sample, grade, and keep every response."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,17 +160,12 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
                 "sampling": sampling,
                 "generations": work.name,
                 "problems": benchmark.rows,
-                "metrics": scores(graded, sampling["samples"], overlapping(benchmark)),
+                "metrics": scores(graded, sampling["samples"]),
                 "tokens": int(np.sum(graded["tokens"].to_numpy())),
                 "seconds": seconds,
                 "environment": environment(),
             },
         )
-
-
-def overlapping(benchmark: Dataset) -> set[str]:
-    """Ids of problems that the training set holds too, as the benchmark's manifest says."""
-    return set(benchmark.manifest.get("overlap", {}).get("ids", []))
 
 
 def grade(
@@ -200,25 +195,19 @@ def grade(
     )
 
 
-def scores(
-    graded: pa.Table, samples: int, overlap: Collection[str] = ()
-) -> dict[str, float | None]:
+def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
     """Every score of `trainer.metrics`, shares, and mean lengths in tokens.
 
     Args:
         graded: What `grade` gave, `samples` rows for each problem.
         samples: Responses per problem.
-        overlap: Ids of problems that training saw: `avg_at_k_clean` leaves them out. It is null
-            where there are none, or nothing else.
     """
     ordered = graded.sort_by([("id", "ascending"), ("sample", "ascending")])
     correct = ordered["correct"].to_numpy(zero_copy_only=False).reshape(-1, samples)
     tokens = ordered["tokens"].to_numpy().reshape(-1, samples)
     answers = np.array(ordered["answer"].to_pylist(), dtype=object).reshape(-1, samples).tolist()
-    clean = ~np.isin(ordered["id"].to_pylist()[::samples], list(overlap))
     lengths = metrics.lengths_by_correctness(tokens, correct)
     reasons = graded["reason"].to_pylist()
-    some = 0 < clean.sum() < len(clean)
     return {
         "k": samples,
         "avg_at_k": metrics.avg_at_k(correct),
@@ -226,8 +215,6 @@ def scores(
         "maj_at_k": metrics.maj_at_k(answers, correct),
         "m_g_pass_at_k": metrics.m_g_pass_at_k(correct, samples) if samples > 1 else None,
         "spread_over_samples": _known(metrics.spread_over_samples(correct)),
-        "avg_at_k_clean": metrics.avg_at_k(correct[clean]) if some else None,
-        "problems_clean": int(clean.sum()),
         "truncated_share": metrics.truncation_share(
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),

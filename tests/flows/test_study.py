@@ -19,7 +19,7 @@ from tasks.comparison import StudyIncompleteError
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect():
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=180):
         yield
 
 

@@ -191,6 +191,17 @@ def test_a_study_without_any_score_is_refused(study_and_runs):
         compare(study, none)
 
 
+def test_problems_that_training_saw_are_left_out_of_a_score_of_their_own(study_and_runs):
+    study, runs = study_and_runs
+    ids = {f"lab-{number}" for number in range(10)}
+    on = compare(study, [replace(run, seen={"lab": ids}) for run in runs]).benchmarks["lab"]
+    rows = pq.read_table(runs[0].evaluations[-1]["folder"] / "responses.parquet").to_pylist()
+    kept = [row["correct"] for row in rows if row["id"] not in ids]
+    assert on.points["plain", 0][-1].clean == pytest.approx(np.mean(kept))
+    assert on.arms["plain"]["avg_at_k_clean"] is not None
+    assert compare(study, runs).benchmarks["lab"].arms["plain"]["avg_at_k_clean"] is None
+
+
 def test_tables_name_what_is_compared(found):
     on = found.benchmarks["lab"]
     assert score_table(found, on).columns[:4] == ["arm", "avg@8", "less plain", "smallest seen"]
