@@ -19,6 +19,12 @@ AXES = {
     "tokens_generated": "tokens generated in training",
     "device_seconds": "device-seconds of training",
 }
+SHORT = {
+    "steps": "steps",
+    "updates": "updates",
+    "tokens_generated": "tokens",
+    "device_seconds": "device-seconds",
+}
 # Told apart by colour and by mark and dash, so in grey and in print too.
 LOOKS = [
     {"color": colour, "marker": mark, "linestyle": dash}
@@ -100,7 +106,7 @@ def differences(found: Comparison, on: OnBenchmark) -> Figure | None:
 
 def learning(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
     """avg@k of the checkpoints against cost: mean over seeds, band from lowest to highest."""
-    figure, axes = blank(f"Accuracy on {on.name}", AXES[budget], "avg@k (%)", 3.3)
+    figure, axes = blank(f"{on.name} by {SHORT[budget]}", AXES[budget], "avg@k (%)", 3.3)
     drawn = False
     for name, look in looks(found):
         curves = [on.curve(name, seed, budget) for seed in found.study.seeds]
@@ -124,7 +130,7 @@ def training(
     found: Comparison, metric: str, title: str, unit: str, budget: str, *, share: bool = False
 ) -> Figure | None:
     """A metric of training steps against cost, smoothed, with bands over seeds."""
-    figure, axes = blank(title, AXES[budget], unit, 3.1)
+    figure, axes = blank(f"{title} by {SHORT[budget]}", AXES[budget], unit, 3.1)
     drawn = False
     for name, look in looks(found):
         curves = [_history(run, metric, budget) for run in found.of_arm(name)]
@@ -139,7 +145,7 @@ def training(
 
 def frontier(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
     """Final accuracy of each seed against what it cost, and the best that any cost bought."""
-    figure, axes = blank(f"Accuracy and cost, {on.name}", AXES[budget], "avg@k at the end (%)", 3.3)
+    figure, axes = blank(f"{on.name}, accuracy bought", AXES[budget], "avg@k at the end (%)", 3.3)
     ends = []
     for name, look in looks(found):
         curves = [on.curve(name, seed, budget) for seed in on.finals(name)]
@@ -236,8 +242,8 @@ def _band(
         smooth = value[fine] if marks else _smooth(value[fine])
         rows.append(scale * np.interp(x, at[fine], smooth))
     mean = np.mean(rows, axis=0)
-    line = {**look, "marker": ""}
-    axes.plot(x, mean, label=name, **line)
+    # One mark at its end, so that the legend shows it too.
+    axes.plot(x, mean, label=name, **look, markevery=[len(x) - 1], markersize=4.5)
     if len(rows) > 1:
         axes.fill_between(
             x, np.min(rows, axis=0), np.max(rows, axis=0), color=look["color"], alpha=0.16,

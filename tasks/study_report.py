@@ -25,7 +25,7 @@ TRAINING = (
     ("reward/mean", "Reward", "mean reward of a rollout", "device_seconds", False),
     ("response_length/mean", "Response length", "mean tokens of a rollout", "updates", False),
     ("truncated_share", "Truncated responses", "rollouts cut off (%)", "updates", True),
-    ("zero_variance_share", "Groups that teach nothing", "groups of equal rewards (%)",
+    ("zero_variance_share", "Groups of equal rewards", "groups of equal rewards (%)",
      "updates", True),
     ("entropy", "Entropy", "entropy per token (nats)", "updates", False),
 )  # fmt: skip
@@ -85,7 +85,7 @@ def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]
             "runs": [_run(run) for run in found.runs],
             "sharing": {"alone": shared.alone, "shared": shared.shared},
         },
-        "level": percent(study.level),
+        "level": f"{100 * study.level:g} %",
         "compared": things(compared, "comparison"),
         "accuracy": [_on(found, name) for name in found.benchmarks],
         "average": tables.average(found),
@@ -115,7 +115,11 @@ def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]
 def _on(found: Comparison, name: str) -> dict[str, Any]:
     on, file = found.benchmarks[name], file_name(name)
     drawn = [
-        (f"accuracy-{file}", plots.scores(found, on), "Lines are intervals."),
+        (
+            f"accuracy-{file}",
+            plots.scores(found, on),
+            f"Lines are {100 * found.study.level:g} % intervals.",
+        ),
         (
             f"difference-{file}",
             plots.differences(found, on),

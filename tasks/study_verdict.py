@@ -30,22 +30,22 @@ def of_benchmark(study: Study, on: OnBenchmark) -> list[str]:
         return [f"On {on.name}, nothing could be compared with {reference}. {scores}".strip()]
     alpha = 1 - study.level
     resolved = {name: arm for name, arm in compared.items() if arm["adjusted_p"] < alpha}
-    said = [each for name, arm in resolved.items() for each in _resolved(on, name, arm, reference)]
+    said = [each for name, arm in resolved.items() for each in _resolved(study, on, name, arm)]
     open_ = {name: arm for name, arm in compared.items() if name not in resolved}
     if open_:
         said.append(_unresolved(on, open_, reference, bool(said)))
     return said
 
 
-def _resolved(on: OnBenchmark, name: str, arm: dict[str, Any], reference: str) -> list[str]:
-    change = arm["difference"]
+def _resolved(study: Study, on: OnBenchmark, name: str, arm: dict[str, Any]) -> list[str]:
+    change, reference = arm["difference"], study.reference.name
     way = "above" if change["mean"] > 0 else "below"
     seeds = things(change["seeds"], "seed")
     if change["seeds"] == 1:
         seeds += ", so nothing is known of others"
     return [
         f"On {on.name}, {name} is {points(abs(change['mean']))[1:]} points {way} {reference}.",
-        f"Interval {span((change['low'], change['high']))} points, "
+        f"{100 * study.level:g} % interval {span((change['low'], change['high']))} points, "
         f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, {seeds}.",
     ]
 

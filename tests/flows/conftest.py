@@ -1,6 +1,7 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,10 @@ from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from trainer.generate import Request, Response, made, missing, write_part
+from trainer.lab import BASE
 from trainer.records import append_record
+
+TEMPLATE = "chat_template.jinja"
 
 
 @pytest.fixture
@@ -25,6 +29,8 @@ def quick(monkeypatch) -> SimpleNamespace:
             on_step(_record(step, stage))
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE):
+            shutil.copy(BASE / name, folder / "checkpoint" / name)
         (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
         done.trained.append(stage["name"])
 
