@@ -47,8 +47,12 @@ def lineage(study: Study, shared: Sharing) -> Figure:
         x, y = at[end.key]
         # Two arms with equal stages end in one box.
         ends = [other for other in labels if shared.of_run(other)[-1].key == end.key]
-        shift = 0.34 * (ends.index(run) - (len(ends) - 1) / 2)
-        axes.text(x + 0.87, y + shift, short(name, 16), va="center", fontsize=8.6, color=BLUE)
+        if any(stage.before == end.key for stage in stages):  # lines leave it to the right
+            place = {"x": x, "y": y - 0.44 - 0.3 * ends.index(run)}
+        else:
+            shift = 0.34 * (ends.index(run) - (len(ends) - 1) / 2)
+            place = {"x": x + 0.87, "y": y + shift}
+        axes.text(**place, s=short(name, 16), va="center", fontsize=8.6, color=BLUE)
     axes.set_xlim(-0.05, depth + 0.75)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     return figure
