@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Stage
-from tasks import disk, preflight
+from tasks import disk, preflight, preflight_method
 from tasks.artifacts import digest_of
 from tasks.download import downloaded
 from tasks.labels import flat
@@ -118,6 +118,7 @@ def plan(experiment: Experiment) -> Plan:
     data, no_data = _prompt_sets(experiment, output)
     start, no_start, parameters = _base(experiment)
     manifests, remarks = read_manifests(output)
+    remarks = [*preflight_method.warnings(experiment), *remarks]
     earlier = {folder: manifest for folder, manifest in manifests.items() if manifest}
     makers = {start.digest: f"the base model {experiment.model.path}"} if start else {}
     makers |= {
