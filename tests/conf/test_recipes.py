@@ -1,9 +1,14 @@
 """The papers' numbers, and that each recipe has its twin and its single-stage arm."""
 
+from functools import cache
+
 import pytest
 
-from conf.load import choices, load
+from conf import load as settings
+from conf.load import choices
 from tasks.plan import amounts
+
+load = cache(settings.load)  # 0.1 s each
 
 RECIPES = [name for name in choices("experiment") if not name.startswith("lab/")]
 STAGED = [name for name in RECIPES if len(load(f"experiment={name}").stages) > 1]

@@ -24,7 +24,7 @@ def outside(tmp_path, monkeypatch) -> list[str]:
     text = PAGE.read_text()
     [name] = re.findall(r"Write `(\w+\.py)`", text)
     [code] = re.findall(r"```python\n(.*?)```", text, re.S)
-    (tmp_path / name).write_text(textwrap.dedent(" " * 3 + code))
+    (tmp_path / name).write_text(textwrap.dedent(code))
     [command] = re.findall(r"```\n +(python -m flows\.pipeline .*?)```", text, re.S)
     monkeypatch.chdir(tmp_path)
     return shlex.split(command.replace("\\\n", ""))[3:]
