@@ -77,7 +77,8 @@ def _last_box(text: str, end: int) -> int:
 
 # What typesetting adds and meaning does not.
 _REMOVED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|degree)(?![A-Za-z])"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|limits|quad|qquad|degree"
+    r"|tiny|small|large|Large|LARGE|huge|Huge|bf|rm|it)(?![A-Za-z])"
     r"|\\[!,;:> %$]|\^\{?\\circ\}?|[%$~]|(?<!\d)\s+|\s+(?!\d)|\\[()\[\]](?![A-Za-z0-9])"
 )
 _COMMAND = re.compile(
@@ -111,7 +112,9 @@ def plain(answer: str) -> str:
     ('\\sqrt{3} \\times  \\frac{1}{2}', '\\frac{1}{2}')
     """
     text = _UNICODE_ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", answer)
-    text = text.translate(_SIGN).strip()
+    text = text.translate(_SIGN).strip().removesuffix("\\").strip()
+    if "\\boxed" in text:  # as some truths are written
+        text = last_boxed(text) or text
     if "matrix}" not in text:  # where \\ ends a row
         text = _COMMAND.sub(r"\\", text)
     text = _SPACED.sub(r"\\\1", _FRACTION_NAME.sub(r"\\frac", text))

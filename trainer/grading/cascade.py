@@ -1,5 +1,9 @@
 r"""Whether two answers are the same, decided without a computer algebra system where that is sure.
 
+What is not sure is left to math-verify. Beside it these decisions differ on purpose: words in sets
+and lists are in any order, an interval is never the list of its ends, degenerate intervals such as
+(2, 2] are compared by their ends and not as empty sets (benchmarks/results/grader_agreement.json).
+
 Conventions, where the field is of two minds:
     lists       elements in ( ), [ ] or < > are in order, and so are named values (x = 1, y = 2);
                 elements in { } or separated by commas alone are in any order. A tuple given for
@@ -163,7 +167,8 @@ def words(text: str) -> str | None:
 def _words(answer: str, truth: str) -> bool | None:
     left, right = words(answer), words(truth)
     if left is None or right is None:
-        return None
+        other = truth if right is None else answer
+        return False if (left or right) and number(other) is not None else None
     if left == right:
         return True
     short = max(len(left), len(right)) <= 4 and "\\" not in answer + truth
@@ -220,6 +225,10 @@ def _shapes(answer: str, truth: str, depth: int) -> bool | None:
         return None if len(left.items) == len(right.items) else False
     if (left.kind == "matrix") != (right.kind == "matrix"):
         return None
+    if left.kind != right.kind:
+        for one in (left, right):
+            if one.kind == "ordered" and one.brackets not in ("()", "<>") and len(one.items) == 2:
+                return None if one.brackets == "[]" else False  # an interval is no list of its ends
     if left.kind == "matrix" and left.brackets != right.brackets:
         return False
     if left.kind == "one" or right.kind == "one":
@@ -250,10 +259,13 @@ def _one_against_many(left: Shape, right: Shape) -> bool | None:
     one, many = (left, right) if left.kind == "one" else (right, left)
     if len(many.items) == 1:
         return equal(left.items[0], right.items[0], DEEPEST)[0]
-    alone = _value(one.items[0])
-    if alone is None or not all(_value(item) for item in many.items):
+    if _value(one.items[0]) is None or many.kind == "matrix":
         return None
-    return False if many.kind != "set" else None
+    return (
+        False
+        if any(equal(one.items[0], item, DEEPEST)[0] is False for item in many.items)
+        else None
+    )
 
 
 def _in_order(left: tuple[str, ...], right: tuple[str, ...], depth: int) -> bool | None:
@@ -284,6 +296,25 @@ def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
     return all(sum(row) == sum(columns[row.index(True)]) for row in table)
 
 
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+_WORKED_OUT = re.compile(r"\\[a-zA-Z]|sqrt|log|ln|sin|cos|tan|gcd|lcm|max|min|mod|pi|exp|choose|!")
+
+
+def _noise(text: str, known: Value) -> bool:
+    """Whether letters and signs that make no expression hold nothing that could be the number.
+
+    A free letter does not cancel in what is no expression, and a parser that looks for a number
+    within finds none that equals it.
+    """
+    if not re.search(r"[A-DF-HJ-Za-df-hj-z]", text) or _WORKED_OUT.search(text):
+        return False
+    numerals = re.findall(r"\d+(?:\.\d+)?(?:/\d+)?", text, re.ASCII)
+    if len(numerals) > 40 or not isinstance(known.number, Fraction):
+        return len(numerals) <= 40
+    found = [number(one) for one in numerals] + [number(f".{one}") for one in numerals]
+    return not any(one is not None and abs(one) == abs(known.number) for one in found)
+
+
 _INFINITE = re.compile(r"[+-]?\\infty|[+-]?\\?infinity")
 
 
@@ -301,8 +332,19 @@ def _ones(left: Shape, right: Shape, answer: str, truth: str) -> bool | None:
     if x is None or y is None:
         known = x or y
         other = a if x is None else b
-        return False if known and not known.letters and _INFINITE.fullmatch(other) else None
+        if known is None or known.letters:
+            return None
+        return False if _INFINITE.fullmatch(other) or _noise(other, known) else None
     decided = same(x, y)
+    if decided is None and bool(x.letters) != bool(y.letters):
+        lettered, number_side = (left, y) if x.letters else (right, x)
+        before = _LETTER.split(lettered.items[0], maxsplit=1)[
+            0
+        ]  # 5 of 5m: the letter may be a unit
+        bare = _value(before)
+        if bare is None or same(bare, number_side) is False:
+            unequal = same(Value(x.number, frozenset()), Value(y.number, frozenset())) is False
+            return False if unequal else None
     if decided is False and not (x.letters or y.letters):
         for text, one, another in ((a, x, y), (b, y, x)):
             if re.fullmatch(r"-?\d*\.\d{6,}", text) and _rounds_value(text, one, another):

@@ -186,9 +186,7 @@ class Pool:
     def _kill(self, worker: _Worker) -> None:
         worker.channel.close()
         with self._control_lock, suppress(OSError, AttributeError):
-            self._control.settimeout(FORK_SECONDS)
             self._control.sendall(f"kill {worker.pid}\n".encode())
-            self._control.recv(32)
 
     def _start(self) -> None:
         self._stop()

@@ -32,7 +32,7 @@ _AND = re.compile(
     r",?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=\s)(?:and|or)(?=\s)),?"
 )
 _NAME = re.compile(
-    r"\s*([A-Za-z](?:_\{?\w{1,3}\}?|'|\([a-z]\))?|[A-Z]{2,3}|\\[a-z]{2,7})\s*(?:=|\\in(?![A-Za-z]))(?!=)"
+    r"\s*([A-Za-z](?:_\{?\w{1,3}\}?|'|\([a-z]\))?|[A-Z]{2,3}|\\[a-z]{2,7}|\((?:[A-Za-z]\s*,\s*)+[A-Za-z]\))\s*(?:=|\\in(?![A-Za-z]))(?!=)"
 )
 _OPENING, _CLOSING = "([{", ")]}"
 _PAIRS = {"\\{": "\\}", "\\lbrace": "\\rbrace", "\\langle": "\\rangle", "(": ")", "[": "]"}

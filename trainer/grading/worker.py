@@ -5,8 +5,8 @@ answers such as 9^{9^{9^9}}, where no signal handler gets a turn, and can ask fo
 a process can be stopped then. This one loads math-verify once (a second or two) and never sees an
 answer; its forks start in milliseconds and share its memory.
 
-Commands, one line each: `fork`, answered by the fork's pid and a socket to it; `kill PID`,
-answered by the pid once it is reaped. A fork reads {"answer": ..., "truths": [...]} and writes one
+Commands, one line each: `fork`, answered by the fork's pid and a socket to it; `kill PID`, not
+answered. A fork reads {"answer": ..., "truths": [...]} and writes one
 JSON line.
 
 Arguments: file descriptor of the control socket, seconds per answer, MiB per fork.
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -39,32 +40,40 @@ def main(control: socket.socket, seconds: float, memory: int) -> None:
     gc.freeze()  # the forks share these pages as long as nobody touches them
     control.sendall(json.dumps({"canary": canary}).encode() + b"\n")
     forks: set[int] = set()
-    for line in control.makefile("r"):
-        command, _, argument = line.strip().partition(" ")
-        if command == "fork":
-            ours, theirs = socket.socketpair()
-            pid = os.fork()
-            if not pid:
-                control.close()
-                ours.close()
-                serve(theirs, seconds, memory)
-                os._exit(0)
-            forks.add(pid)
-            theirs.close()
-            socket.send_fds(control, [str(pid).encode()], [ours.fileno()])
-            ours.close()
-        elif command == "kill" and int(argument) in forks:
-            end(int(argument))
-            forks.discard(int(argument))
-            control.sendall(argument.encode() + b"\n")
+    dying: set[int] = set()
+    while True:
+        dying = {pid for pid in dying if not os.waitpid(pid, os.WNOHANG)[0]}
+        # Looked for again soon where one is dying: to free gigabytes takes the kernel a while.
+        if not select.select([control], [], [], 0.2 if dying else None)[0]:
+            continue
+        commands = control.recv(4096).decode().splitlines()
+        if not commands:
+            break
+        for line in commands:
+            command, _, argument = line.partition(" ")
+            if command == "fork":
+                forks.add(fork(control, seconds, memory))
+            elif command == "kill" and int(argument) in forks:
+                os.kill(int(argument), signal.SIGKILL)  # not reaped yet: the number is its own
+                forks.discard(int(argument))
+                dying.add(int(argument))
     for pid in forks:
-        end(pid)
+        os.kill(pid, signal.SIGKILL)
 
 
-def end(pid: int) -> None:
-    """Kill a fork and reap it. It was not reaped before, so the number is still its own."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def fork(control: socket.socket, seconds: float, memory: int) -> int:
+    """Start a process that compares, and send its number and a socket to it."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if not pid:
+        control.close()
+        ours.close()
+        serve(theirs, seconds, memory)
+        os._exit(0)
+    theirs.close()
+    socket.send_fds(control, [str(pid).encode()], [ours.fileno()])
+    ours.close()
+    return pid
 
 
 def serve(channel: socket.socket, seconds: float, memory: int) -> None:
@@ -90,27 +99,42 @@ def serve(channel: socket.socket, seconds: float, memory: int) -> None:
 
 def compared(asked: dict) -> dict:
     """`correct`, whether any truth is met; `parsed`, whether the answer was understood."""
-    from math_verify import verify
-
     try:
-        answer = expressions(asked["answer"])
-        correct = bool(answer) and any(
-            verify(expressions(truth), answer, timeout_seconds=None, allow_set_relation_comp=True)
-            for truth in asked["truths"]
-        )
+        answer = expressions(asked["answer"], whole=False)
+        correct = any(verified(expressions(truth, whole=True), answer) for truth in asked["truths"])
         return {"correct": correct, "parsed": any(not isinstance(one, str) for one in answer)}
     except Exception as error:  # sympy raises of every kind on a model's words
         return {"correct": False, "error": type(error).__name__}
 
 
-def expressions(text: str) -> list:
-    """What math-verify reads in a text: as a box, as its users give it, else as a formula."""
-    from math_verify import parse
+def verified(truth: list, answer: list) -> bool:
+    """Whether math-verify finds them equal; an inequality may stand for its interval."""
+    from math_verify import verify
 
-    boxed = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
-    if any(not isinstance(one, str) for one in boxed):
-        return boxed
-    return parse(f"${text}$", parsing_timeout=None) or boxed
+    asked = {"timeout_seconds": None, "allow_set_relation_comp": True}
+    try:
+        return verify(truth, answer, raise_on_error=True, **asked)
+    except MemoryError:
+        raise
+    except Exception:  # of one way to compare them; there may be others
+        return verify(truth, answer, **asked)
+
+
+def expressions(text: str, *, whole: bool) -> list:
+    """What math-verify reads in a text: as a box, as its users give it, or as a formula.
+
+    Where the whole is not understood it looks for a number somewhere in it. That will do for an
+    answer, `7 or so`, but not for a truth: not every answer with a half in it is the matrix.
+    """
+    from math_verify import LatexExtractionConfig, parse
+
+    for formula in (f"\\boxed{{{text}}}", f"${text}$"):
+        found = parse(
+            formula, [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None
+        )
+        if any(not isinstance(one, str) for one in found):
+            return found
+    return [text] if whole else [*parse(f"\\boxed{{{text}}}", parsing_timeout=None), text]
 
 
 if __name__ == "__main__":
