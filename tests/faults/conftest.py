@@ -22,9 +22,9 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def table(request):
-    made = Table(seed=request.config.getoption("--faults-seed"))
+    made = Table(seed=request.config.getoption("--faults-seed", 0))
     yield made
-    folder = request.config.getoption("--faults-table")
+    folder = request.config.getoption("--faults-table", None)
     if folder:
         arguments = request.config.invocation_params.args
         command = f"python -m pytest {shlex.join(map(str, arguments))}"
@@ -67,3 +67,27 @@ def attempts():
     yield attempt
     for one in made:
         one.destroy()
+
+
+@pytest.fixture
+def mlflow_of():
+    """The function that counts the steps of each stage that MLflow has, all attempts together.
+
+    It asserts that they are the steps from 1 on, each once.
+    """
+    mlflow = pytest.importorskip("mlflow")
+
+    def steps(uri: str) -> dict[str, int]:
+        client = mlflow.MlflowClient(uri)
+        found: dict[str, list[int]] = {}
+        for experiment in client.search_experiments():
+            for run in client.search_runs([experiment.experiment_id]):
+                if run.data.tags.get("stagecraft.kind") == "stage":
+                    history = client.get_metric_history(run.info.run_id, "reward/mean")
+                    name = run.data.tags["stagecraft.name"]
+                    found.setdefault(name, []).extend(point.step for point in history)
+        for name, made in found.items():
+            assert sorted(made) == list(range(1, len(made) + 1)), (name, sorted(made))
+        return {name: len(made) for name, made in found.items()}
+
+    return steps

@@ -1,0 +1,158 @@
+"""The matrix in a minute: real flows' steps, guards and stores; a stand-in learns (stand_in.py)."""
+
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import truth
+from attempts import manifests
+from stand_in_trainer import prompts_in_order
+
+pytestmark = pytest.mark.timeout(180)
+SETTINGS = ["experiment=lab/smoke", "stages.0.steps=12", "stages.1.steps=3"]
+NOTHING = {"processes": [], "shared memory": [], "scratch": []}
+faults_of = partial(truth.faults_of, sampler=prompts_in_order)
+
+
+@pytest.fixture
+def start(attempts):
+    return partial(attempts, module="stand_in")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, attempts) -> Path:
+    """An output folder with both stages finished; copy it, for others need it too."""
+    output = tmp_path_factory.mktemp("trained") / "outputs"
+    run = attempts(output, *SETTINGS, module="stand_in")
+    assert run.end(60) == 0, run.text
+    assert run.left() == NOTHING and faults_of(output) == []
+    return output
+
+
+@pytest.fixture
+def finished(trained, tmp_path) -> Path:
+    """A finished experiment of its own, in the place where it was trained."""
+    kept = tmp_path / "kept"
+    shutil.copytree(trained, kept)
+    yield trained
+    shutil.rmtree(trained)
+    shutil.copytree(kept, trained)
+
+
+@pytest.mark.parametrize("part", ["the flow", "the guard", "the trainer"])
+def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(part, start, tmp_path):
+    output = tmp_path / "outputs"
+    run = start(output, *SETTINGS, "wait=0.3")
+    run.wait_for(r"step 2/12", 60)
+    time.sleep(random.Random(part).random())
+    run.kill(part)
+    code = run.end(30)
+    assert code == {"the flow": -signal.SIGKILL}.get(part, 1), run.text
+    if part != "the flow":
+        assert "the trainer was killed by SIGKILL; its last lines:" in run.text
+    assert run.left() == NOTHING
+    assert faults_of(output) == []
+    [made] = truth.recorded_steps(output).values()
+
+    again = start(output, *SETTINGS)
+    assert again.end(60) == 0, again.text
+    assert f"resumes after step {made}\n" in again.text
+    assert again.left() == NOTHING and faults_of(output) == []
+    assert len(truth.finished_stages(output)) == 2
+
+
+def test_a_run_whose_flow_and_guard_are_both_killed_is_swept_by_the_next(start, tmp_path):
+    output = tmp_path / "outputs"
+    run = start(output, *SETTINGS, "wait=0.3")
+    run.wait_for(r"step 2/12", 60)
+    guard = run.find("the guard")
+    run.kill("the flow")
+    guard.kill()
+    run.end(30)
+    assert run.left(seconds=1) != NOTHING  # nobody was left to end its daemon
+    again = start(output, *SETTINGS)
+    assert again.end(60) == 0, again.text
+    assert again.left() == NOTHING
+    assert run.left(seconds=1)["processes"] == [] and run.left(seconds=1)["scratch"] == []
+
+
+def test_a_manifest_that_was_cut_is_told_and_no_step_made_again(start, finished):
+    before = manifests(finished)
+    path = Path(before[0]["checkpoint"]["path"]).with_name("stage.json")
+    path.write_text(path.read_text()[: path.stat().st_size // 2])
+    run = start(finished, *SETTINGS)
+    assert run.end(60) == 0, run.text
+    assert "stage.json was damaged" in run.text and "kept as stage.json.corrupt-" in run.text
+    assert " step " not in run.text and run.text.count("already trained") == 1
+    assert faults_of(finished) == []
+    assert [one["checkpoint"] for one in manifests(finished)] == [
+        one["checkpoint"] for one in before
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "deleted with what it came from"])
+def test_a_checkpoint_that_was_damaged_is_made_again(damage, start, finished):
+    before = manifests(finished)
+    checkpoint = Path(before[0]["checkpoint"]["path"])
+    if damage == "truncated":
+        with (checkpoint / "weights.bin").open("r+b") as file:
+            file.truncate(1000)
+    else:
+        shutil.rmtree(checkpoint)
+    if damage == "deleted with what it came from":
+        shutil.rmtree(checkpoint.with_name("verl"))
+    run = start(finished, *SETTINGS)
+    assert run.end(60) == 0, run.text
+    said = "is not what its manifest says" if damage == "truncated" else "is gone, though its stage"
+    assert said in run.text and "it is made again" in run.text
+    steps = len(re.findall(r"1-L1-64  step ", run.text))
+    assert steps == (12 if damage == "deleted with what it came from" else 0)
+    assert run.text.count("already trained") == 1  # the stage after it
+    assert faults_of(finished) == []
+    assert [one["checkpoint"] for one in manifests(finished)] == [
+        one["checkpoint"] for one in before
+    ]
+
+
+def test_two_pipelines_at_once_train_each_stage_once(start, tmp_path):
+    output = tmp_path / "outputs"
+    first = start(output, *SETTINGS, "wait=0.3")
+    first.wait_for(r"step 1/12", 60)
+    second = start(output, *SETTINGS)
+    second.wait_for(rf"is being trained by process {first.process.pid}: waiting for it", 60)
+    assert (first.end(60), second.end(60)) == (0, 0), first.text + second.text
+    assert first.left() == second.left() == NOTHING
+    assert faults_of(output) == []
+    for line in [f"1-L1-64  step {n}/12" for n in range(1, 13)] + ["2-L2-96  step 3/3"]:
+        assert (first.text + second.text).count(line) == 1, line
+
+
+def test_a_locked_database_stops_no_training_and_misses_nothing(start, tmp_path, mlflow_of):
+    output = tmp_path / "outputs"
+    run = start(output, *SETTINGS, "wait=0.5")
+    run.wait_for(r"step 1/12", 60)
+    database = sqlite3.connect(output / "mlflow.db", isolation_level=None, timeout=20)
+    database.execute("BEGIN EXCLUSIVE")
+    time.sleep(8)
+    database.execute("COMMIT")
+    assert run.end(120) == 0, run.text
+    assert faults_of(output) == []
+    assert mlflow_of(f"sqlite:///{output / 'mlflow.db'}") == {"1-L1-64": 12, "2-L2-96": 3}
+
+
+def test_mlflow_that_never_answers_stops_no_training_and_gets_all_later(start, tmp_path, mlflow_of):
+    output = tmp_path / "outputs"
+    nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    run = start(output, *SETTINGS, environment=nowhere)
+    assert run.end(120) == 0, run.text
+    assert "http://127.0.0.1:9" in run.text  # where it did not get through, loudly
+    assert faults_of(output) == []
+    again = start(output, *SETTINGS)
+    assert again.end(60) == 0, again.text
+    assert mlflow_of(f"sqlite:///{output / 'mlflow.db'}") == {"1-L1-64": 12, "2-L2-96": 3}
