@@ -8,8 +8,8 @@ ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies,
 all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
 
 A trainer that may have something to save is first asked to stop by a file: the signal would not
-reach the process that can save, which is one of Ray's. It says that it looks for FILE by another
-beside it, FILE.listening.
+reach the process that can save, which is one of Ray's. It looks for FILE as long as another file
+stands beside it, FILE.listening.
 
 A guard can be killed too. It keeps a note of what to end and remove in the scratch folder, whose
 lock the kernel lets go of when it dies: `sweep` then does what it did not come to.
@@ -39,7 +39,7 @@ SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
 NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
 MARK = "RAY_TMPDIR"  # the scratch folder, in the environment of all that a guard answers for
-UNUSED = 600.0  # seconds after which a the scratch folder that no guard took is nobody's
+UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
 def _prctl(option: int, value: int) -> None:
@@ -222,18 +222,26 @@ class Guard:
         self.told_to_stop = True
 
     def _wind_down(self, child: subprocess.Popen) -> None:
-        listening = self.stop_file and self.stop_file.with_suffix(".listening").exists()
-        if listening and self.stop_grace:
-            with contextlib.suppress(OSError):  # a full disk: then nothing could be saved either
-                self.stop_file.touch()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(self.stop_grace)
+        if self.stop_file:
+            self._ask(child, self.stop_file)
         child.terminate()
         try:
             child.wait(self.grace)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+    def _ask(self, child: subprocess.Popen, stop_file: Path) -> None:
+        """Ask a command that listens to stop, and wait while it saves what it has."""
+        listening = stop_file.with_suffix(".listening")
+        deadline = time.monotonic() + self.stop_grace
+        try:
+            if listening.exists():
+                stop_file.touch()
+        except OSError:  # a full disk: then nothing could be saved either
+            return
+        while listening.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL)
 
     def _look(self) -> None:
         below = descendants()

@@ -25,7 +25,9 @@ def program(tmp_path: Path, text: str) -> str:
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def run(text: str, *arguments: str, progress=lambda: False, stall_timeout=60.0, **environment):
+    def run(
+        text: str, *arguments, progress=lambda: False, stall_timeout=60.0, stop=None, **environment
+    ):
         return run_guarded(
             program(tmp_path, text),
             arguments,
@@ -33,6 +35,8 @@ def run(tmp_path, monkeypatch):
             environment=environment,
             progress=progress,
             stall_timeout=stall_timeout,
+            stop_file=stop,
+            grace=20.0 if stop else 0.0,
         )
 
     return run
@@ -138,6 +142,37 @@ def test_a_program_that_ignores_sigterm_is_killed_all_the_same(run, tmp_path):
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     with pytest.raises(StalledError):
         run(deaf, stall_timeout=3)
+
+
+SAVER = """
+    import sys, time
+    from pathlib import Path
+    stop = Path(sys.argv[1])
+    listening = stop.with_suffix(".listening")
+    listening.touch()
+    while not stop.exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    stop.with_name("saved").write_text("all of it")
+    listening.unlink()
+    time.sleep(600)
+"""
+
+
+def test_a_program_that_listens_may_save_before_it_is_ended_and_is_not_waited_for_after(
+    run, tmp_path
+):
+    started = time.monotonic()
+    with pytest.raises(StalledError):
+        run(SAVER, str(tmp_path / "stop"), stop=tmp_path / "stop", stall_timeout=3)
+    assert (tmp_path / "saved").read_text() == "all of it"
+    assert time.monotonic() - started < 20  # the whole grace alone would take as long
+
+
+def test_a_program_that_does_not_listen_is_not_asked(run, tmp_path):
+    with pytest.raises(StalledError):
+        run("import time; time.sleep(600)", stop=tmp_path / "stop", stall_timeout=3)
+    assert not (tmp_path / "stop").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
