@@ -15,7 +15,7 @@ from attempts import ROOT, Attempt, manifests, may_mount
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
-STEPS = 40
+STEPS = 60
 # Silence of two minutes is a stall here: a worker whose peer was killed may wait for it for ever.
 SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}", "hardware.stall_timeout=120"]
 NOTHING = {"processes": [], "shared memory": [], "scratch": []}
