@@ -1,7 +1,6 @@
 """Options of the fault matrix, and the table that it fills."""
 
 import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -9,27 +8,32 @@ import pytest
 from attempts import Attempt
 from table import Row, Table
 
-COMMAND = "make test-faults"
-
 
 def pytest_addoption(parser):
     group = parser.getgroup("faults")
     group.addoption("--faults-seed", type=int, default=0, help="seed of the random kills")
     group.addoption("--faults-kills", type=int, default=40, help="how many random kills")
     group.addoption("--faults-minutes", type=float, default=60, help="when random kills stop")
+    group.addoption(
+        "--faults-stall", type=int, default=120, help="seconds of silence that are a stall"
+    )
     group.addoption("--faults-table", help="folder to write faults.json and faults.md to")
 
 
 @pytest.fixture(scope="session")
 def table(request):
     made = Table(seed=request.config.getoption("--faults-seed", 0))
-    yield made
     folder = request.config.getoption("--faults-table", None)
     if folder:
-        arguments = request.config.invocation_params.args
-        command = f"python -m pytest {shlex.join(map(str, arguments))}"
-        made.write(Path(folder), command)
-        print(f"\nwritten: {folder}/faults.md", file=sys.stderr)
+        arguments = map(str, request.config.invocation_params.args)
+        made.to(Path(folder), f"python -m pytest {shlex.join(arguments)}")
+    return made
+
+
+@pytest.fixture(scope="session")
+def stall(request) -> str:
+    """After which silence a run counts as hung: a worker may wait for a killed one for ever."""
+    return f"hardware.stall_timeout={request.config.getoption('--faults-stall', 120)}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,6 +57,7 @@ def row(request, table):
     made.seconds = round(time.monotonic() - began, 1)
     if made.fault:
         table.rows.append(made)
+        table.write()
 
 
 @pytest.fixture(scope="module")

@@ -44,15 +44,22 @@ class Table:
 
     seed: int
     rows: list[Row] = field(default_factory=list)
-    kills: list[dict] = field(default_factory=list)
-    kills_asked: int = 0
-    kills_held: bool = False
+    campaigns: list["Campaign"] = field(default_factory=list)
     began: float = field(default_factory=time.time)
+    folder: Path | None = None
+    command: str = ""
 
-    def write(self, folder: Path, command: str) -> None:
-        """Write `faults.json` and `faults.md`."""
+    def to(self, folder: Path, command: str) -> None:
+        """Where it is written, and which command fills it."""
+        self.folder, self.command = folder, command
+
+    def write(self) -> None:
+        """Write `faults.json` and `faults.md` as they are by now."""
+        folder = self.folder
+        if folder is None:
+            return
         facts = {
-            "command": command,
+            "command": self.command,
             "commit": _commit(),
             "seed": self.seed,
             "minutes": round((time.time() - self.began) / 60, 1),
@@ -60,13 +67,8 @@ class Table:
             "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES},
         }
-        kills = {
-            "asked": self.kills_asked,
-            "made": len(self.kills),
-            "held": self.kills_held,
-            "log": self.kills,
-        }
         rows = [asdict(row) for row in self.rows]
+        kills = [{**asdict(one), "made": len(one.log)} for one in self.campaigns]
         text = json.dumps({**facts, "rows": rows, "random_kills": kills}, indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "faults.json").write_text(text + "\n")
@@ -101,40 +103,55 @@ class Table:
                 held = "yes" if row.held else "**no**"
                 lines.append("| " + " | ".join(_cell(cell) for cell in (*cells, held)) + " |")
             lines.append("")
-        if self.kills_asked:
-            lines += self._random_kills()
+        if self.campaigns:
+            lines += ["## SIGKILL of random processes at random moments", ""]
+        for campaign in self.campaigns:
+            lines += campaign.markdown()
         return "\n".join(lines).rstrip() + "\n"
 
-    def _random_kills(self) -> list[str]:
-        held = "yes" if self.kills_held else "**no**"
-        lines = [
-            "## SIGKILL of random processes at random moments",
-            "",
-            f"{len(self.kills)} of {self.kills_asked} asked for, all on verl. Held: {held}. "
-            "Moments are uniform over twice the time that a run needs to its first step; the "
-            "victim is any process of the run.",
-            "",
-            "| killed | times | of them: the run failed or ended | went on to its end |",
-            "|---|---|---|---|",
-        ]  # fmt: skip
-        for part in sorted({kill["part"] for kill in self.kills}):
-            mine = [kill for kill in self.kills if kill["part"] == part]
-            ended = sum(kill["ended"] for kill in mine)
-            lines.append(f"| {part} | {len(mine)} | {ended} | {len(mine) - ended} |")
+
+@dataclass
+class Campaign:
+    """Random kills, one after the other.
+
+    Attributes:
+        trainer: verl, or a stand-in for it.
+        asked: How many kills were asked for.
+        log: One entry for each.
+        held: Whether all that were asked for were made, and nothing was lost or left.
+    """
+
+    trainer: str
+    asked: int
+    log: list[dict] = field(default_factory=list)
+    held: bool = False
+
+    def markdown(self) -> list[str]:
+        """What was killed how often, and what that did."""
+        held = "yes" if self.held else "**no**"
         totals = {
-            key: sum(len(kill[key]) for kill in self.kills)
+            key: sum(len(kill[key]) for kill in self.log)
             for key in ("faults", "processes left", "shared memory left", "scratch left")
         }
-        lost = sum(kill["stages lost"] for kill in self.kills)
-        lines += [
+        lines = [
+            f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}. Moments "
+            "are uniform over twice the time that a run needs to its first step; the victim is any "
+            "process of the run.",
             "",
-            f"Stages lost: {lost}. Faults of records, prompts, counters or results: "
-            f"{totals['faults']}. Left behind: {totals['processes left']} processes, "
-            f"{totals['shared memory left']} files in shared memory, "
-            f"{totals['scratch left']} scratch folders.",
+            f"Stages lost: {sum(kill['stages lost'] for kill in self.log)}. Faults of records, "
+            f"prompts, counters or results: {totals['faults']}. Left behind: "
+            f"{totals['processes left']} processes, {totals['shared memory left']} files in shared "
+            f"memory, {totals['scratch left']} scratch folders. All asked for, and all held: "
+            f"{held}.",
             "",
+            "| killed | times | the run ended | the run went on |",
+            "|---|---|---|---|",
         ]
-        return lines
+        for part in sorted({kill["part"] for kill in self.log}):
+            mine = [kill for kill in self.log if kill["part"] == part]
+            ended = sum(kill["ended"] for kill in mine)
+            lines.append(f"| {part} | {len(mine)} | {ended} | {len(mine) - ended} |")
+        return [*lines, ""]
 
 
 def _cell(text: str) -> str:

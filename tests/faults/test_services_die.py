@@ -16,7 +16,7 @@ import pytest
 from attempts import ROOT
 from truth import faults_of, finished_stages, recorded_steps
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
 STEPS = 40
 MARK = "STAGECRAFT_SERVICES"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -134,18 +134,22 @@ def services(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(services) -> str:
+def settings(stall) -> list[str]:
+    return [f"stages.0.steps={STEPS}", stall]
+
+
+@pytest.fixture(scope="module")
+def run(services, settings) -> str:
     """A run of the lab pipeline that has made a step."""
-    settings = [f"stages.0.steps={STEPS}", "hardware.stall_timeout=120"]
     id_ = services.start("pipeline/local", experiment="lab/smoke", overrides=settings)
-    services.wait_for_steps(1, 600)
+    services.wait_for_steps(1, 900)
     return id_
 
 
 def test_a_worker_that_is_killed_takes_no_run_along(services, run, row):
     row.fault = "SIGKILL of Prefect's worker"
     services.kill("worker")
-    services.wait_for_steps(2, 120)
+    services.wait_for_steps(2, 300)
     assert services.state(run)["type"] == "RUNNING"
     told = services.up()
     assert len(re.findall("already running, healthy", told)) == 2
@@ -157,7 +161,7 @@ def test_a_worker_that_is_killed_takes_no_run_along(services, run, row):
 def test_an_mlflow_server_that_is_killed_stops_nothing(services, run, row):
     row.fault = "SIGKILL of the MLflow server"
     services.kill("mlflow")
-    services.wait_for_steps(2, 120)
+    services.wait_for_steps(2, 300)
     assert services.state(run)["type"] == "RUNNING"
     services.up()
     row.sees = "the run goes on: it writes to the file that the server shows"
@@ -165,20 +169,19 @@ def test_an_mlflow_server_that_is_killed_stops_nothing(services, run, row):
     assert faults_of(services.output) == []
 
 
-def test_a_run_outlives_prefects_server_or_the_next_one_goes_on(services, run, row):
+def test_a_run_outlives_prefects_server_or_the_next_one_goes_on(services, settings, run, row):
     row.fault = "SIGKILL of Prefect's server for as long as three steps take"
     services.kill("prefect-server")
     services.wait_for_steps(3, 300)
     services.up()
-    state = services.wait_for_end(run, 900)
+    state = services.wait_for_end(run, 1800)
     row.sees = f"the run is {state['name']}" + (f": {state['message']}" if state["message"] else "")
     row.kept = f"{services.steps()} steps, all that were made"
     if state["type"] == "COMPLETED":
         row.then = "none is needed"
     else:
-        settings = [f"stages.0.steps={STEPS}", "hardware.stall_timeout=120"]
         again = services.start("pipeline/local", experiment="lab/smoke", overrides=settings)
-        assert services.wait_for_end(again, 900)["type"] == "COMPLETED"
+        assert services.wait_for_end(again, 1800)["type"] == "COMPLETED"
         row.then = "finished"
     assert faults_of(services.output) == []
     assert len(finished_stages(services.output)) == 2
