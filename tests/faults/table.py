@@ -144,7 +144,7 @@ class Campaign:
             f"memory, {totals['scratch left']} scratch folders. All asked for, and all held: "
             f"{held}.",
             "",
-            "| killed | times | the run ended | the run went on |",
+            "| killed | times | and the run failed | and the run went on |",
             "|---|---|---|---|",
         ]
         for part in sorted({kill["part"] for kill in self.log}):
