@@ -94,7 +94,6 @@ def evaluate(
     position: int,
     tracker: Tracker,
     parent_run: str,
-    upstream_run: str = "",
 ) -> dict[str, Any]:
     """Score `checkpoint` on `benchmark`, or find it scored.
 
@@ -109,7 +108,6 @@ def evaluate(
         position: Stage index, -1 for the base.
         tracker: Where its run is kept.
         parent_run: The pipeline's run.
-        upstream_run: The run that made the checkpoint.
 
     Returns:
         The manifest (`evaluation.json`), with `label`, `position` and `folder` added.
@@ -127,7 +125,6 @@ def evaluate(
         lineage_tags(
             config_digest=digest,
             git_commit=environment()["git_commit"],
-            upstream_run=upstream_run,
             checkpoint_digest=checkpoint.digest,
         ),
         [benchmark],
