@@ -18,8 +18,11 @@ from conf.compose import compose
 from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
-GROUPS = ("experiment", "curriculum", "method", "data", "model", "hardware", "evaluation")
-REQUIRED = ("stages", "data", "model", "method", "hardware", "evaluation")
+GROUPS = (
+    "experiment", "curriculum", "method", "reward", "data", "gates", "model", "hardware",
+    "evaluation",
+)  # fmt: skip
+REQUIRED = ("stages", "data", "model", "method", "reward", "hardware", "evaluation")
 
 
 class ConfigError(ValueError):

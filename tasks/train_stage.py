@@ -84,6 +84,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
         "settings": {
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
+            "reward": experiment.reward.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),
             "seed": experiment.seed,
         },
