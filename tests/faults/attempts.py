@@ -121,17 +121,13 @@ class Attempt:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still runs after {seconds:.0f} s:\n{self.text}") from None
 
-    def last_words(self) -> str:
-        """What a person reads last, without Prefect's log lines: the message, if it failed."""
-        lines = [line for line in self.text.splitlines() if line.strip()]
-        said = [line for line in lines if not re.match(r"\d\d:\d\d:\d\d\.\d+ \|", line)]
-        return said[-1].strip() if said else (lines[-1] if lines else "")
-
     def message(self) -> str:
-        """The first sentence of the error that ended it, or what it printed last."""
-        paragraphs = self.text.split("\n\n")
-        told = [p for p in paragraphs if not re.match(r"\s*(\d\d:\d\d:\d\d|hint:|log:)", p)]
-        return told[-1].strip().splitlines()[0] if len(told) > 1 else self.last_words()
+        """The first line of what it said when all was over: the error, if it failed."""
+        lines = self.text.rstrip().splitlines()
+        logged = [at for at, line in enumerate(lines) if re.search(r"Finished in state", line)]
+        after = lines[logged[-1] + 1 :] if logged else lines[-1:]
+        said = [line for line in after if line and not re.match(r"\d\d:\d\d:\d\d\.\d", line)]
+        return said[0].strip()[:200] if said else ""
 
     # --- its processes --------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ def test_a_flow_that_is_told_to_end_says_how_to_go_on(chain, row):
     run.kill("the flow", signal.SIGTERM)
     began = time.monotonic()
     code = run.end(60)
-    row.sees = f"exit {code} after {time.monotonic() - began:.0f} s: {run.last_words()}"
+    row.sees = f"exit {code} after {time.monotonic() - began:.0f} s: {run.message()}"
     check_end(run, row)
     assert code == 143, run.text
     assert "goes on from the last checkpoint" in run.text

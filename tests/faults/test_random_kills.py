@@ -103,7 +103,7 @@ class Killer:
             kill |= {
                 "ended": last and code != 0,
                 "exit": code if last else None,
-                "said": run.message()[:200] if last and code > 0 else "",
+                "said": run.message() if last and code > 0 else "",
                 "faults": faults if last else [],
                 "stages lost": len(lost) if last else 0,
                 "next run": "" if last else "the same",
