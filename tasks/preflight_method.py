@@ -82,8 +82,7 @@ def warnings(experiment: Experiment) -> list[str]:
 
 def filters_equal_groups(experiment: Experiment) -> bool:
     """Whether prompt groups of equal rewards are kept from training."""
-    selection = getattr(experiment, "selection", None)
-    return selection is not None and selection.name in ("dapo", "speed", "speed_mopps")
+    return experiment.selection.name in ("dapo", "speed", "speed_mopps")
 
 
 def _check_functions(method: Method) -> None:
@@ -140,17 +139,14 @@ def _rollouts_needed(method: Method) -> int:
 
 
 def _negative_rewards(experiment: Experiment) -> bool:
-    reward = getattr(experiment, "reward", None)
-    if reward is None:
-        return False
-    penalised = reward.overlong_buffer > 0 and reward.overlong_penalty > 0
+    reward = experiment.reward
+    penalised = reward.overlong_share > 0 and reward.overlong_penalty > 0
     return penalised or min(reward.right, reward.wrong, reward.malformed) < 0
 
 
 def _all_train(experiment: Experiment) -> bool:
     """Whether the rollouts of a step are all of the policy that the step began with."""
-    selection = getattr(experiment, "selection", None)
-    return selection is None or selection.name in ("uniform", "mopps", "greso", "e2h")
+    return experiment.selection.name in ("uniform", "mopps", "greso", "e2h")
 
 
 def _refusal(fact: str, hint: str) -> ConfigError:

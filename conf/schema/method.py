@@ -18,8 +18,6 @@ ADVANTAGES = (
 )
 LOSSES = ("clip", "clip_unless_far")
 Value = bool | int | float | str
-# A function that ships with Stagecraft, or one of yours: module:function or file.py:function.
-FUNCTION = r"^([a-z][a-z0-9_]*|[A-Za-z0-9_.]+:[A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*)$"
 
 
 class Method(Knobs):
@@ -31,7 +29,6 @@ class Method(Knobs):
         "Advantage estimator: grpo, dr_grpo, rloo, reinforce_plus_plus, batch_return, james_stein, "
         "maxrl; or one of yours, module:function or file.py:function.",
         "function",
-        pattern=FUNCTION,
     )
     advantage_settings: dict[str, Value] = knob(
         dict, "The estimator's own settings, by the names of its arguments.", "settings"
@@ -41,7 +38,6 @@ class Method(Knobs):
         "Loss of a token: clip (PPO's), clip_unless_far (AReaL's); or one of yours, "
         "module:function or file.py:function.",
         "function",
-        pattern=FUNCTION,
     )
     loss_settings: dict[str, Value] = knob(
         dict, "The loss's own settings, by the names of its arguments.", "settings"

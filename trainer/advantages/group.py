@@ -88,7 +88,7 @@ def rloo(rewards: Tensor, *, present: Tensor | None = None) -> Tensor:
     tensor([[ 1.0000, -0.3300, -0.3300, -0.3300]])
     """
     present = everything(rewards) if present is None else present
-    count = present.sum(-1, keepdim=True)
+    count = present.sum(-1, keepdim=True).to(rewards)  # not int: / would give float32
     if (count < 2).any():
         raise ValueError(
             "rloo: found a prompt group of one rollout, needed at least two\n\n"
