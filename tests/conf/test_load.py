@@ -115,7 +115,10 @@ REFUSED = [
     ([], r"experiment: found none, needed one of areal/1_5b_v0_1, "),
     (["experiment=null"], r"experiment: found 'None', needed one of"),
     # A choice that is not there.
-    (["experiment=lab/smoke", "method=gpro"], r"found 'gpro', needed one of areal, dapo, dr_grpo, grpo"),
+    (
+        ["experiment=lab/smoke", "method=gpro"],
+        r"found 'gpro', needed one of areal, dapo, dr_grpo, grpo",
+    ),
     (["experiment=lab/smoke", "hardware=gpu9"], r"hint: did you mean gpu8 or gpu1\?"),
     (["experiment=lab/smoke", "hardware=zzz"], r"hint: write conf/hardware/zzz\.yaml"),
     # A key that is not there, at each level.
