@@ -387,6 +387,11 @@ def _missing(
                 f"{run.arm} seed {run.seed}: {len(run.stages)} of {len(run.settings.stages)} "
                 "stages trained."
             )
+    if len(study.seeds) == 2:
+        said.append(
+            "Two seeds: where seeds differ much, intervals of differences hold the truth in 88 to "
+            "90 of 100 cases, not in 95. Three seeds mend that."
+        )
     for on in benchmarks.values():
         for arm in study.arms:
             absent = [seed for seed in study.seeds if seed not in on.arms[arm.name]["seeds"]]

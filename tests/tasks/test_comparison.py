@@ -171,6 +171,7 @@ def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_ru
         for run in runs
     ]
     found = compare(study, broken)
+    assert found.missing.pop(2).startswith("Two seeds: where seeds differ much")
     assert found.missing == [
         "same seed 0 failed: out of memory",
         "same seed 1 failed: out of memory",
