@@ -108,7 +108,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
         optimizer_from=optimizer,
         reference=Path(reference["path"]) if stage.reference == "keep" else None,
     )
-    flags = verl_settings.environment(hardware)
+    flags = verl_settings.environment(hardware, experiment.method)
     manifest["engine"] = {"settings": values, "environment": flags}
     write_json(folder / MANIFEST, manifest)
     try:
@@ -231,7 +231,12 @@ def write_verl_prompts(data: Dataset, path: Path) -> None:
                 [answers, pa.array(["rule"] * len(rows))], names=["ground_truth", "style"]
             ),
             "extra_info": pa.StructArray.from_arrays(
-                [pa.array(range(len(rows))), rows["id"].combine_chunks()], names=["index", "id"]
+                [
+                    pa.array(range(len(rows))),
+                    rows["id"].combine_chunks(),
+                    rows["level"].combine_chunks(),
+                ],
+                names=["index", "id", "level"],
             ),
         }
     )

@@ -14,6 +14,7 @@ from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
 from conf.schema.reward import Reward
+from conf.schema.selection import Selection
 from conf.schema.stage import Stage
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "Reward",
     "Segmentation",
+    "Selection",
     "Source",
     "Stage",
     "knob",

@@ -9,6 +9,7 @@ from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
 from conf.schema.reward import Reward
+from conf.schema.selection import Selection
 from conf.schema.stage import Stage
 
 
@@ -34,6 +35,7 @@ class Experiment(Knobs):
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
     reward: Reward = knob(Reward, "What a rollout is worth.", "group")
+    selection: Selection = knob(Selection, "Which prompts are sampled, which train.", "group")
     stages: list[Stage] = knob(
         lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1
     )
@@ -51,6 +53,14 @@ class Experiment(Knobs):
                 raise ValueError(
                     f"{what} has {twice[0]!r} twice\n\nhint: give each a name of its own"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _selection_fits_the_stages(self) -> "Experiment":
+        for stage in self.stages:
+            fault = self.selection.fault(stage.group_size, stage.batch_size, stage.mini_batch_size)
+            if fault:
+                raise ValueError(f"stage {stage.name}: {fault}")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ stage that was interrupted draws what it would have drawn.
 
 import asyncio
 import random
+import traceback
 from typing import Any
 
 import numpy as np
@@ -70,21 +71,27 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         )
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace=False):
-        """All rollouts of a group, and then the word that they are there, or that they failed."""
-        uid = prompt["uid"]
+        """Rollouts of a group, and then the word that they are there, or why they failed.
+
+        Which of its rollouts stands in `first` and `count`, so that a group can be screened with a
+        few and continued with the others.
+        """
+        uid, first, count = prompt["uid"], prompt.pop("first"), prompt.pop("count")
+        tag: dict[str, Any] = {"first": first}
         try:
             await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
-            numbers = range(self.config.actor_rollout_ref.rollout.n)
-            await self.roll_out(prompt, sampling_params, numbers)
-            status = "finished"
-        except Exception:  # whatever it was, who waits for the group must hear of it
-            import traceback
+            numbers = range(first, first + count)
+            tag["rollouts"] = await self.roll_out(prompt, sampling_params, numbers)
+            tag["status"] = "finished"
+        except Exception as error:  # whatever it was, who waits for the group must hear of it
+            trace = traceback.format_exc()
+            print(f"prompt group {uid} failed:\n{trace}", flush=True)
+            tag |= {"status": "failure", "reason": type(error).__name__}
+        await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
 
-            print(f"prompt group {uid} failed:\n{traceback.format_exc()}", flush=True)
-            status = "failure"
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": status})
-
-    async def roll_out(self, prompt: dict, sampling_params: dict, numbers: range) -> list[dict]:
+    async def roll_out(
+        self, prompt: dict, sampling_params: dict, numbers: range
+    ) -> list[tuple[float, float, int, int]]:
         """Sample, grade and store rollouts of one prompt group.
 
         Args:
@@ -93,7 +100,7 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             numbers: Which rollouts of the group, from 0.
 
         Returns:
-            What the reward function said of each: `score`, `acc`, `reason`.
+            Of each: 1 if it is correct, its reward, its tokens, the step of the weights it is from.
         """
         uid = prompt["uid"]
         prompt_ids = self.tokens.build_initial_tokens(list(prompt["raw_prompt"]))
@@ -130,7 +137,15 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             ],
             partition_id="train",
         )
-        return [grade["reward_extra_info"] for grade in grades]
+        return [
+            (
+                float(grade["reward_extra_info"]["acc"]),
+                float(grade["reward_score"]),
+                len(response),
+                output.extra_fields.get("global_steps") or 0,
+            )
+            for grade, response, output in zip(grades, responses, outputs, strict=True)
+        ]
 
     async def _grade(
         self, prompt: dict, prompt_ids: list[int], responses: list[list[int]]
@@ -169,6 +184,13 @@ class GroupLoopManager(AgentLoopManagerTQ):
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
         self.agent_loop_workers_class = GroupLoopWorker
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Have groups sampled, without waiting; verl would give each small batch to one worker."""
+        workers = self.agent_loop_workers
+        chunks = prompts.chunk(min(len(workers), len(prompts)))
+        ray.get([w.generate_sequences.remote(c) for w, c in zip(workers, chunks, strict=False)])
+        self.agent_loop_workers = workers[len(chunks) :] + workers[: len(chunks)]
 
 
 def _row(

@@ -1,46 +1,135 @@
-"""verl's replay buffer: asked more often whether a batch is complete, and given in one order.
+"""verl's replay buffer, taken over: it follows the stream of prompt groups until a step is ready.
 
-The built-in one hands groups out as they completed, which no two runs share: mini-batches would
-differ from run to run, and from an interrupted run to one that was not.
+The built-in one waits for a batch of groups and hands them out as they completed, which no two runs
+share. This one tells the stream what came back, has sampled what the stream asks for, and hands out
+what it chose, in the order in which the prompts were drawn.
 """
 
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from trainer.backend.stop import check_stop
+from trainer.selection import Choice, Order, Rollout, Stream
 
 POLL_INTERVAL = 0.05  # seconds; verl's 2 s would be a third of a step on a laptop
+PARTITION = "train"
 
 
 class PromptReplayBuffer(ReplayBuffer):
-    """The built-in buffer with a short poll, in the order that prompts were drawn in."""
+    """Feeds a stream and materialises its choices.
+
+    Attributes:
+        stream: The stream it follows.
+        choices: What `sample` gave last.
+    """
 
     def __init__(self, **settings: Any):
         super().__init__(**settings, poll_interval=POLL_INTERVAL)
         self.stop_file = Path(self.sampler_kwargs["stop_file"])
+        self.choices: list[Choice] = []
 
-    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        check_stop(self.stop_file)
-        return super()._wait_for_next_poll(partition_id, last_debug_time)
+    def follow(
+        self, stream: Stream, submit: Callable[[Sequence[Order]], None], timeout: float
+    ) -> None:
+        """Follow a stream from here on.
 
-    def _select_prompt_uids(self, partition_id, sampleable_keys, batch_size):
-        chosen, partition, steps = super()._select_prompt_uids(
-            partition_id, sampleable_keys, batch_size
-        )
-        return sorted(chosen), partition, steps
+        Args:
+            stream: It says what is to be sampled.
+            submit: Has it sampled.
+            timeout: Seconds after which a group that has not come back is given up.
+        """
+        self.stream, self.submit, self.timeout = stream, submit, timeout
+        self.asked: dict[str, tuple[int, float]] = {}  # uid -> first rollout asked for, when
 
-    def _materialize_batch(self, partition_id, selected_prompt_uids, partition_snapshot):
-        ordered = {key: partition_snapshot[key] for key in sorted(partition_snapshot, key=place)}
-        return super()._materialize_batch(partition_id, selected_prompt_uids, ordered)
+    def begin(self, step: int) -> None:
+        """Start a step: what waited gets its places, and the first prompts are sampled."""
+        self.stream.begin(step)
+        self._submit()
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int):
+        """What the step trains on, once nothing is being sampled any more.
+
+        Returns:
+            The rollouts with a say in the step's advantages, by draw and number; no metrics.
+
+        Raises:
+            NothingToTrainOnError: not one group qualified.
+            StopRequestedError: a stop was asked for.
+        """
+        while not self.stream.ready:
+            if not self._hear():
+                check_stop(self.stop_file)
+                time.sleep(self.poll_interval)
+            self._submit()
+        self.choices = self.stream.take()
+        return self._materialised(), {}
+
+    def _hear(self) -> int:
+        """Tell the stream of every group that came back, or that is given up; how many."""
+        tags = tags_in_queue()
+        heard, now = 0, time.monotonic()
+        for uid, (first, since) in list(self.asked.items()):
+            tag = tags.get(uid, {})
+            back = tag.get("status") in ("finished", "failure") and tag.get("first") == first
+            if back:
+                del self.asked[uid]
+                if tag["status"] == "finished":
+                    self.stream.graded(uid, [Rollout(*values) for values in tag["rollouts"]])
+                else:
+                    self.stream.failed(uid, tag["reason"])
+            elif now - since > self.timeout and self.stream.failed(uid, "timeout"):
+                print(f"prompt group {uid} given up after {now - since:.0f} s", flush=True)
+            else:
+                continue
+            heard += 1
+        self._forget(self.stream.released, tags)
+        self.stream.released.clear()
+        return heard
+
+    def _submit(self) -> None:
+        orders = self.stream.orders()
+        if orders:
+            now = time.monotonic()
+            self.asked |= {order.group.uid: (order.first, now) for order in orders}
+            self.submit(orders)
+
+    def _materialised(self) -> KVBatchMeta:
+        tags = tags_in_queue()
+        keys = [key for choice in self.choices for key in rows(choice.group.uid, choice.baseline)]
+        chosen = set(keys)
+        taken = {choice.group.uid for choice in self.choices}
+        done = [key for key in tags if key.split("_")[0] in taken and key not in chosen]
+        self._forget(self.stream.released, tags)
+        self.stream.released.clear()
+        if done:
+            tq.kv_clear(keys=done, partition_id=PARTITION)
+        return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=[tags[key] for key in keys])
+
+    def _forget(self, uids: Iterable[str], tags: dict[str, dict]) -> None:
+        """Drop groups and their rollouts, but a group that may still come back keeps its name."""
+        uids = set(uids)
+        if not uids:
+            return
+        gone = [key for key in tags if key.split("_")[0] in uids and key not in self.asked]
+        if gone:
+            tq.kv_clear(keys=gone, partition_id=PARTITION)
 
 
-def place(key: str) -> tuple[str, int]:
-    """Where a rollout stands in a batch: by prompt group, then by its number in the group.
+def tags_in_queue() -> dict[str, dict[str, Any]]:
+    """Every key of the training partition with its tag."""
+    return (tq.kv_list(PARTITION) or {}).get(PARTITION, {})
 
-    >>> sorted(["000008_10_0", "000008_9_0", "000007_3_0"], key=place)
-    ['000007_3_0', '000008_9_0', '000008_10_0']
+
+def rows(uid: str, numbers: Iterable[int]) -> list[str]:
+    """Keys of rollouts of a group.
+
+    >>> rows("000000008", range(2))
+    ['000000008_0_0', '000000008_1_0']
     """
-    uid, number, _ = key.rsplit("_", 2)
-    return uid, int(number)
+    return [f"{uid}_{number}_0" for number in numbers]

@@ -4,21 +4,35 @@ Plain data, so that reading or testing it needs no verl. A key that starts with 
 verl's own configuration and is added to it.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Experiment, Stage
+from conf.schema import Experiment, Method, Stage
 from trainer.backend.stop import STOP
+from trainer.functions import absolute
 
 PLUGIN = "trainer.backend.plugin"
 STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
 TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
+LOSS = "stagecraft"  # in verl's registry: a loss that is not verl's own
+LOSS_VARIABLE = "STAGECRAFT_LOSS"
+NO_DUAL_CLIP = 1e9  # verl cannot leave the dual clip out; its ratios end at e^20, below this
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
 
 
-def updates_per_step(stage: Stage) -> int:
-    """Optimizer updates that a step makes: batch size over mini-batch size."""
-    return stage.batch_size // stage.mini_batch_size
+def rows_per_prompt(experiment: Experiment, stage: Stage) -> int:
+    """Rollouts of a prompt that train: verl sizes mini-batches by them (`rollout.n`).
+
+    SPEED as published sizes them by its screening alone, and so makes more updates of a batch.
+    """
+    selection = experiment.selection
+    if selection.name in ("speed", "speed_mopps"):
+        if selection.speed.updates == "as_published":
+            return selection.speed.screening
+        if selection.speed.rows == "continuation":
+            return stage.group_size - selection.speed.screening
+    return stage.group_size
 
 
 def micro_batch(rollouts: int, most: int) -> int:
@@ -58,24 +72,25 @@ def settings(
     """
     stage, method, hardware = experiment.stages[position], experiment.method, experiment.hardware
     seed = experiment.seed_of(stage)
+    rows = rows_per_prompt(experiment, stage)
     context = experiment.data.max_prompt_length + stage.context_length
     return {
         **_data(experiment, stage, prompts, seed),
         **_model(hardware, start),
-        **_actor(stage, method, hardware, context),
-        **_rollout(stage, hardware, context, seed),
-        "algorithm.adv_estimator": method.advantage,
-        "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
-        "algorithm.use_kl_in_reward": False,
+        **_actor(stage, method, hardware, context, rows),
+        **_rollout(stage, hardware, context, seed, rows),
+        **_algorithm(stage, method),
         "critic.enable": False,
         **_reward(experiment, stage),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         **_loop(experiment, stage, folder),
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
         "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,
-        "+trainer.stagecraft.updates_per_step": updates_per_step(stage),
+        "+trainer.stagecraft.selection": experiment.selection.model_dump_json(),
+        "+trainer.stagecraft.group_size": stage.group_size,
         "+trainer.stagecraft.seed": seed,
         "+trainer.stagecraft.seeded": hardware.seeded,
+        "+trainer.stagecraft.overlong_filter": method.overlong_filter,
         "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
         **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
@@ -85,6 +100,37 @@ def last_saved_step(verl_folder: Path) -> int:
     """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
     tracker = verl_folder / TRACKER
     return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:
+    """Advantages and the KL term. Only what verl looks at: it ignores the rest silently."""
+    actor = "actor_rollout_ref.actor"
+    in_reward = stage.kl_coefficient > 0 and method.kl_in == "reward"
+    in_loss = stage.kl_coefficient > 0 and method.kl_in == "loss"
+    result = {
+        "algorithm.adv_estimator": f"stagecraft_{method.advantage.rpartition(':')[2]}",
+        "+algorithm.stagecraft.estimator": absolute(method.advantage),
+        "+algorithm.stagecraft.settings": dict(method.advantage_settings),
+        "algorithm.use_kl_in_reward": in_reward,
+        f"{actor}.use_kl_loss": in_loss,
+        f"{actor}.entropy_coeff": stage.entropy_coefficient,
+        f"{actor}.clip_ratio_low": method.clip_low,
+        f"{actor}.clip_ratio_high": method.clip_high,
+        f"{actor}.clip_ratio_c": method.dual_clip or NO_DUAL_CLIP,
+        f"{actor}.policy_loss.loss_mode": "vanilla" if method.loss == "clip" else LOSS,
+        f"{actor}.loss_agg_mode": method.loss_average,
+    }
+    if in_reward:
+        result["algorithm.kl_penalty"] = method.kl_estimator
+        result["algorithm.kl_ctrl.type"] = "fixed"
+        result["algorithm.kl_ctrl.kl_coef"] = stage.kl_coefficient
+    if in_loss:
+        result[f"{actor}.kl_loss_type"] = method.kl_estimator
+        result[f"{actor}.kl_loss_coef"] = stage.kl_coefficient
+    if method.loss_average == "seq-mean-token-sum-norm":
+        # Not set, verl divides by the longest response of each micro-batch.
+        result[f"{actor}.loss_scale_factor"] = stage.context_length
+    return result
 
 
 def _data(experiment: Experiment, stage: Stage, prompts: Path, seed: int) -> dict[str, Any]:
@@ -112,10 +158,10 @@ def _model(hardware, start: Path) -> dict[str, Any]:
     }
 
 
-def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
+def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str, Any]:
     actor = "actor_rollout_ref.actor"
     ranks = hardware.ranks * hardware.nodes
-    micro = micro_batch(stage.mini_batch_size * stage.group_size // ranks, hardware.micro_batch)
+    micro = micro_batch(stage.mini_batch_size * rows // ranks, hardware.micro_batch)
     dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{actor}.strategy": "fsdp2",  # fsdp1 does not run on a CPU; one strategy everywhere
@@ -126,19 +172,14 @@ def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
         f"{actor}.fsdp_config.optimizer_offload": hardware.offload,
         f"{actor}.optim.lr": stage.learning_rate,
         f"{actor}.optim.weight_decay": method.weight_decay,
+        f"{actor}.optim.betas": [method.adam_beta1, method.adam_beta2],
+        f"{actor}.optim.override_optimizer_config": {"eps": method.adam_epsilon},
+        f"{actor}.optim.lr_warmup_steps": stage.warmup_steps,
         f"{actor}.optim.lr_warmup_steps_ratio": 0.0,
         f"{actor}.optim.clip_grad": method.gradient_clip,
         f"{actor}.ppo_epochs": 1,
         f"{actor}.ppo_mini_batch_size": stage.mini_batch_size,
         f"{actor}.use_dynamic_bsz": dynamic,
-        f"{actor}.clip_ratio": method.clip_low,
-        f"{actor}.clip_ratio_low": method.clip_low,
-        f"{actor}.clip_ratio_high": method.clip_high,
-        f"{actor}.loss_agg_mode": method.loss_average,
-        f"{actor}.entropy_coeff": stage.entropy_coefficient,
-        f"{actor}.use_kl_loss": stage.kl_coefficient > 0,
-        f"{actor}.kl_loss_coef": stage.kl_coefficient,
-        f"{actor}.kl_loss_type": "low_var_kl",
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
     }
@@ -153,13 +194,13 @@ def _actor(stage: Stage, method, hardware, context: int) -> dict[str, Any]:
     return result
 
 
-def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
+def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict[str, Any]:
     rollout = "actor_rollout_ref.rollout"
     on_cpu = hardware.device == "cpu"
     dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{rollout}.name": hardware.rollout,
-        f"{rollout}.n": stage.group_size,
+        f"{rollout}.n": rows,
         f"{rollout}.temperature": stage.temperature,
         f"{rollout}.top_p": stage.top_p,
         f"{rollout}.top_k": -1,
@@ -182,7 +223,8 @@ def _rollout(stage: Stage, hardware, context: int, seed: int) -> dict[str, Any]:
             hardware.tokens_per_rank, context
         )
     else:
-        per_rank = stage.batch_size * stage.group_size // (hardware.ranks * hardware.nodes)
+        # Of a mini-batch: a step whose prompts do not fill it is padded to whole ones.
+        per_rank = stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes)
         micro = micro_batch(per_rank, hardware.micro_batch)
         result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = micro
         result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = micro
@@ -241,16 +283,16 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
-        **_ray(hardware),
+        **_ray(hardware, experiment.method),
     }
 
 
-def _ray(hardware) -> dict[str, Any]:
+def _ray(hardware, method: Method) -> dict[str, Any]:
     """A Ray of its own on this machine, or one that is there and spans several."""
     ray_init = "ray_kwargs.ray_init"
     if hardware.ray_address:
         # Its processes were not started by us, so what they must know goes with the job.
-        variables = {**environment(hardware), "PYTHONPATH": str(Path(__file__).parents[2])}
+        variables = {**environment(hardware, method), "PYTHONPATH": str(Path(__file__).parents[2])}
         return {
             f"+{ray_init}.address": hardware.ray_address,
             **{
@@ -265,8 +307,13 @@ def _ray(hardware) -> dict[str, Any]:
     return result
 
 
-def environment(hardware) -> dict[str, str]:
-    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub."""
+def environment(hardware, method: Method | None = None) -> dict[str, str]:
+    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub.
+
+    Args:
+        hardware: Where it runs.
+        method: For a loss that is not verl's own; None: none is trained.
+    """
     result = {
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,
         "VERL_USE_EXTERNAL_PLUGINS": "none",
@@ -277,6 +324,9 @@ def environment(hardware) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "RAY_prestart_worker_first_driver": "0",  # idle ones, as many as there are logical cores
     }
+    if method and method.loss != "clip":
+        chosen = {"loss": absolute(method.loss), "settings": dict(method.loss_settings)}
+        result[LOSS_VARIABLE] = json.dumps(chosen)
     if hardware.device == "cpu":
         result |= {
             "VERL_PLATFORM": "cpu",
@@ -302,6 +352,8 @@ def _literal(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(_literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value)

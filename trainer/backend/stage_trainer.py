@@ -1,21 +1,25 @@
 """verl's synchronous trainer, watched: our metrics at every step, and a stop where it goes wrong.
 
-Registered with verl's trainer registry as `stagecraft`. It changes nothing of what is learned, but
-for the order of a batch, which is that of the prompts and not of their completion.
+Registered with verl's trainer registry as `stagecraft`. What it changes of what is learned is which
+prompt groups make a batch, `trainer.selection`, and their order, which is that of the draws.
 """
 
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import ray
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.utils.padding import response_from_nested
 
 from trainer.backend.metrics import (
@@ -25,11 +29,14 @@ from trainer.backend.metrics import (
     rollout_metrics,
     translated,
 )
+from trainer.backend.overlong import drop_truncated
+from trainer.backend.rows import WAITING, correct_for_age, only_trained, restore, waiting_rows
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
 from trainer.backend.worker import StageWorker
 from trainer.checkpoint import eos_ids
 from trainer.records import append_record, keep_steps
+from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
 
 NAME = "stagecraft"
 # Rollouts, and first tokens of each, whose log-probabilities an export must give again.
@@ -48,22 +55,26 @@ class StageTrainer(PPOTrainerSync):
         self.own = config.trainer.stagecraft
         self.metrics_file = Path(self.own.metrics_file)
         self.order_file = self.metrics_file.with_name("order.jsonl")
+        self.groups_file = self.metrics_file.with_name("groups.jsonl")
         self.probe_file = self.metrics_file.with_name("probe.json")
         self.stop_file = self.metrics_file.with_name(STOP)
         self.ends = eos_ids(Path(config.actor_rollout_ref.model.path))
-        self.drawn = 0  # prompts taken from the data so far
         self.saved_step = 0
-        self.after_step: dict[str, Any] = {}  # state of data and method after the last whole step
+        self.after_step: dict[str, Any] = {}  # state of data and selection after a whole step
+        self.stopping = False
 
     # --- State: what a checkpoint holds beside weights and optimizer ------------------------------
 
     def state(self) -> dict[str, Any]:
         """What must be known beside verl's own state to go on: plain JSON."""
-        return {"drawn": self.drawn}
+        return {"selection": self.stream.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        self.drawn = state["drawn"]
+        self.stream.load_state_dict(state["selection"])
+
+    def _now(self) -> dict[str, Any]:
+        return {"own": self.state(), "rows": waiting_rows(self.stream)}
 
     def _load_checkpoint(self) -> None:
         """Resume where verl's tracker says; a stage that begins takes what it is to carry over."""
@@ -74,6 +85,7 @@ class StageTrainer(PPOTrainerSync):
                 Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
             )
             self.load_state(json.loads((folder / STATE).read_text()))
+            restore(folder / WAITING)
         elif self.own.optimizer_from:
             lr = self.config.actor_rollout_ref.actor.optim.lr
             self.actor_rollout_wg.carry_optimizer(self.own.optimizer_from, lr)
@@ -82,8 +94,10 @@ class StageTrainer(PPOTrainerSync):
         """verl's checkpoint, with our state written before its last file, which makes it whole."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
+        after = self.after_step if self.stopping else self._now()
+        torch.save(after["rows"], folder / WAITING)
         aside = folder / f"{STATE}.part"
-        aside.write_text(json.dumps(self.state()))
+        aside.write_text(json.dumps(after["own"]))
         os.replace(aside, folder / STATE)
         super()._save_checkpoint()
         self.saved_step = self.global_steps
@@ -92,6 +106,7 @@ class StageTrainer(PPOTrainerSync):
         """Forget what is known of steps that will be made again, then sync weights as usual."""
         keep_steps(self.metrics_file, self.global_steps)
         keep_steps(self.order_file, self.global_steps)
+        keep_steps(self.groups_file, self.global_steps)
         super().on_init_end()
 
     # --- A stop that was asked for ----------------------------------------------------------------
@@ -118,7 +133,7 @@ class StageTrainer(PPOTrainerSync):
         if step <= self.saved_step:
             return
         data = self.after_step["data"]
-        self.load_state(self.after_step["own"])
+        self.stopping = True
         self.global_steps = step
         self.train_dataloader = SimpleNamespace(state_dict=lambda: data)
         self._save_checkpoint()
@@ -129,18 +144,49 @@ class StageTrainer(PPOTrainerSync):
         check_stop(self.stop_file)
         super().on_step_begin()
 
-    # --- Which prompts, and under which name ------------------------------------------------------
+    # --- Which prompts are sampled, and which groups train ----------------------------------------
 
-    def _fetch_one_gen_batch(self):
-        """Prompts under ids that tell their place in the stage: verl gives random ones.
+    def _init_dataloader(self) -> None:
+        """verl's data, and the stream that draws from them; verl's own cursor lies idle."""
+        super()._init_dataloader()
+        own, selection = self.own, json.loads(self.own.selection)
+        infos = self.train_dataset.dataframe["extra_info"]
+        curriculum = make_curriculum(
+            selection,
+            [Prompt(info["id"], info["level"]) for info in infos],
+            group_size=own.group_size,
+            seed=own.seed,
+            steps=self.total_training_steps,
+        )
+        batch_size = self.config.data.train_batch_size
+        self.stream = Stream(
+            curriculum,
+            Bounds(
+                batch_size=batch_size,
+                in_flight=round(selection["in_flight"] * batch_size),
+                max_age=selection["max_age"],
+                max_draws=round(selection["max_draws"] * batch_size),
+            ),
+        )
+        self.replay_buffer.follow(self.stream, self._sample, selection["timeout"])
 
-        Seeds of rollouts and the order of a batch follow from them, in a resumed stage as well.
-        """
-        batch = super()._fetch_one_gen_batch()
-        names = [f"{self.drawn + place:09d}" for place in range(len(batch))]
-        tu.assign_non_tensor_stack(batch, "uid", names)
-        self.drawn += len(batch)
-        return batch
+    def prepare_step(self) -> dict:
+        """Start the step's stream instead of submitting a batch."""
+        self.replay_buffer.begin(self.global_steps)
+        return {}
+
+    def _sample(self, orders: Sequence[Order]) -> None:
+        """Have rollouts sampled. Their ids tell their place in the stage, so their seeds do too."""
+        batch = collate_fn([self.train_dataset[order.group.draw.prompt] for order in orders])
+        for name, values in (
+            ("uid", [order.group.uid for order in orders]),
+            ("first", [order.first for order in orders]),
+            ("count", [order.count for order in orders]),
+        ):
+            batch[name] = np.array(values, dtype=object)
+        batch = tu.get_tensordict(batch)
+        tu.assign_non_tensor_data(batch, "global_steps", self.global_steps)
+        self._submit_batch_to_rollout(batch)
 
     def _init_resource_pool_mgr(self) -> None:
         """verl's workers, with the reference policy and the optimizer that a stage may keep."""
@@ -152,18 +198,18 @@ class StageTrainer(PPOTrainerSync):
     # --- Checks and records -----------------------------------------------------------------------
 
     def _balance_batch(self, batch, metrics):
-        """Refuse a step with failed rollouts: verl would fill their places with padding."""
-        batch = super()._balance_batch(batch, metrics)
-        check_rollouts(
-            sum(not tag.get("is_padding", False) for tag in batch.tags),
-            self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n,
-            self.global_steps,
-        )
-        return batch
+        """Refuse a step with lost rollouts: verl would fill their places with padding.
+
+        Padding is for a step with too few prompts, so that every mini-batch is whole.
+        """
+        wanted = sum(len(choice.baseline) for choice in self.replay_buffer.choices)
+        check_rollouts(len(batch.keys), wanted, self.global_steps)
+        return super()._balance_batch(batch, metrics)
 
     def _compute_old_log_prob(self, batch, metrics):
         check_stop(self.stop_file)
         batch = super()._compute_old_log_prob(batch, metrics)
+        metrics |= correct_for_age(batch, self.global_steps - 1)
         check_probabilities(
             metrics["training/rollout_probs_diff_max"],
             self.own.probability_tolerance,
@@ -172,9 +218,22 @@ class StageTrainer(PPOTrainerSync):
         )
         return batch
 
+    def _compute_advantage(self, batch, metrics):
+        """Advantages among all rollouts of a group; then those stay that train."""
+        batch = super()._compute_advantage(batch, metrics)
+        self.filtered_tokens = 0
+        choices = self.replay_buffer.choices
+        if any(choice.trained != choice.baseline for choice in choices):
+            batch = super()._balance_batch(only_trained(batch, choices), metrics)
+        if self.own.overlong_filter:
+            self.filtered_tokens = drop_truncated(batch, self.ends)
+        return batch
+
     def _update_actor(self, batch, metrics):
         check_stop(self.stop_file)
         batch = super()._update_actor(batch, metrics)
+        made = len(batch.keys) // batch.extra_info["mini_batch_size"] * batch.extra_info["epochs"]
+        self.stream.ledger.updated(made)
         if self.global_steps >= self.total_training_steps:
             self._keep_probe(batch)
         return batch
@@ -210,8 +269,13 @@ class StageTrainer(PPOTrainerSync):
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        real = [
+            key
+            for key, tag in zip(batch.keys, batch.tags, strict=True)
+            if not tag.get("is_padding", False)
+        ]
         rows = tq.kv_batch_get(
-            keys=batch.keys,
+            keys=real,
             partition_id=batch.partition_id,
             select_fields=["uid", "rm_scores", "responses", "extra_fields", "extra_info"],
         )
@@ -227,16 +291,24 @@ class StageTrainer(PPOTrainerSync):
                 lengths=[len(response) for response in responses],
                 truncated=[response[-1] not in self.ends for response in responses],
             ),
-            "updates": self.own.updates_per_step,
+            **self.stream.ledger.record(),
             "epoch": epoch,
         }
+        ours["tokens/trained"] -= self.filtered_tokens
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
+        if ours["selection/short"]:
+            print(
+                f"step {global_steps} trains on {ours['selection/trained']:.0f} prompts of "
+                f"{self.config.data.train_batch_size}: too few qualify",
+                flush=True,
+            )
         # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
         # never from a checkpoint that such a step has already written.
         check_finite(ours, global_steps)
         append_record(self.order_file, {"step": global_steps, **_groups(rows)})
+        append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
         append_record(self.metrics_file, ours)
-        self.after_step = {"data": self.train_dataloader.state_dict(), "own": self.state()}
+        self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
 
 
 def _groups(rows) -> dict[str, list]:

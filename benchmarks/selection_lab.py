@@ -1,0 +1,253 @@
+"""Compares selections on the lab with verl itself: accuracy against updates, tokens and seconds.
+
+    python -m benchmarks.selection_lab --output outputs --seeds 0 1 2
+
+One stage on 160 prompts, half of which the base always solves or never does, by its own 16
+responses to each. Every few steps the checkpoint is kept and scored on 120 held-back problems. A
+run that is there already is not made again. Writes `benchmarks/results/selection_lab.json` and
+`selection_lab.md`.
+
+Seconds are those of the steps, without start-up and without saving.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conf.load import load
+from tasks.artifacts import read_json, write_json
+from tasks.download import download
+from tasks.machine import environment
+from tasks.model import starting_model
+from tasks.segment import segment
+from tasks.train_stage import train_stage
+from trainer.lab import BASE, task
+from trainer.lab.measure import measure, prompt_ids
+from trainer.records import read_records
+from trainer.sampling import sample, seed_of
+
+RESULTS = Path(__file__).parent / "results"
+ARMS = {
+    "RLOO": ("method=rloo", "selection=uniform"),
+    "SPEED-RLOO": ("method=rloo", "selection=speed"),
+    "SPEED-RLOO as published": ("method=rloo", "selection=speed_as_published"),
+    "SPEED+MoPPS-RLOO": ("method=rloo", "selection=speed_mopps"),
+    "GRPO": ("method=grpo", "selection=uniform"),
+    "DAPO": ("method=grpo", "method.clip_high=0.28", "selection=dapo"),
+    "SPEED-DAPO": ("method=grpo", "method.clip_high=0.28", "selection=speed"),
+}
+RESPONSES = 16  # of the base to each candidate
+SHARES = {"hopeless": 40, "solved": 40, "between": 80}
+TEST = {"rows": 120, "samples": 4, "context_length": 96, "first_context_length": 36}
+
+
+def prompts(path: Path, context_length: int) -> dict[str, int]:
+    """Write the training prompts, sorted into `SHARES` by the base's own responses; the counts."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    rows = task.problems(1200, 0, "train")
+    found: dict[str, list[dict]] = {kind: [] for kind in SHARES}
+    for row in rows:
+        if all(len(found[kind]) >= count for kind, count in SHARES.items()):
+            break
+        question = row["prompt"][0]["content"].removesuffix(f" {task.INSTRUCTION}")
+        drawn = sample(
+            model,
+            [prompt_ids(tokenizer, question)] * RESPONSES,
+            max_new_tokens=context_length,
+            temperature=1.0,
+            eos_ids={tokenizer.eos_token_id},
+            pad_id=tokenizer.pad_token_id,
+            seeds=[seed_of("selection_lab", question, k) for k in range(RESPONSES)],
+        )
+        texts = tokenizer.batch_decode([one.tokens for one in drawn], skip_special_tokens=True)
+        right = sum(task.is_correct(question, text) for text in texts)
+        kind = {0: "hopeless", RESPONSES: "solved"}.get(right, "between")
+        if len(found[kind]) < SHARES[kind]:
+            found[kind].append(row)
+    chosen = [row for kind in SHARES for row in found[kind]]
+    pq.write_table(pa.Table.from_pylist(chosen), path)
+    return {kind: len(kept) for kind, kept in found.items()}
+
+
+class Keeper:
+    """Stands where the tracker does, and keeps the checkpoints that are to be scored."""
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every, self.stage = folder, every, None
+
+    @contextmanager
+    def child_run(self, *_arguments, **_settings):
+        """A run that nobody records."""
+        quiet = {"log_checkpoint": lambda *_, **__: None, "log_artifact": lambda *_, **__: None}
+        yield SimpleNamespace(run_id="none", log_step=self.keep, **quiet)
+
+    def keep(self, _metrics: dict, step: int) -> None:
+        """Copy a checkpoint before verl drops it."""
+        if step % self.every:
+            return
+        (source,) = self.folder.parent.glob(f"out/stages/*/verl/global_step_{step}/actor")
+        shutil.copytree(source / "huggingface", self.folder / str(step), dirs_exist_ok=True)
+
+
+def run(arm: str, seed: int, output: Path, data: Path) -> dict:
+    """Train one arm and score its checkpoints; from the disk if it was done."""
+    name = f"{arm.replace(' ', '_')}-{seed}"
+    done = output / f"{name}.json"
+    if done.exists():
+        return read_json(done)
+    overrides = [
+        "experiment=lab/selection",
+        *ARMS[arm],
+        f"seed={seed}",
+        f"output={output / name / 'out'}",
+        "data.train.kind=file",
+        f"data.train.path={data}",
+    ]
+    experiment = load(*overrides)
+    stage, folder = experiment.stages[0], Path(experiment.output)
+    kept = output / name / "kept"
+    kept.mkdir(parents=True, exist_ok=True)
+    train = download(experiment.data.train, experiment.data, folder)
+    sets = segment(train, experiment.data, folder)
+    manifest = train_stage(
+        experiment,
+        0,
+        sets[stage.prompts],
+        starting_model(experiment.model),
+        Keeper(kept, stage.save_every),
+        "none",
+    )
+    records = read_records(Path(manifest["folder"]) / "metrics.jsonl")
+    curve = [scored(BASE, records[:0])]
+    for step in range(stage.save_every, stage.steps + 1, stage.save_every):
+        curve.append(scored(kept / str(step), records[:step]))
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "overrides": [part for part in overrides if not part.startswith(("output", "data"))],
+        "curve": curve,
+        "totals": sums(records),
+    }
+    write_json(done, result)
+    shutil.rmtree(output / name)
+    return result
+
+
+def sums(records: list[dict]) -> dict[str, float]:
+    """What steps cost."""
+    counted = {
+        "steps": len(records),
+        "updates": sum(r["updates"] for r in records),
+        "prompts": sum(r["prompts"] for r in records),
+        "rollouts": sum(r["rollouts"] for r in records),
+        "rollouts_trained": sum(r["rollouts/trained"] for r in records),
+        "tokens_generated": sum(r["tokens/generated"] for r in records),
+        "tokens_trained": sum(r["tokens/trained"] for r in records),
+        "zero_variance_groups": sum(
+            r["zero_variance_share"] * r["selection/trained"] for r in records
+        ),
+    }
+    # The first step waits for what later ones find loaded: the median stands for it.
+    seconds = [r["seconds/step"] - r.get("seconds/save", 0) for r in records]
+    if seconds:
+        seconds[0] = float(np.median(seconds))
+    return {**counted, "seconds": float(sum(seconds))}
+
+
+def scored(checkpoint: Path, records: list[dict]) -> dict[str, float]:
+    """avg@4 of a checkpoint, beside what it cost to get there."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    return {**sums(records), "accuracy": measure(model, tokenizer, **TEST)["avg_at_k"]}
+
+
+def cost_to(curve: list[dict], target: float, cost: str) -> float | None:
+    """What was spent when accuracy first reached a target, linear between two points."""
+    for before, after in pairwise(curve):
+        if after["accuracy"] >= target:
+            share = (target - before["accuracy"]) / (after["accuracy"] - before["accuracy"])
+            share = min(1.0, max(0.0, share))
+            return before[cost] + share * (after[cost] - before[cost])
+    return None
+
+
+def interval(values: list[float | None]) -> str:
+    """Mean and range over seeds; how many of them reached the target where not all did."""
+    reached = [value for value in values if value is not None]
+    if not reached:
+        return f"not reached (0 of {len(values)})"
+    told = f"{np.mean(reached):,.0f} ({min(reached):,.0f} to {max(reached):,.0f})"
+    return told if len(reached) == len(values) else f"{told}, {len(reached)} of {len(values)}"
+
+
+def table(runs: list[dict], target: float) -> str:
+    """A row per arm."""
+    lines = [
+        f"| arm | seeds | final avg@4 | tokens to {target:.0%} | seconds to {target:.0%} "
+        f"| updates to {target:.0%} | updates | rollouts generated | trained | zero-variance "
+        "groups |",
+        "|" + "---|" * 10,
+    ]
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        own = [run for run in runs if run["arm"] == arm]
+        final = [run["curve"][-1]["accuracy"] for run in own]
+        costs = [
+            interval([cost_to(run["curve"], target, cost) for run in own])
+            for cost in ("tokens_generated", "seconds", "updates")
+        ]
+        totals = {key: np.mean([run["totals"][key] for run in own]) for key in own[0]["totals"]}
+        lines.append(
+            f"| {arm} | {len(own)} | {np.mean(final):.1%} ({min(final):.1%} to {max(final):.1%}) | "
+            + " | ".join(costs)
+            + f" | {totals['updates']:.0f} | {totals['rollouts']:,.0f} "
+            f"| {totals['rollouts_trained']:,.0f} | {totals['zero_variance_groups']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains what is not there yet, scores, prints, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--target", type=float, default=0.75, help="avg@4 to be reached")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    chosen = parser.parse_args()
+    output = chosen.output.absolute() / "selection_lab"
+    output.mkdir(parents=True, exist_ok=True)
+    data = output / "prompts.parquet"
+    counts = output / "prompts.json"
+    if not counts.exists():
+        write_json(counts, prompts(data, load("experiment=lab/selection").stages[0].context_length))
+    runs = []
+    for seed in chosen.seeds:
+        for arm in chosen.arms:
+            runs.append(run(arm, seed, output, data))
+            told = table(runs, chosen.target)
+            facts = {
+                "command": " ".join(["python -m benchmarks.selection_lab", *sys.argv[1:]]),
+                "prompts": read_json(counts),
+                "test": TEST,
+                "target": chosen.target,
+                "runs": runs,
+                "environment": environment(),
+            }
+            (RESULTS / "selection_lab.json").write_text(json.dumps(facts, indent=1) + "\n")
+            (RESULTS / "selection_lab.md").write_text(told + "\n")
+            print(told, flush=True)
+
+
+if __name__ == "__main__":
+    main()

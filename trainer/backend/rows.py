@@ -1,0 +1,108 @@
+"""Rollouts in verl's transfer queue: kept over a restart, corrected for age, picked, repeated.
+
+A row is one rollout with its tokens, its log-probabilities and its advantage; its key is
+`{uid}_{number}_0`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+
+from trainer.backend.replay_buffer import PARTITION, rows, tags_in_queue
+from trainer.selection import Choice, Stream
+
+WAITING = "waiting.pt"  # rollouts of groups that wait for their turn, in a checkpoint
+
+
+def waiting_rows(stream: Stream) -> dict[str, Any] | None:
+    """Rollouts of the groups that wait for the next step, with their keys; None if none do."""
+    keys = [key for group in stream.waiting for key in rows(group.uid, range(len(group.rollouts)))]
+    if not keys:
+        return None
+    tags = tags_in_queue()
+    fields = tq.kv_batch_get(keys=keys, partition_id=PARTITION)
+    return {"keys": keys, "tags": [tags[key] for key in keys], "fields": fields}
+
+
+def restore(path: Path) -> None:
+    """Put the rollouts of `waiting_rows` back into the queue."""
+    saved = torch.load(path, weights_only=False)  # our own file, beside the weights
+    if saved:
+        tq.kv_batch_put(partition_id=PARTITION, **saved)
+
+
+def correct_for_age(batch: KVBatchMeta, policy: int) -> dict[str, float]:
+    """Give rollouts of an older policy the log-probabilities that they were sampled with.
+
+    The ratio of the update is then that of the new policy to the one that sampled, and clipped as
+    such; recomputed with the present policy, as SPEED's code does, it would be 1 for samples that
+    are not its own.
+
+    Args:
+        batch: With `old_log_probs` in the queue.
+        policy: Step of the present weights.
+
+    Returns:
+        verl's metrics of the difference between engine and trainer, over rollouts of the present
+        policy alone; nothing if all are.
+    """
+    old = [
+        place
+        for place, tag in enumerate(batch.tags)
+        if not tag.get("is_padding", False) and tag["min_global_steps"] < policy
+    ]
+    if not old:
+        return {}
+    fields = ["old_log_probs", "rollout_log_probs"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=PARTITION, select_fields=fields)
+    ours, theirs = data["old_log_probs"].unbind(), data["rollout_log_probs"].unbind()
+    keys = [batch.keys[place] for place in old]
+    behaviour = torch.nested.as_nested_tensor([theirs[i] for i in old], layout=torch.jagged)
+    corrected = TensorDict({"old_log_probs": behaviour}, batch_size=[len(old)])
+    tq.kv_batch_put(keys=keys, partition_id=PARTITION, fields=corrected)
+    aged = set(old)
+    fresh = [
+        (ours[i].exp() - theirs[i].exp()).abs()
+        for i, tag in enumerate(batch.tags)
+        if i not in aged and not tag.get("is_padding", False)
+    ]
+    differences = torch.cat(fresh) if fresh else torch.zeros(1)
+    return {
+        "training/rollout_probs_diff_max": differences.max().item(),
+        "training/rollout_probs_diff_mean": differences.mean().item(),
+    }
+
+
+def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:
+    """The rows that train, those that train several times as copies; the others leave the queue.
+
+    Args:
+        batch: All rows with a say in the advantages, which they have.
+        choices: What of each group trains.
+    """
+    tags = dict(zip(batch.keys, batch.tags, strict=True))
+    times = Counter(key for choice in choices for key in rows(choice.group.uid, choice.trained))
+    keys = list(times)
+    copies = [(key, f"{key[:-1]}{n}") for key in keys for n in range(1, times[key])]
+    if copies:
+        data = tq.kv_batch_get(keys=[key for key, _ in copies], partition_id=PARTITION)
+        named = [name for _, name in copies]
+        copied = [tags[key] for key, _ in copies]
+        tq.kv_batch_put(keys=named, partition_id=PARTITION, fields=data, tags=copied)
+        tags |= dict(zip(named, copied, strict=True))
+        keys += named
+    gone = [key for key in batch.keys if key not in times]
+    if gone:
+        tq.kv_clear(keys=gone, partition_id=PARTITION)
+    return KVBatchMeta(
+        partition_id=PARTITION,
+        keys=keys,
+        tags=[tags[key] for key in keys],
+        extra_info=batch.extra_info,
+    )
