@@ -1,6 +1,7 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from tasks import evaluate as evaluation
 from tasks import train_stage as training
 from tasks.artifacts import read_json
+from trainer.lab import BASE
 from trainer.records import append_record
 
 
@@ -24,7 +26,7 @@ def quick(monkeypatch) -> SimpleNamespace:
         for step in range(first_step, stage["steps"] + 1):
             append_record(folder / "metrics.jsonl", _record(step, stage))
             on_step(_record(step, stage))
-        (folder / "checkpoint").mkdir()
+        shutil.copytree(BASE, folder / "checkpoint")  # for its tokenizer
         (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
         (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
         done.trained.append(stage["name"])
