@@ -14,8 +14,6 @@ from trainer.generate import Request, Response, made, missing, write_part
 from trainer.lab import BASE
 from trainer.records import append_record
 
-TEMPLATE = "chat_template.jinja"
-
 
 @pytest.fixture
 def quick(monkeypatch) -> SimpleNamespace:
@@ -27,10 +25,8 @@ def quick(monkeypatch) -> SimpleNamespace:
         for step in range(first_step, stage["steps"] + 1):
             append_record(folder / "metrics.jsonl", _record(step, stage))
             on_step(_record(step, stage))
-        (folder / "checkpoint").mkdir()
+        shutil.copytree(BASE, folder / "checkpoint")  # for its tokenizer
         (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
-        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE):
-            shutil.copy(BASE / name, folder / "checkpoint" / name)
         (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
         done.trained.append(stage["name"])
 
