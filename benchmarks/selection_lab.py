@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,8 +174,8 @@ def scored(checkpoint: Path, records: list[dict]) -> dict[str, float]:
 
 
 def cost_to(curve: list[dict], target: float, cost: str) -> float | None:
-    """What was spent when accuracy first reached a target, between two points in a straight line."""
-    for before, after in zip(curve, curve[1:], strict=False):
+    """What was spent when accuracy first reached a target, by straight lines between points."""
+    for before, after in pairwise(curve):
         if after["accuracy"] >= target:
             share = (target - before["accuracy"]) / (after["accuracy"] - before["accuracy"])
             share = min(1.0, max(0.0, share))
