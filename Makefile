@@ -4,16 +4,18 @@
 # OUTPUT=outputs      folder of runs that `make ui` shows
 # PORT=5000           port of the UI
 # RUN="seed=1"        more settings for `make demo`
+# SEED=0              which faults `make test-faults` draws
 
 VENV := .venv
 OUTPUT := outputs
 PORT := 5000
 RUN :=
+SEED := 0
 bin := $(VENV)/bin
 export VENV PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm ui gpu lint format lock clean environment environment-vllm
+.PHONY: help demo test test-vllm test-faults ui gpu lint format lock clean environment environment-vllm
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +28,10 @@ test: lint ## format, lint and every test that needs no GPU
 
 test-vllm: environment-vllm ## the tests that sample with vLLM's CPU build (1.5 GB more)
 	@$(bin)/python -m pytest -m vllm
+
+test-faults: environment ## kill, fill and break real runs, and see what they lose (an hour)
+	@$(bin)/python -m pytest tests/faults -m faults --faults-seed $(SEED) \
+		--faults-table benchmarks/results
 
 lint: environment ## ruff's format and rules
 	@$(bin)/ruff format --check .

@@ -2,9 +2,9 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
-from functools import partial
 from typing import Any
 
 from prefect import Flow
@@ -14,7 +14,7 @@ from conf.load import ConfigError
 from flows.steps import settings_of
 from tasks.evaluate import EvaluationFailedError
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError
+from trainer.process import StalledError, under_guard, with_our_modules
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
@@ -28,7 +28,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         arguments: `key=value` each.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
     """
     parameters = {"experiment": "lab/fastcurl"}
     own = set(flow.parameters.properties) - {"overrides", "output"}
@@ -39,7 +39,8 @@ def run(flow: Flow, arguments: list[str]) -> int:
             parameters[key] = _value(value)
         else:
             overrides.append(argument)
-    _server_survives_ctrl_c()
+    _server_lives_as_long_as_this()
+    told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_trace)
     try:
@@ -48,7 +49,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return 128 + (told[0] if told else signal.SIGINT)
     except ConfigError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)
         return 2
@@ -59,6 +60,22 @@ def run(flow: Flow, arguments: list[str]) -> int:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sigterm_is_ctrl_c() -> list[int]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that stage and runs say that they were interrupted.
+
+    Returns:
+        What it was told: SIGTERM, once it was.
+    """
+    told: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    return told
 
 
 def _value(text: str) -> Any:
@@ -76,17 +93,23 @@ def _without_trace(record: logging.LogRecord) -> bool:
     return True
 
 
-def _server_survives_ctrl_c() -> None:
-    """Start Prefect's temporary server in a process group of its own.
+def _server_lives_as_long_as_this() -> None:
+    """Start Prefect's temporary server under a guard, in a process group of its own.
 
-    A terminal sends Ctrl-C to the whole group. The server would end at once, and the flow would
-    then wait for minutes to tell it that it was interrupted.
+    Killed outright, this process stops no server, which would then run for ever. And a terminal
+    sends Ctrl-C to the whole group: the server would end at once, and the flow would then wait for
+    minutes to tell it that it was interrupted.
     """
     start = SubprocessASGIServer._run_uvicorn_command
 
     def start_apart(server: SubprocessASGIServer) -> subprocess.Popen:
         popen = subprocess.Popen
-        subprocess.Popen = partial(popen, process_group=0)
+
+        def guarded(args: list[str], env: dict[str, str]) -> subprocess.Popen:
+            environment = with_our_modules(env)
+            return popen([*under_guard(), *args], env=environment, process_group=0)
+
+        subprocess.Popen = guarded
         try:
             return start(server)
         finally:

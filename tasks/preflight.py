@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from conf.load import ConfigError
-from conf.schema import Experiment
+from conf.schema import Experiment, Hardware
 from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
@@ -146,6 +147,7 @@ def _check_ranks(experiment: Experiment) -> None:
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
         )
+    _check_cluster(hardware)
     for position, stage in enumerate(experiment.stages):
         rollouts = stage.mini_batch_size * stage.group_size
         if rollouts % ranks:
@@ -154,6 +156,33 @@ def _check_ranks(experiment: Experiment) -> None:
                 f"group_size), needed a multiple of the {ranks} ranks",
                 f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
             )
+
+
+def _check_cluster(hardware: Hardware) -> None:
+    """Several machines need a Ray cluster that spans them, and one that is named must answer."""
+    address = hardware.ray_address
+    if not address:
+        if hardware.nodes > 1:
+            raise _refusal(
+                f"hardware.nodes: found {hardware.nodes} machines, needed hardware.ray_address: "
+                "Stagecraft starts Ray on this machine only",
+                "`ray start --head` on one and `ray start --address=...` on the others, then "
+                "hardware.ray_address=host:port",
+            )
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _refusal(
+            f"hardware.ray_address: found {address!r}, needed host:port",
+            "take what `ray start --head` printed",
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _refusal(
+            f"hardware.ray_address: nothing answers at {address} ({error})",
+            "is `ray start --head` running there, and its port open to this machine?",
+        ) from error
 
 
 def _check_engine(experiment: Experiment) -> None:

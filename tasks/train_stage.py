@@ -76,7 +76,7 @@ def _train(
     reference, optimizer = kept(stage, start)
     saved = resume_after(folder)
     before, _ = read_manifest(folder)
-    attempts = before["attempts"] if before else []
+    attempts = [_ended(attempt, folder) for attempt in before["attempts"]] if before else []
     attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
     manifest = {
         "kind": "stage",
@@ -168,6 +168,15 @@ def _train(
         )
         write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _ended(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An attempt as it ended. One that still says `running` was killed: we hold the lock now."""
+    if attempt["outcome"] != "running":
+        return attempt
+    log = folder / "trainer.log"
+    last = log.stat().st_mtime if log.exists() else attempt["started"]
+    return {**attempt, "outcome": "killed", "ended": max(last, attempt["started"])}
 
 
 def kept(stage: Stage, start: Checkpoint) -> tuple[dict[str, str], Path | None]:

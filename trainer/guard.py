@@ -8,19 +8,25 @@ ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies,
 all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
 
 A trainer that may have something to save is first asked to stop by a file: the signal would not
-reach the process that can save, which is one of Ray's. It says that it looks for FILE by another
-beside it, FILE.listening.
+reach the process that can save, which is one of Ray's. It looks for FILE as long as another file
+stands beside it, FILE.listening.
+
+A guard can be killed too. It keeps a note of what to end and remove in the scratch folder, whose
+lock the kernel lets go of when it dies: `sweep` then does what it did not come to.
 """
 
 import argparse
 import contextlib
 import ctypes
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -30,6 +36,9 @@ POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
+NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
+MARK = "RAY_TMPDIR"  # the scratch folder, in the environment of all that a guard answers for
+UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
 def _prctl(option: int, value: int) -> None:
@@ -67,12 +76,89 @@ def end_all(timeout: float = 5.0) -> None:
     """Kill every descendant, those included that appear meanwhile."""
     deadline = time.monotonic() + timeout
     while (alive := descendants()) and time.monotonic() < deadline:
-        for process in alive:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(alive, timeout=0.5)
+        _kill(alive)
+
+
+def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
+    """Remove those of `files` that nobody maps any more, and the semaphores that `pids` made."""
+    # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
+    made = set(pids)
+    for path in SHARED_MEMORY.glob("sem.*"):
+        if any(part.isdigit() and int(part) in made for part in path.name.split("-")):
+            path.unlink(missing_ok=True)
+    for path in files:
+        if not _mapped_by_others(path):
+            path.unlink(missing_ok=True)
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Do for guards that were killed what they did not come to.
+
+    Args:
+        parent: Folder that each scratch folder lies in, named `stagecraft-...`.
+
+    Returns:
+        The scratch folders that were removed, after the processes that they belonged to ended.
+    """
+    return [scratch for scratch in parent.glob("stagecraft-*") if _swept(scratch)]
+
+
+def _swept(scratch: Path) -> bool:
+    try:
+        file = (scratch / NOTE).open("r+")
+    except FileNotFoundError:  # whoever made it died before there was a guard, or is about it now
+        return _forgotten(scratch)
+    except OSError:  # of another user
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        text = file.read()
+        if not text:  # a guard that is about to take it
+            return False
+        left = marked(scratch)
+        files = {Path(path) for path in json.loads(text)["files"]} | shared_memory_files(left)
+        pids = {*json.loads(text)["pids"], *(process.pid for process in left)}
+        deadline = time.monotonic() + 5
+        while (left := marked(scratch)) and time.monotonic() < deadline:
+            _kill(left)
+        remove_shared_memory(files, pids)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return not scratch.exists()
+
+
+def _forgotten(scratch: Path) -> bool:
+    try:
+        if time.time() - scratch.stat().st_mtime > UNUSED:
+            scratch.rmdir()
+            return True
+    except OSError:  # gone, of another user, or not empty
+        pass
+    return False
+
+
+def marked(scratch: Path) -> list[psutil.Process]:
+    """Living processes that a guard with this scratch folder answered for, wherever they went."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(MARK) == str(scratch)
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=0.5)
 
 
 class Guard:
@@ -83,16 +169,21 @@ class Guard:
         command: list[str],
         *,
         grace: float,
+        scratch: Path | None = None,
         stop_file: Path | None = None,
         stop_grace: float = 0.0,
     ):
         self.command = command
         self.grace = grace
+        self.scratch = scratch
         self.stop_file = stop_file
         self.stop_grace = stop_grace
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
+        self.note = (scratch / NOTE).open("a+") if scratch else None
+        if self.note:
+            fcntl.flock(self.note, fcntl.LOCK_EX)
 
     def run(self) -> int:
         """Run to the end, or until told to stop.
@@ -104,6 +195,7 @@ class Guard:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
+        self._write_note()
         child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
         looked = 0.0
         while child.poll() is None and not self.told_to_stop:
@@ -118,19 +210,17 @@ class Guard:
             self._wind_down(child)
         self._look()
         end_all()
-        self._remove_shared_memory()
+        remove_shared_memory(self.files, self.pids)
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
         return STOPPED if self.told_to_stop else child.returncode
 
     def _stop(self, *_: object) -> None:
         self.told_to_stop = True
 
     def _wind_down(self, child: subprocess.Popen) -> None:
-        listening = self.stop_file and self.stop_file.with_suffix(".listening").exists()
-        if listening and self.stop_grace:
-            with contextlib.suppress(OSError):  # a full disk: then nothing could be saved either
-                self.stop_file.touch()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(self.stop_grace)
+        if self.stop_file:
+            self._ask(child, self.stop_file)
         child.terminate()
         try:
             child.wait(self.grace)
@@ -138,19 +228,32 @@ class Guard:
             child.kill()
             child.wait()
 
+    def _ask(self, child: subprocess.Popen, stop_file: Path) -> None:
+        """Ask a command that listens to stop, and wait while it saves what it has."""
+        listening = stop_file.with_suffix(".listening")
+        deadline = time.monotonic() + self.stop_grace
+        try:
+            if listening.exists():
+                stop_file.touch()
+        except OSError:  # a full disk: then nothing could be saved either
+            return
+        while listening.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL)
+
     def _look(self) -> None:
         below = descendants()
         self.pids |= {process.pid for process in below}
         self.files |= shared_memory_files(below)
+        self._write_note()
 
-    def _remove_shared_memory(self) -> None:
-        # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
-        for path in SHARED_MEMORY.glob("sem.*"):
-            if any(part.isdigit() and int(part) in self.pids for part in path.name.split("-")):
-                path.unlink(missing_ok=True)
-        for path in self.files:
-            if not _mapped_by_others(path):
-                path.unlink(missing_ok=True)
+    def _write_note(self) -> None:
+        if not self.note:
+            return
+        known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
+        with contextlib.suppress(OSError):  # a full disk: what was noted before is most of it
+            self.note.truncate(0)
+            self.note.write(json.dumps(known))
+            self.note.flush()
 
 
 def _mapped_by_others(path: Path) -> bool:
@@ -161,16 +264,19 @@ def main(arguments: list[str]) -> int:
     """Run a command line; the exit code is the command's, 128 + n where signal n ended it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--grace", type=float, required=True)
-    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, help="a folder to remove at the end")
     parser.add_argument("--stop-file", type=Path)
     parser.add_argument("--stop-grace", type=float, default=0.0)
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(arguments)
     guard = Guard(
-        asked.command, grace=asked.grace, stop_file=asked.stop_file, stop_grace=asked.stop_grace
+        asked.command,
+        grace=asked.grace,
+        scratch=asked.scratch,
+        stop_file=asked.stop_file,
+        stop_grace=asked.stop_grace,
     )
     code = guard.run()
-    shutil.rmtree(asked.scratch, ignore_errors=True)
     return code if code >= 0 else 128 - code  # a signal as a shell reports it
 
 

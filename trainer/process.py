@@ -13,9 +13,12 @@ from pathlib import Path
 
 import psutil
 
+from trainer.guard import MARK, sweep
+
 GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
 POLL = 0.3  # seconds between looks at it
 DUMP = 30.0  # seconds that writing down the stacks of a stalled program may take
+TEMPORARY = Path("/tmp")
 PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not always on the PATH
 
 
@@ -54,11 +57,12 @@ def run_guarded(
         KeyboardInterrupt: passed on, after every process has ended.
     """
     # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
-    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir="/tmp")
-    command = [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), "--scratch", scratch]
+    sweep(TEMPORARY)
+    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir=TEMPORARY)
+    options = ["--scratch", scratch]
     if stop_file:
-        command += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
-    command += ["--", sys.executable, "-m", module]
+        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    command = [*under_guard(*options), sys.executable, "-m", module]
     try:
         with log.open("ab") as output:
             guard = subprocess.Popen(
@@ -66,16 +70,34 @@ def run_guarded(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=_environment({**environment, "RAY_TMPDIR": scratch}),
+                env=_environment({**environment, MARK: scratch}),
                 start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
             )
             try:
                 _watch(guard, log, progress, stall_timeout)
             finally:
                 _stop(guard, GRACE + grace + 5)
+            if guard.returncode < 0:
+                sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return guard.returncode
+    return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
+
+
+def under_guard(*options: str) -> list[str]:
+    """What to put before a command so that it ends with this process, and all it starts with it.
+
+    Args:
+        options: More options of `trainer.guard`.
+    """
+    return [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), *options, "--"]
+
+
+def with_our_modules(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Python finds this project, from whatever folder."""
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": path}
 
 
 def how_it_ended(code: int) -> str:
@@ -111,9 +133,7 @@ def dump_stacks(pid: int, path: Path) -> None:
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    root = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    merged = {**os.environ, **more, "PYTHONPATH": path}
+    merged = with_our_modules({**os.environ, **more})
     return {name: value for name, value in merged.items() if value != "" or name not in more}
 
 

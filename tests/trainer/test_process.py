@@ -25,7 +25,9 @@ def program(tmp_path: Path, text: str) -> str:
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def run(text: str, *arguments: str, progress=lambda: False, stall_timeout=60.0, **environment):
+    def run(
+        text: str, *arguments, progress=lambda: False, stall_timeout=60.0, stop=None, **environment
+    ):
         return run_guarded(
             program(tmp_path, text),
             arguments,
@@ -33,13 +35,35 @@ def run(tmp_path, monkeypatch):
             environment=environment,
             progress=progress,
             stall_timeout=stall_timeout,
+            stop_file=stop,
+            grace=20.0 if stop else 0.0,
         )
 
     return run
 
 
 def alive(pid_file: Path) -> bool:
-    return psutil.pid_exists(int(pid_file.read_text()))
+    try:  # an orphan that ended may wait for its new parent to notice
+        return psutil.Process(int(pid_file.read_text())).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for_text(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# Runs the program in `{0}` with the guard, as a flow does.
+CALLER = """
+from pathlib import Path
+from trainer.process import run_guarded
+here = Path("{0}")
+run_guarded("prog", [str(here / "pid")], log=here / "log", environment={{}},
+            progress=lambda: False, stall_timeout=600)
+"""
 
 
 # Starts a grandchild in a session of its own, as Ray's daemons are, and writes down its pid.
@@ -120,27 +144,104 @@ def test_a_program_that_ignores_sigterm_is_killed_all_the_same(run, tmp_path):
         run(deaf, stall_timeout=3)
 
 
+SAVER = """
+    import sys, time
+    from pathlib import Path
+    stop = Path(sys.argv[1])
+    listening = stop.with_suffix(".listening")
+    listening.touch()
+    while not stop.exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    stop.with_name("saved").write_text("all of it")
+    listening.unlink()
+    time.sleep(600)
+"""
+
+
+def test_a_program_that_listens_may_save_before_it_is_ended_and_is_not_waited_for_after(
+    run, tmp_path
+):
+    started = time.monotonic()
+    with pytest.raises(StalledError):
+        run(SAVER, str(tmp_path / "stop"), stop=tmp_path / "stop", stall_timeout=3)
+    assert (tmp_path / "saved").read_text() == "all of it"
+    assert time.monotonic() - started < 20  # the whole grace alone would take as long
+
+
+def test_a_program_that_does_not_listen_is_not_asked(run, tmp_path):
+    with pytest.raises(StalledError):
+        run("import time; time.sleep(600)", stop=tmp_path / "stop", stall_timeout=3)
+    assert not (tmp_path / "stop").exists()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_the_process_that_started_it(tmp_path, how):
     program(tmp_path, DAEMON + "\n    time.sleep(600)")
     caller = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from pathlib import Path; from trainer.process import run_guarded; "
-            f"run_guarded('prog', [{str(tmp_path / 'pid')!r}], log=Path({str(tmp_path / 'log')!r}),"
-            " environment={}, progress=lambda: False, stall_timeout=600)",
-        ],
+        [sys.executable, "-c", CALLER.format(tmp_path)],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_text(tmp_path / "pid")
     caller.send_signal(how)
     caller.wait(15)
     deadline = time.monotonic() + 12
     while alive(tmp_path / "pid"):
         assert time.monotonic() < deadline, "the daemon is still alive"
         time.sleep(0.1)
+
+
+SHARED = """
+    import mmap
+    path = f"/dev/shm/stagecraft-test-{os.getpid()}"
+    with open(path, "wb+") as file:
+        file.write(bytes(4096))
+        file.flush()
+        held = mmap.mmap(file.fileno(), 4096)
+"""
+
+
+def test_what_a_killed_guard_did_not_end_is_ended_and_what_it_did_not_remove_removed(run, tmp_path):
+    text = "    import os\n" + SHARED + DAEMON + "\n    print(os.environ['RAY_TMPDIR'], path)\n"
+    code = run(
+        text + "    sys.stdout.flush(); time.sleep(5); os.kill(os.getppid(), 9); time.sleep(60)",
+        str(tmp_path / "pid"),
+    )
+    assert "SIGKILL" in how_it_ended(code)
+    scratch, shared = map(Path, (tmp_path / "log").read_text().split()[:2])
+    assert not alive(tmp_path / "pid")
+    assert not scratch.exists() and not shared.exists()
+
+
+def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(run, tmp_path):
+    program(tmp_path, DAEMON + "\n    time.sleep(600)")
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER.format(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+    )
+    wait_for_text(tmp_path / "pid")
+    daemon = psutil.Process(int((tmp_path / "pid").read_text()))
+    scratch = Path(daemon.environ()["RAY_TMPDIR"])
+    guard = daemon.parent().parent()
+    assert "trainer.guard" in guard.cmdline()
+    caller.kill()
+    guard.kill()
+    caller.wait(15)
+    assert daemon.is_running() and scratch.exists()  # nobody is left to end it
+    assert run("print('hello')") == 0
+    assert not scratch.exists()
+    assert not alive(tmp_path / "pid")
+
+
+def test_a_guard_at_work_is_not_swept_away(run, tmp_path):
+    code = run(
+        """
+        import os
+        from pathlib import Path
+        from trainer.guard import sweep
+        print(sweep(Path("/tmp")), Path(os.environ["RAY_TMPDIR"]).exists())
+        """
+    )
+    assert code == 0
+    assert "True" in (tmp_path / "log").read_text()

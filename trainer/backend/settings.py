@@ -235,10 +235,28 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
-        "ray_kwargs.ray_init.num_cpus": 16 * hardware.ranks if hardware.device == "cpu" else None,
-        "+ray_kwargs.ray_init.include_dashboard": False,
-        **({"+ray_kwargs.ray_init.num_gpus": hardware.ranks} if hardware.device == "cpu" else {}),
+        **_ray(hardware),
     }
+
+
+def _ray(hardware) -> dict[str, Any]:
+    """A Ray of its own on this machine, or one that is there and spans several."""
+    ray_init = "ray_kwargs.ray_init"
+    if hardware.ray_address:
+        # Its processes were not started by us, so what they must know goes with the job.
+        variables = {**environment(hardware), "PYTHONPATH": str(Path(__file__).parents[2])}
+        return {
+            f"+{ray_init}.address": hardware.ray_address,
+            **{
+                f"+{ray_init}.runtime_env.env_vars.{name}": value
+                for name, value in variables.items()
+            },
+        }
+    result: dict[str, Any] = {f"+{ray_init}.include_dashboard": False}
+    if hardware.device == "cpu":
+        result[f"{ray_init}.num_cpus"] = 16 * hardware.ranks
+        result[f"+{ray_init}.num_gpus"] = hardware.ranks
+    return result
 
 
 def environment(hardware) -> dict[str, str]:

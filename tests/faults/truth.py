@@ -1,0 +1,146 @@
+"""What must hold of an output folder, whatever happened to the runs that wrote it."""
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from torchdata.stateful_dataloader.sampler import RandomSampler
+
+from tasks.artifacts import folder_digest
+from trainer.records import read_records
+
+
+def stage_folders(output: Path) -> list[Path]:
+    """Folders of stages, those moved aside left out."""
+    found = (output / "stages").glob("*-*")
+    return sorted(path for path in found if path.is_dir() and ".old-" not in path.name)
+
+
+def recorded_steps(output: Path) -> dict[str, int]:
+    """Steps that each stage has recorded whole, by its folder's name."""
+    return {
+        folder.name: len(read_records(folder / "metrics.jsonl")) for folder in stage_folders(output)
+    }
+
+
+def finished_stages(output: Path) -> dict[str, int]:
+    """Attempts of each finished stage, by its folder's name: what is finished is not done again."""
+    found = {}
+    for folder in stage_folders(output):
+        manifest = folder / "stage.json"
+        if manifest.is_file():
+            read = json.loads(manifest.read_text())
+            if read["outcome"] == "finished":
+                found[folder.name] = len(read["attempts"])
+    return found
+
+
+def prompts_in_order(folder: Path, seed: int, batch: int, steps: int) -> list[list[str]]:
+    """Ids of the prompts of each step, as torchdata's sampler draws them from the stage's seed.
+
+    An epoch's last, smaller batch is dropped, and the next epoch goes on with the same generator.
+    """
+    rows = pq.read_table(folder / "prompts.parquet")["extra_info"].to_pylist()
+    ids = [row["id"] for row in rows]
+    sampler = RandomSampler(ids, generator=torch.Generator().manual_seed(seed))
+    steps_of_ids: list[list[str]] = []
+    while len(steps_of_ids) < steps:
+        epoch = [ids[index] for index in sampler]
+        whole = len(epoch) // batch * batch
+        steps_of_ids += [epoch[start : start + batch] for start in range(0, whole, batch)]
+    return steps_of_ids[:steps]
+
+
+def faults_of(output: Path, *, prompts: bool = True) -> list[str]:
+    """What is not as it must be in an output folder; empty if all is well.
+
+    Args:
+        output: The output folder.
+        prompts: Whether to compare each step's prompts with the sampler's. A stand-in draws none.
+    """
+    found = []
+    for folder in stage_folders(output):
+        found += [f"{folder.name}: {fault}" for fault in _faults_of_stage(folder, prompts)]
+    for folder in (output / "evaluations").glob("[!.]*"):
+        found += [f"{folder.name}: {fault}" for fault in _faults_of_evaluation(folder)]
+    return found
+
+
+def _faults_of_stage(folder: Path, prompts: bool) -> list[str]:
+    if not (folder / "stage.json").is_file():  # killed before it was begun
+        return ["a checkpoint without a manifest"] if (folder / "checkpoint").exists() else []
+    manifest = json.loads((folder / "stage.json").read_text())
+    metrics = read_records(folder / "metrics.jsonl")
+    order = read_records(folder / "order.jsonl")
+    found = []
+    steps = [record["step"] for record in metrics]
+    if steps != list(range(1, len(steps) + 1)):
+        found.append(f"steps recorded: {steps}")
+    asked = manifest["identity"]["stage"]
+    # The order is written first: a kill between the two leaves one more of it.
+    drawn = [record["prompts"] for record in order]
+    if prompts and not len(metrics) <= len(drawn) <= len(metrics) + 1:
+        found.append(f"{len(metrics)} steps recorded, and the prompts of {len(drawn)}")
+    if prompts:
+        expected = prompts_in_order(
+            folder, manifest["identity"]["seed"], asked["batch_size"], len(drawn)
+        )
+        wrong = [i + 1 for i, (a, b) in enumerate(zip(drawn, expected, strict=True)) if a != b]
+        if wrong:
+            found.append(f"prompts skipped or repeated at steps {wrong}")
+    firsts = [attempt["first_step"] for attempt in manifest["attempts"]]
+    if firsts != sorted(firsts):
+        found.append(f"attempts began at steps {firsts}: work was lost")
+    if manifest["outcome"] == "finished":
+        found += _faults_of_finished(folder, manifest, metrics, order if prompts else None)
+    return found
+
+
+def _faults_of_finished(folder, manifest, metrics, order) -> list[str]:
+    found = []
+    asked = manifest["identity"]["stage"]
+    checkpoint = folder / "checkpoint"
+    if folder_digest(checkpoint) != manifest["checkpoint"]["digest"]:
+        found.append("finished, but its checkpoint is not what its manifest says")
+    if manifest["checkpoint"]["path"] != str(checkpoint):
+        found.append(f"its checkpoint lies at {manifest['checkpoint']['path']}")
+    wanted = {
+        "steps": asked["steps"],
+        "updates": asked["steps"] * (asked["batch_size"] // asked["mini_batch_size"]),
+        "prompts": asked["steps"] * asked["batch_size"],
+        "rollouts": asked["steps"] * asked["batch_size"] * asked["group_size"],
+    }
+    counted = {name: manifest["counters"][name] for name in wanted}
+    if counted != wanted or len(metrics) != wanted["steps"]:
+        found.append(f"counted {counted} in {len(metrics)} records, needed {wanted}")
+    if order is not None and len(order) != wanted["steps"]:
+        found.append(f"the prompts of {len(order)} steps, needed {wanted['steps']}")
+    for weights in checkpoint.glob("*.safetensors"):
+        if weights.stat().st_size > 100:  # a stand-in's weights are words
+            with safe_open(weights, "pt") as file:
+                if not all(file.get_tensor(name).isfinite().all() for name in file.keys()):  # noqa: SIM118
+                    found.append("weights that are no numbers")
+    return found
+
+
+def _faults_of_evaluation(folder: Path) -> list[str]:
+    manifest = folder / "evaluation.json"
+    if not manifest.is_file():
+        return ["no manifest in a folder that appeared whole"]
+    read = json.loads(manifest.read_text())
+    correct = pq.read_table(folder / "responses.parquet")["correct"].to_pylist()
+    wanted = read["problems"] * read["sampling"]["samples"]
+    if len(correct) != wanted:
+        return [f"{len(correct)} responses, needed {wanted}"]
+    if abs(sum(correct) / wanted - read["metrics"]["avg_at_k"]) > 1e-9:
+        return ["its score is not that of its responses"]
+    return []
+
+
+def resumed(text: str) -> str:
+    """What a run said of where it went on, for the table."""
+    found = re.findall(r"stage (\d)/\d \S+ +(resumes after step \d+|already trained)", text)
+    return ", ".join(f"stage {stage} {what}" for stage, what in dict.fromkeys(found)) or "started"
