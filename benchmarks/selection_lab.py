@@ -48,7 +48,7 @@ ARMS = {
     "SPEED-DAPO": ("method=grpo", "method.clip_high=0.28", "selection=speed"),
 }
 RESPONSES = 16  # of the base to each candidate
-SHARES = {"hopeless": 40, "solved": 40, "between": 80}
+SHARES = {"hopeless": 56, "solved": 24, "between": 80}
 LEVELS = {"hopeless": range(12, 17), "solved": range(2, 4), "between": range(3, 11)}
 TEST = {"rows": 120, "samples": 4, "context_length": 96, "first_context_length": 36}
 

@@ -13,6 +13,7 @@ from conf import telemetry
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
 from tasks.labels import flat, lineage_tags
+from tasks.ledger import write_ledger
 from tasks.machine import environment
 from tasks.model import Checkpoint
 from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, stage_folder
@@ -88,6 +89,7 @@ def _train(
         "settings": {
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
+            "selection": experiment.selection.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),
             "seed": experiment.seed,
         },
@@ -119,7 +121,14 @@ def _train(
             parent_run,
             stage.name,
             "stage",
-            flat({"stage": stage, "method": experiment.method, "seed": experiment.seed}),
+            flat(
+                {
+                    "stage": stage,
+                    "method": experiment.method,
+                    "selection": experiment.selection,
+                    "seed": experiment.seed,
+                }
+            ),
             lineage_tags(
                 config_digest=manifest["digest"],
                 git_commit=manifest["environment"]["git_commit"],
@@ -150,6 +159,8 @@ def _train(
                 stop_grace=hardware.stop_grace,
             )
             manifest |= _outcome(folder, stage)
+            for table in write_ledger(folder):
+                run.log_artifact(table)
             run.log_checkpoint(
                 folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
             )
@@ -217,6 +228,8 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
             "each once\n\nhint: move the stage's folder away and run it again"
         )
     counted = ("updates", "prompts", "rollouts", "tokens/generated", "tokens/trained")
+    # Stages of before the ledger did not count orders to the engine.
+    counted += ("generation_calls",) if "generation_calls" in records[0] else ()
     totals = {name.replace("/", "_"): sum(r[name] for r in records) for name in counted}
     checkpoint = folder / "checkpoint"
     return {

@@ -247,7 +247,7 @@ def test_rollouts_of_a_group_that_was_given_up_are_counted_and_let_go(simulate):
 def test_what_nobody_needs_any_more_is_released(simulate, mixed):
     run = simulate("speed", mixed, speed={"screening": 4})
     for choices, _, groups in run.steps(20):
-        left = {f"{group['number']:08d}" for group in groups if group["fate"] != "trained"}
+        left = {f"{group['number']:09d}" for group in groups if group["fate"] != "trained"}
         assert set(run.stream.released) == left
         assert left.isdisjoint(choice.group.uid for choice in choices)
         run.stream.released.clear()
