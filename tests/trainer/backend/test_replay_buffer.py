@@ -35,7 +35,7 @@ class Queue:
         for place, key in enumerate(keys):
             self.tags.setdefault(key, {}).update(tags[place] if tags else {})
             if fields is not None:
-                row = {name: fields[name].unbind()[place] for name in fields}
+                row = {name: column.unbind()[place] for name, column in fields.items()}
                 self.fields.setdefault(key, {}).update(row)
 
     def kv_batch_get(self, keys, partition_id, select_fields=None):
