@@ -99,11 +99,14 @@ class Keeper:
     @contextmanager
     def child_run(self, *_arguments, **_settings):
         """A run that nobody records."""
-        quiet = {"log_checkpoint": lambda *_, **__: None, "log_artifact": lambda *_, **__: None}
-        yield SimpleNamespace(run_id="none", log_step=self.keep, **quiet)
+        yield SimpleNamespace(id="", log_step=self.keep, log_checkpoint=lambda *_, **__: None)
 
-    def keep(self, _metrics: dict, step: int) -> None:
+    def found_stage(self, *_arguments):
+        """Nothing to record."""
+
+    def keep(self, record: dict) -> None:
         """Copy a checkpoint before verl drops it."""
+        step = int(record["step"])
         if step % self.every:
             return
         (source,) = self.folder.parent.glob(f"out/stages/*/verl/global_step_{step}/actor")

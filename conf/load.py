@@ -23,12 +23,13 @@ GROUPS = (
     "curriculum",
     "method",
     "selection",
+    "reward",
     "data",
     "model",
     "hardware",
     "evaluation",
 )
-REQUIRED = ("stages", "data", "model", "method", "selection", "hardware", "evaluation")
+REQUIRED = ("stages", "data", "model", "method", "selection", "reward", "hardware", "evaluation")
 
 
 class ConfigError(ValueError):

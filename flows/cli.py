@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "reindex",
         _reindex,
         "Rebuild MLflow's runs from what is on disk",
-        "Runs that are there are left alone, so it may be repeated.",
+        "Runs that are there are completed, not repeated: it may be run again.",
     )
     indexed.add_argument(
         "--store", default="", metavar="URI",
@@ -239,9 +239,8 @@ def _reindex(given: argparse.Namespace) -> int:
     for remark in done.remarks:
         _say(remark)
     _say(
-        f"{done.store}: added {things(done.stages, 'stage')} and "
-        f"{things(done.evaluations, 'evaluation')}; "
-        f"{things(done.found, 'run')} found there and left alone"
+        f"{done.store}: added {things(done.stages, 'run')} of stages and "
+        f"{done.evaluations} of evaluations; {done.found} were there"
     )
     return 0
 

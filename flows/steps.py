@@ -72,14 +72,12 @@ class Milestone:
         label: "base", or the name of the stage that made it.
         position: That stage's index, -1 for the base.
         checkpoint: The model.
-        run: MLflow id of the run that made it, empty for the base.
         stage: The stage's manifest, None for the base.
     """
 
     label: str
     position: int
     checkpoint: Checkpoint
-    run: str = ""
     stage: dict[str, Any] | None = None
 
 
@@ -168,7 +166,7 @@ def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Mile
         if result is None:
             return
         made = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
-        at = Milestone(stage.name, position, made, result.get("mlflow_run_id", ""), result)
+        at = Milestone(stage.name, position, made, result)
         yield at
 
 
@@ -182,7 +180,6 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
         before.checkpoint,
         work.tracker,
         work.run,
-        before.run,
     )
 
 
@@ -227,7 +224,6 @@ def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
             at.position,
             work.tracker,
             work.run,
-            at.run,
         )
         for name, benchmark in given.benchmarks.items()
     ]

@@ -23,13 +23,14 @@ from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
 from trainer.backend import settings as verl_settings
+from trainer.checkpoint import opens_thought
 from trainer.generate import Request
 from trainer.process import how_it_ended, last_lines, run_guarded
-from trainer.rewards import Reason, grade_many
+from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
 
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
-GRADER_VERSION = 1
+GRADER_VERSION = 2
 
 
 class EvaluationFailedError(RuntimeError):
@@ -81,6 +82,7 @@ def _identity(
         key: getattr(wanted, key)
         for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
     }
+    sampling |= {"think": experiment.reward.think, "boxed": experiment.reward.boxed}
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
@@ -94,7 +96,6 @@ def evaluate(
     position: int,
     tracker: Tracker,
     parent_run: str,
-    upstream_run: str = "",
 ) -> dict[str, Any]:
     """Score `checkpoint` on `benchmark`, or find it scored.
 
@@ -109,7 +110,6 @@ def evaluate(
         position: Stage index, -1 for the base.
         tracker: Where its run is kept.
         parent_run: The pipeline's run.
-        upstream_run: The run that made the checkpoint.
 
     Returns:
         The manifest (`evaluation.json`), with `label`, `position` and `folder` added.
@@ -127,7 +127,6 @@ def evaluate(
         lineage_tags(
             config_digest=digest,
             git_commit=environment()["git_commit"],
-            upstream_run=upstream_run,
             checkpoint_digest=checkpoint.digest,
         ),
         [benchmark],
@@ -137,7 +136,7 @@ def evaluate(
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
                     seconds = _sample(experiment, benchmark, wanted, work, label)
-                    _grade(benchmark, checkpoint, sampling, work, folder, seconds)
+                    _grade(experiment, benchmark, checkpoint, sampling, work, folder, seconds)
                 shutil.rmtree(work)
         manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
@@ -196,9 +195,18 @@ def _sample(experiment, benchmark, wanted: Request, folder: Path, label: str) ->
     return time.monotonic() - started
 
 
-def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: float) -> None:
+def _grade(
+    experiment, benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: float
+) -> None:
     """Grade what was sampled in `work`, and leave the finished evaluation in `folder`."""
-    graded = grade(pq.read_table(work / "generated.parquet"), benchmark)
+    reward = experiment.reward
+    configure(Limits(reward.seconds, reward.memory, reward.workers))
+    graded = grade(
+        pq.read_table(work / "generated.parquet"),
+        benchmark,
+        Form(reward.think, reward.boxed),
+        opens_thought(checkpoint.path),
+    )
     with new_folder(folder) as aside:
         for name in ("request.json", "generate.log"):
             shutil.copy(work / name, aside / name)
@@ -220,12 +228,25 @@ def _grade(benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: f
         )
 
 
-def grade(responses: pa.Table, benchmark: Dataset) -> pa.Table:
-    """Responses with three columns more: correct, reason, and the answer that was found."""
+def grade(
+    responses: pa.Table, benchmark: Dataset, form: Form = ANY, opened: bool = False
+) -> pa.Table:
+    """Responses with three columns more: correct, reason, and the answer that was found.
+
+    Args:
+        responses: What was sampled.
+        benchmark: The problems.
+        form: What a response must look like.
+        opened: Whether the prompts ended with an opening think tag.
+    """
     rows = benchmark.table()
     answers = dict(zip(rows["id"].to_pylist(), rows["answers"].to_pylist(), strict=True))
     graded = grade_many(
-        responses["response"].to_pylist(), [answers[name] for name in responses["id"].to_pylist()]
+        responses["response"].to_pylist(),
+        [answers[name] for name in responses["id"].to_pylist()],
+        form=form,
+        opened=opened,
+        truncated=responses["truncated"].to_pylist(),
     )
     return (
         responses.append_column("correct", pa.array([one.correct for one in graded]))
@@ -241,7 +262,6 @@ def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
     tokens = ordered["tokens"].to_numpy().reshape(-1, samples)
     lengths = metrics.lengths_by_correctness(tokens, correct)
     reasons = graded["reason"].to_pylist()
-    without = (str(Reason.NO_ANSWER), str(Reason.NO_THINK_TAG))
     return {
         "k": samples,
         "avg_at_k": metrics.avg_at_k(correct),
@@ -249,7 +269,7 @@ def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
         "truncated_share": metrics.truncation_share(
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),
-        "no_answer_share": sum(reason in without for reason in reasons) / len(reasons),
+        "no_answer_share": sum(not Reason(reason).well_formed for reason in reasons) / len(reasons),
         "response_length_mean": float(tokens.mean()),
         "response_length_correct": _known(lengths.correct),
         "response_length_wrong": _known(lengths.wrong),

@@ -40,18 +40,15 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
-def lineage_tags(
-    *, config_digest: str = "", git_commit: str = "", upstream_run: str = "", **more: str
-) -> dict[str, str]:
+def lineage_tags(*, config_digest: str = "", git_commit: str = "", **more: str) -> dict[str, str]:
     """Tags that say what a run was made from. Empty ones are left out.
 
     Args:
         config_digest: Digest of the settings that decide the run's result.
         git_commit: Commit of this code.
-        upstream_run: MLflow id of the run that made the checkpoint this one starts from.
         more: Further tags, such as `checkpoint_digest`.
     """
-    tags = {"config_digest": config_digest, "git_commit": git_commit, "upstream_run": upstream_run}
+    tags = {"config_digest": config_digest, "git_commit": git_commit}
     named = {f"stagecraft.{key}": str(value) for key, value in (tags | more).items() if value}
     if git_commit:
         named["mlflow.source.git.commit"] = git_commit  # The one MLflow's own pages show.

@@ -103,7 +103,7 @@ def check_grader() -> None:
     Raises:
         ConfigError: when it is graded wrong, as all such answers would be.
     """
-    found = grade(r"</think>\boxed{\frac{\sqrt{2}}{2}}", [r"\frac{1}{\sqrt{2}}"])
+    found = grade(r"</think>\boxed{(x+1)^2}", ["x^2+2x+1"])
     if not found.correct:
         raise _refusal(
             f"the grader says {str(found.reason)!r} of an answer known to be right",

@@ -1,78 +1,34 @@
-"""Rebuild MLflow's runs from what is on disk: manifests and metrics are the truth, it is an index.
+"""Rebuild MLflow's runs from what is on disk: journals, manifests and metrics are the truth.
 
-What is there already, found by its digest, is left alone: so this may be repeated, on a fresh
-store or on one that lost some runs.
+First every journal (`runs/*/run.json`) is delivered, as its own process would have done; then what
+is told by no journal, because it was lost or made before there were any: each attempt at a stage,
+and each score, by their manifests. What is there already is left alone or completed: so this may
+be repeated, on a fresh store or on one that lost some runs.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks import artifacts
-from tasks.artifacts import read_json
+from tasks.artifacts import digest_of, read_json
+from tasks.attempts import records_of, stage_runs
 from tasks.evaluate import MANIFEST as EVALUATION
 from tasks.evaluate import evaluation_digest
+from tasks.journal import FOLDER, Journal, Run, journals
 from tasks.labels import flat, lineage_tags
-from tasks.stages import experiment_of, read_manifests
+from tasks.stages import experiment_of, held_for_deletion, read_manifests
 from tasks.status import evaluations
-from tasks.track import Tracker, store_uri
-from trainer.records import read_records
+from tasks.track import store_uri
+from tasks.track_reach import StoreAwayError
+from tasks.track_store import Store
 
 NEEDED = ("benchmark", "checkpoint", "data_digest", "sampling", "problems", "metrics", "seconds",
           "environment")  # fmt: skip
 NAMELESS = "reindexed"
 """Experiment of what no manifest gives one."""
-
-
-@dataclass(frozen=True)
-class ListedData:
-    """A data set as a manifest tells of it; its folder may be gone."""
-
-    name: str
-    path: Path
-    digest: str
-    rows: int
-    manifest: dict[str, Any]
-
-
-@dataclass
-class Item:
-    """A finished stage or evaluation, and what its run is to say.
-
-    Attributes:
-        kind: "stage" or "evaluation".
-        name: Name of its run.
-        digest: Digest that its run is found by, or the first 12 digits of one.
-        params: Flat settings.
-        tags: For `lineage_tags`, but for the run that it follows.
-        data: What it read.
-        started: When it began, in seconds since 1970.
-        ended: When it ended.
-        records: Metrics by step.
-        metrics: Metrics without a step.
-        reads: Digest of the checkpoint that it starts from or scores.
-        checkpoint: Folder of the checkpoint that it made; None if there is none.
-        makes: Digest of that checkpoint, or "".
-        step: Steps that made it.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    params: dict[str, Any]
-    tags: dict[str, str]
-    data: ListedData
-    started: float
-    ended: float
-    reads: str
-    records: list[dict] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    checkpoint: Path | None = None
-    makes: str = ""
-    step: int = 0
 
 
 @dataclass
@@ -81,9 +37,9 @@ class Reindexed:
 
     Attributes:
         store: URI of the store.
-        stages: Runs of stages that were added.
+        stages: Runs of stages that were added: one for each attempt, and each time it was found.
         evaluations: Runs of evaluations that were added.
-        found: Runs that were there already.
+        found: Runs of stages and evaluations that were there already.
         remarks: What was left out, and why.
     """
 
@@ -95,74 +51,117 @@ class Reindexed:
 
 
 def reindex(output: Path | str, store: str = "") -> Reindexed:
-    """Put every finished stage and evaluation of an output folder into MLflow, if it is not there.
+    """Make MLflow say of an output folder's runs what the folder says.
 
-    Each becomes a child of a run "reindexed <output>" of the experiment that trained it, with the
-    same name, settings, metrics by step, data, lineage and checkpoint as when it was made. Scores
-    of a base model go to every experiment that started from it.
+    Runs of pipelines come back with their stages, scores and reports. A stage or score of no
+    pipeline that is known becomes a child of a run "reindexed <output>" of the experiment that
+    trained it; scores of a base model go to every experiment that started from it.
 
     Args:
-        output: The output folder. Nothing in it is changed but damaged manifests, kept aside.
+        output: The output folder. Damaged manifests in it are kept aside, and runs of processes
+            that died are marked interrupted; nothing else in it is changed.
         store: URI of the MLflow store; default: `store_uri(output)`.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or MLflow cannot be reached.
     """
     output = Path(output).absolute()
     if not output.is_dir():
         raise ValueError(f"no folder {output}\n\nhint: name the folder of your runs with --output")
     done = Reindexed(store or store_uri(output))
-    for name, items in sorted(_items(output, done.remarks).items()):
-        once = list({item.digest: item for item in items}.values())  # a copied folder adds nothing
-        _index(Tracker(output, name, done.store), output, once, done)
+    target = Store(done.store, output)
+    try:
+        known = _deliver(output, target, done)
+        for name, items in sorted(_items(output, done.remarks).items()):
+            _add(output, name, [run for run in items if _key(name, run) not in known], target, done)
+    except StoreAwayError as error:
+        raise ValueError(
+            f"MLflow at {done.store} takes nothing: {error}\n\n"
+            "hint: start it, or name another store with --store; then run this again"
+        ) from error
+    done.stages, done.evaluations = target.made["stage"], target.made["evaluation"]
+    done.found -= done.stages + done.evaluations
     return done
 
 
-def _index(tracker: Tracker, output: Path, items: list[Item], done: Reindexed) -> None:
-    there = {item.digest: tracker.finished_runs(item.digest[:12], kind=item.kind) for item in items}
-    run_of = {item.makes: there[item.digest][0] for item in items if there[item.digest]}
-    missing = [item for item in items if not there[item.digest]]
-    done.found += len(items) - len(missing)
-    if not missing:
+def _key(experiment: str, run: Run) -> tuple[str, ...]:
+    """What makes two tellings of a stage's attempt, or of a score, the same."""
+    if run.kind == "stage":
+        return ("stage", run.id)
+    return (experiment, run.tags["stagecraft.config_digest"][:12])
+
+
+def _deliver(output: Path, store: Store, done: Reindexed) -> set[tuple[str, ...]]:
+    """Put every journal; which attempts and scores they tell of."""
+    known = set()
+    for folder in journals(output):
+        try:
+            journal = Journal.read(folder)
+            with held_for_deletion(folder) as ours:
+                if ours:
+                    journal = Journal.read(folder)
+                    if journal.close():
+                        journal.write()
+                    _put(journal, store, done)
+                else:
+                    done.remarks.append(f"{folder.name} is at work, it tells MLflow itself")
+        except ValueError as error:
+            done.remarks.append(f"{folder.name} is left out: {error}")
+            continue
+        known |= {
+            _key(journal.experiment, run)
+            for run in journal.children
+            if run.kind == "stage" or run.outcome == "finished"
+        }
+    return known
+
+
+def _put(journal: Journal, store: Store, done: Reindexed) -> None:
+    def records(run: Run) -> list[dict[str, Any]]:
+        try:
+            return records_of(journal.output, run)
+        except ValueError as error:
+            done.remarks.append(f"{run.name}: its metrics are damaged: {error}")
+            return []
+
+    store.put(journal, records)
+    done.found += len(journal.children)
+
+
+def _add(output: Path, name: str, items: list[Run], store: Store, done: Reindexed) -> None:
+    """Put what no journal tells of, below a run of its own."""
+    parent = f"reindexed-{digest_of([str(output), name])[:12]}"
+    for run in items:
+        if run.kind == "evaluation":
+            run.id = f"{parent}/{run.tags['stagecraft.config_digest'][:12]}"
+    told = store.told(name) if items else []
+    ids = {tags.get("stagecraft.id", "") for _, tags in told}
+    # Early runs have no id of ours, and journals get lost: one that ended well is recognised.
+    finished = {
+        (tags.get("stagecraft.kind"), tags.get("stagecraft.config_digest", "")[:12])
+        for status, tags in told
+        if status == "FINISHED" and tags.get("stagecraft.id") not in {run.id for run in items}
+    }
+    untold = [run for run in items if (run.kind, _digest(run)) not in finished]
+    done.found += len(items) - len(untold)
+    if not untold or (parent not in ids and all(run.id in ids for run in untold)):
+        done.found += len(untold)
         return
-    earlier = tracker.finished_runs(reindexed=str(output))
+    began, ended = min(r.started for r in untold), max(r.ended or r.started for r in untold)
     tags = lineage_tags(reindexed=str(output))
-    parent = (
-        nullcontext(earlier[0])
-        if earlier
-        else tracker.pipeline_run({}, tags, name=f"reindexed {output}")
-    )
-    with parent as parent_id:
-        for item in missing:
-            run_of[item.makes] = _add(tracker, parent_id, item, run_of.get(item.reads, ""))
-            if item.kind == "stage":
-                done.stages += 1
-            else:
-                done.evaluations += 1
+    run = Run(parent, "pipeline", f"reindexed {output}", tags=tags, started=began)
+    run.end("finished", ended=ended)
+    _put(Journal(output / FOLDER / parent, name, store.uri, run, untold), store, done)
 
 
-def _add(tracker: Tracker, parent_id: str, item: Item, upstream: str) -> str:
-    with tracker.past_run(
-        parent_id,
-        item.name,
-        item.kind,
-        item.params,
-        lineage_tags(config_digest=item.digest, upstream_run=upstream, **item.tags),
-        [item.data],
-        started=item.started,
-        ended=item.ended,
-    ) as run:
-        run.log_records(item.records)
-        run.log_metrics(item.metrics)
-        if item.checkpoint:
-            run.log_checkpoint(item.checkpoint, item.makes, step=item.step)
-    return run.run_id
+def _digest(run: Run) -> str:
+    return run.tags["stagecraft.config_digest"][:12]
 
 
-def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
-    """Everything finished by the name of its experiment: stages in order of time, then scores."""
-    data = {dataset.digest: dataset for dataset in _data(output)}
-    found: dict[str, list[Item]] = defaultdict(list)
+def _items(output: Path, remarks: list[str]) -> dict[str, list[Run]]:
+    """Every attempt and score, by its experiment's name: stages in order of time, then scores."""
+    data = _data(output)
+    found: dict[str, list[Run]] = defaultdict(list)
     makers: dict[str, tuple[str, str]] = {}  # checkpoint digest: experiment, stage
     starters: dict[str, set[str]] = defaultdict(set)  # checkpoint digest: experiments
     manifests, damaged = read_manifests(output)
@@ -172,21 +171,20 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
             continue
         name = experiment_of(folder, manifest)[0] or NAMELESS
         starters[manifest["identity"]["start"]].add(name)
-        if manifest["outcome"] != "finished":
-            continue
         try:
-            item = _stage(folder, manifest, data)
+            read = manifest["data"]
+            described = data.get(read["digest"]) or _gone(**read)
+            attempts = stage_runs(folder, manifest, described)
         except (ValueError, KeyError, TypeError) as error:
-            remarks.append(
-                f"{folder.name} is left out, its metrics or manifest are damaged: {error}"
-            )
+            remarks.append(f"{folder.name} is left out, its manifest is damaged: {error!r}")
             continue
-        if item.checkpoint is None:
-            remarks.append(f"{folder.name}: its checkpoint is gone, its run names none")
-        makers[item.makes] = (name, item.name)
-        found[name].append(item)
+        if manifest["outcome"] == "finished":
+            makers[manifest["checkpoint"]["digest"]] = (name, manifest["name"])
+            if attempts and attempts[-1].checkpoint is None:
+                remarks.append(f"{folder.name}: its checkpoint is gone, its run names none")
+        found[name] += [run for run in attempts if run.outcome != "running"]
     for items in found.values():
-        items.sort(key=lambda item: item.ended)
+        items.sort(key=lambda run: run.ended or run.started)
     for folder, manifest in evaluations(output).items():
         if set(NEEDED) - manifest.keys():
             remarks.append(f"{folder.name} is left out, its manifest is damaged")
@@ -201,67 +199,48 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Item]]:
     return found
 
 
-def _data(output: Path) -> Iterable[ListedData]:
+def _data(output: Path) -> dict[str, dict[str, Any]]:
+    """Data sets that are there, by their digests, as runs hold them."""
+    found = {}
     for path in sorted((output / "data").glob(f"[!.]*/{artifacts.MANIFEST}")):
         try:
-            manifest = read_json(path)
-            prompts = path.with_name(artifacts.PROMPTS)
-            yield ListedData(
-                manifest["name"], prompts, manifest["digest"], manifest["rows"], manifest
-            )
+            read = {key: read_json(path)[key] for key in ("name", "digest", "rows", "columns")}
         except (ValueError, KeyError, TypeError):
             continue
+        found[read["digest"]] = {**read, "path": str(path.with_name(artifacts.PROMPTS))}
+    return found
 
 
-def _stage(folder: Path, manifest: Mapping[str, Any], data: Mapping[str, ListedData]) -> Item:
-    settings, read = manifest["settings"], manifest["data"]
-    attempt = manifest["attempts"][-1]
-    checkpoint = folder / "checkpoint"
-    records = read_records(folder / "metrics.jsonl")
-    return Item(
-        kind="stage",
-        name=manifest["name"],
-        digest=manifest["digest"],
-        params=flat({key: settings[key] for key in ("stage", "method", "seed")}),
-        tags={
-            "git_commit": manifest["environment"]["git_commit"],
-            "start_digest": manifest["identity"]["start"],
-            "first_step": str(records[0]["step"]) if records else "",
-            "original_run": manifest.get("mlflow_run_id", ""),
-        },
-        data=data.get(read["digest"]) or _gone(read["name"], read["digest"], read["rows"]),
-        started=manifest["attempts"][0]["started"],
-        ended=attempt.get("ended", attempt["started"]),
-        reads=manifest["identity"]["start"],
-        records=records,
-        checkpoint=checkpoint if checkpoint.is_dir() else None,
-        makes=manifest["checkpoint"]["digest"],
-        step=manifest["steps"],
-    )
+def _gone(name: str, digest: str, rows: int) -> dict[str, Any]:
+    path = str(Path("deleted").absolute() / name)
+    return {"name": name, "path": path, "digest": digest, "rows": rows, "columns": []}
 
 
 def _evaluation(
-    folder: Path, manifest: Mapping[str, Any], label: str, data: Mapping[str, ListedData]
-) -> Item:
+    folder: Path, manifest: Mapping[str, Any], label: str, data: Mapping[str, dict[str, Any]]
+) -> Run:
     name, read = manifest["benchmark"], manifest["checkpoint"]["digest"]
     ended = (folder / EVALUATION).stat().st_mtime
     digest = evaluation_digest(read, manifest["data_digest"], manifest["sampling"])
     if not folder.name.endswith(digest[:12]):  # made when the digest covered something else
         digest = folder.name.rpartition("-")[2]
-    return Item(
-        kind="evaluation",
-        name=f"{label} on {name}",
-        digest=digest,
+    scores = {f"eval/{name}/{key}": value for key, value in manifest["metrics"].items()}
+    return Run(
+        "",
+        "evaluation",
+        f"{label} on {name}",
         params=flat({"evaluation": manifest["sampling"], "checkpoint": label, "benchmark": name}),
-        tags={"git_commit": manifest["environment"]["git_commit"], "checkpoint_digest": read},
-        data=data.get(manifest["data_digest"])
-        or _gone(name, manifest["data_digest"], manifest["problems"]),
+        tags=lineage_tags(
+            config_digest=digest,
+            git_commit=manifest["environment"]["git_commit"],
+            checkpoint_digest=read,
+        ),
         started=ended - manifest["seconds"],
         ended=ended,
-        reads=read,
-        metrics={f"eval/{name}/{key}": value for key, value in manifest["metrics"].items()},
+        outcome="finished",
+        datasets=[
+            data.get(manifest["data_digest"])
+            or _gone(name, manifest["data_digest"], manifest["problems"])
+        ],
+        metrics=[{"step": 0, "time": ended, **scores}],
     )
-
-
-def _gone(name: str, digest: str, rows: int) -> ListedData:
-    return ListedData(name, Path("deleted") / name, digest, rows, {})

@@ -44,6 +44,7 @@ def identity(
         "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
         "selection": experiment.selection.identity(),
+        "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

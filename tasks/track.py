@@ -1,44 +1,31 @@
-"""The one place that knows MLflow: runs of pipelines, stages and evaluations, and their lineage.
+"""Runs of pipelines, stages and evaluations, for MLflow to show; none of them waits for MLflow.
 
-A pipeline is a parent run; each attempt at a stage, and each evaluation, is a child run. By
-default the runs lie in a sqlite file below the output folder; MLFLOW_TRACKING_URI points
-elsewhere. MLflow itself is imported when a `Tracker` is made, for it takes seconds.
+A pipeline is a parent run; each attempt at a stage, and each evaluation, is a child run. What they
+say is written to disk first (`tasks/journal.py`) and sent from there. While MLflow is away nothing
+stops: it is sent when MLflow answers again, or by the next run, or by `stagecraft reindex`. By
+default the runs lie in a sqlite file below the output folder; MLFLOW_TRACKING_URI points elsewhere.
 """
 
-import json
-import logging
-import math
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import psutil
-
-from conf import telemetry
-from tasks.labels import flat, lineage_tags, metric_name, param
+from tasks.attempts import METRICS, records_of, stage_runs
+from tasks.journal import Journal, Run, TrackedData, described, journals
+from tasks.labels import flat, lineage_tags, metric_name
+from tasks.stages import held_for_deletion
+from tasks.track_reach import StoreAwayError
+from tasks.track_store import Store
+from trainer.records import read_records
 
 __all__ = ["Child", "Tracker", "flat", "lineage_tags", "metric_name", "store_uri"]
 
-# Limits of MLflow's stores; `log_batch` takes at most so many entries of a kind at once.
-_METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1_000, 100
-_LONGEST_TAG, _LONGEST_DIGEST = 8_000, 36
-
-
-class TrackedData(Protocol):
-    """What is told about a data set: `tasks.artifacts.Dataset` has all of it."""
-
-    name: str
-    path: Path
-    digest: str
-    rows: int
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Where it came from, and its columns."""
+RETRY = 60.0
+"""Seconds before MLflow is tried again after it was away."""
+_SHARE = 0.1  # of the time of a stage that goes into sending its steps, at most
 
 
 def store_uri(output: Path | str) -> str:
@@ -52,45 +39,27 @@ class Tracker:
     """The runs of one experiment.
 
     Attributes:
+        output: Folder that everything is written under.
+        experiment_name: Name of the experiment.
         uri: The store, as MLflow's command line takes it.
-        experiment_id: MLflow's id of the experiment.
     """
 
     def __init__(self, output: Path | str, experiment_name: str, uri: str = "") -> None:
-        """Open the store, and make it and the experiment where they are missing.
+        """Say where runs go; the store is not opened before the first.
 
         Args:
             output: Folder that everything is written under.
             experiment_name: Name of the experiment; its runs are compared with each other.
             uri: The store, if not `store_uri(output)`.
         """
-        telemetry.switch_off()
-        from mlflow import MlflowClient
-
-        for chatter in ("mlflow", "alembic"):
-            logging.getLogger(chatter).setLevel(logging.WARNING)
-        output = Path(output).absolute()
-        output.mkdir(parents=True, exist_ok=True)
+        self.output = Path(output).absolute()
+        self.experiment_name = experiment_name
         self.uri = uri or store_uri(output)
-        self._client = MlflowClient(tracking_uri=self.uri)
-        self.experiment_id = self._experiment(experiment_name, output)
-
-    def _experiment(self, name: str, output: Path) -> str:
-        from mlflow.exceptions import MlflowException
-
-        # With a server, files go where the server says.
-        folder = output / "mlartifacts" if self.uri.startswith("sqlite:") else None
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return self._client.create_experiment(name, folder.as_uri() if folder else None)
-            except MlflowException:  # Another process made it in between.
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return found.experiment_id
+        self._store = Store(self.uri, self.output)
+        self._open: dict[str, Journal] = {}
+        self._steps: dict[str, list[dict[str, Any]]] = {}  # of the stages that are being trained
+        self._away = False
+        self._next = self._next_step = 0.0  # when to send again: anything, and a step
 
     @contextmanager
     def pipeline_run(
@@ -98,8 +67,8 @@ class Tracker:
     ) -> Iterator[str]:
         """A run of the whole pipeline.
 
-        It ends FINISHED, FAILED when the block raises, or KILLED when it was interrupted.
-        Runs that earlier processes on this machine left open, killed outright, end KILLED now.
+        It ends FINISHED, FAILED when the block raises, or KILLED when it was interrupted. First,
+        what earlier processes left is sent; runs of those that died end KILLED.
 
         Args:
             params: Flat settings, see `flat`.
@@ -107,12 +76,22 @@ class Tracker:
             name: What MLflow's pages call it.
 
         Yields:
-            The run's id.
+            Our id of the run, which MLflow's carries as the tag `stagecraft.id`.
         """
-        self._close_dead_runs()
-        run_id = self._start(name, params, {"stagecraft.kind": "pipeline", **tags})
-        with self._ended(run_id):
-            yield run_id
+        journal = Journal.begin(
+            self.output, self.experiment_name, self.uri,
+            name=name, params=dict(params), tags=dict(tags),
+        )  # fmt: skip
+        with journal.held():
+            self._open[journal.run.id] = journal
+            try:
+                with self._ended(journal, journal.run):
+                    self._begun(journal)
+                    self._send_left()
+                    yield journal.run.id
+            finally:
+                self._send(journal, last=True)
+                del self._open[journal.run.id]
 
     @contextmanager
     def child_run(
@@ -124,13 +103,14 @@ class Tracker:
         tags: Mapping[str, str],
         datasets: Sequence[TrackedData] = (),
         *,
-        first_step: int | None = None,
-        require_metrics: bool = True,
+        folder: Path | None = None,
+        first_step: int = 1,
+        steps_before: int | None = None,
     ) -> Iterator["Child"]:
         """A run below a pipeline run: one attempt at a stage, or one evaluation.
 
-        Each call makes a new run, so settings that a resumed attempt changes, such as the step
-        it begins at, never clash with those of the attempt before.
+        Each call makes a new run, so settings that a resumed attempt changes never clash with
+        those of the attempt before.
 
         Args:
             parent_id: Id of the pipeline run.
@@ -139,103 +119,83 @@ class Tracker:
             params: Flat settings, see `flat`.
             tags: See `lineage_tags`.
             datasets: What it reads.
-            first_step: Steps of all stages before this one. If given, `log_step` also writes
-                to the parent, counting from there, so that the parent has the whole curves.
-            require_metrics: Whether to raise if the block ends without a metric.
+            folder: A stage's folder: the run gets the steps before `first_step` from there.
+            first_step: Step that this attempt begins at.
+            steps_before: Steps of all stages before this one. If given, the parent gets the
+                metrics too, counted from there, so that it has the whole curves.
 
         Yields:
             A `Child` to log to.
-
-        Raises:
-            ValueError: The block ended well but no metric was logged: its tracking is broken.
         """
-        number = 1 + len(self._children(parent_id, kind, name))
-        run_id = self._start(
-            name,
-            params,
-            {
-                "mlflow.parentRunId": parent_id,
-                "stagecraft.kind": kind,
-                "stagecraft.name": name,
-                "stagecraft.attempt": str(number),
-                **tags,
-            },
-        )
-        child = Child(self, run_id, parent_id, first_step)
-        with self._ended(run_id):
-            child.log_datasets(datasets)
-            yield child
-            if require_metrics and not child.logged:
-                raise ValueError(
-                    f"{kind} {name!r} ended without a single metric, so nothing shows what it did"
-                    f"\n\nhint: look at its trainer.log, and check that the MLflow store at "
-                    f"{self.uri} can be written"
-                )
+        journal = self._open[parent_id]
+        run = journal.child(
+            kind, name,
+            params=dict(params), tags=dict(tags), datasets=described(datasets),
+            steps_before=steps_before,
+        )  # fmt: skip
+        if kind == "stage":
+            run.attempt = run.id
+            for found in journal.children:  # a pipeline that trains shows the stages before, too
+                found.attempt = found.attempt or found.tags.get("stagecraft.cached", "")
+            there = read_records(folder / METRICS) if folder else []
+            self._steps[run.id] = [record for record in there if record["step"] < first_step]
+        try:
+            with self._ended(journal, run):
+                self._begun(journal)
+                yield Child(self, journal, run)
+        finally:
+            self._send(journal)
 
-    @contextmanager
-    def past_run(
+    def found_stage(
         self,
         parent_id: str,
         name: str,
-        kind: Literal["stage", "evaluation"],
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        datasets: Sequence[TrackedData] = (),
-        *,
-        started: float,
-        ended: float,
-    ) -> Iterator["Child"]:
-        """A child run of something that ended well before now, as `child_run` would have made it.
+        folder: Path,
+        manifest: Mapping[str, Any],
+        data: TrackedData,
+        steps_before: int,
+    ) -> None:
+        """A run of a stage that was found trained, below the pipeline that found it.
+
+        It has the settings, times, last metrics and checkpoint of the attempt that finished it, and
+        that attempt's id as the tag `stagecraft.cached`. It has the whole curve too if this
+        experiment shows that nowhere yet, or if this pipeline trains a later stage: one that
+        trains nothing is not to copy every metric again.
 
         Args:
-            parent_id: Id of the run that it is put under.
-            name: What MLflow's pages call it.
-            kind: What it is.
-            params: Flat settings, see `flat`.
-            tags: See `lineage_tags`.
-            datasets: What it read.
-            started: When it began, in seconds since 1970.
-            ended: When it ended.
+            parent_id: Id of the pipeline run.
+            name: What this pipeline calls the stage.
+            folder: The stage's folder.
+            manifest: Its manifest.
+            data: The prompt set.
+            steps_before: Steps of all stages before it.
         """
-        mine = {
-            "mlflow.parentRunId": parent_id,
-            "stagecraft.kind": kind,
-            "stagecraft.name": name,
-            "stagecraft.attempt": "1",
-        }
-        run_id = self._start(name, params, {**mine, **tags}, started)
-        with self._ended(run_id, ended):
-            child = Child(self, run_id, parent_id, None)
-            child.log_datasets(datasets)
-            yield child
+        journal = self._open[parent_id]
+        [read] = described([data])
+        past = stage_runs(folder, manifest, read)[-1]
+        last = read_records(folder / METRICS)[-1:]
+        run = journal.child("stage", name)
+        tags = {**past.tags, "stagecraft.cached": past.attempt}
+        shown = "" if self._shows(past.attempt) else past.attempt
+        more = {"id": run.id, "name": name, "tags": tags, "attempt": shown, "metrics": last}
+        vars(run).update(vars(past) | more | {"steps_before": steps_before})
+        self._begun(journal)
 
-    def finished_runs(self, digest: str = "", **tags: str) -> list[str]:
-        """Ids of this experiment's runs that ended well.
+    def _shows(self, attempt: str) -> bool:
+        """Whether an earlier pipeline of this experiment shows an attempt's curve."""
+        for folder in journals(self.output):
+            with suppress(ValueError):
+                journal = Journal.read(folder)
+                mine = journal.experiment == self.experiment_name
+                if mine and any(run.attempt == attempt for run in journal.children):
+                    return True
+        return False
 
-        Args:
-            digest: What their `config_digest` starts with.
-            tags: Other `stagecraft.` tags that they have.
-        """
-        wanted = [f"tags.`stagecraft.{key}` = {_quoted(value)}" for key, value in tags.items()]
-        if digest:
-            wanted.append(f"tags.`stagecraft.config_digest` LIKE '{digest}%'")
-        found = self._client.search_runs(
-            [self.experiment_id], " AND ".join(["attributes.status = 'FINISHED'", *wanted])
-        )
-        return [run.info.run_id for run in found]
-
-    def log(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> int:
-        """Write metrics of one step to a run. NaN and infinity are kept; None and text are not.
-
-        Returns:
-            How many were written.
-        """
-        return self._write(run_id, _entries(metrics, step, time.time()))
-
-    def _write(self, run_id: str, entries: Sequence[Any]) -> int:
-        for start in range(0, len(entries), _METRICS_AT_ONCE):
-            self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_AT_ONCE])
-        return len(entries)
+    def log(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Write metrics of one step to a pipeline run. NaN is kept; None and text are not."""
+        journal = self._open[run_id]
+        journal.run.metrics.append(_record(metrics, step))
+        self._begun(journal)
 
     def log_report(self, run_id: str, folder: Path | str) -> None:
         """Keep a report's files under `report/` of a run, and show its summary on the run's page.
@@ -244,198 +204,133 @@ class Tracker:
             run_id: The pipeline run.
             folder: Folder with report.html, report.md and figures/.
         """
-        folder = Path(folder)
-        self._client.log_artifacts(run_id, str(folder), "report")
-        markdown = folder / "report.md"
-        if markdown.is_file():
-            # Title, verdict and accuracy; a tag holds no more.
-            note = markdown.read_text(encoding="utf-8")
-            sections = note.split("\n## ")
-            note = "\n## ".join(sections[:2])
-            self._client.set_tag(run_id, "mlflow.note.content", note[:_LONGEST_TAG])
+        journal = self._open[run_id]
+        journal.run.report = os.path.relpath(folder, self.output)
+        self._write(journal)
 
-    def _start(
-        self,
-        name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        started: float | None = None,
-    ) -> str:
-        from mlflow.entities import Param
-
-        tags = {"stagecraft.process": _this_process(), **tags}
-        run = self._client.create_run(
-            self.experiment_id,
-            start_time=None if started is None else int(started * 1000),
-            run_name=name,
-            tags={key: str(value)[:_LONGEST_TAG] for key, value in tags.items()},
-        )
-        entries = [Param(metric_name(key), param(value)) for key, value in params.items()]
-        for start in range(0, len(entries), _PARAMS_AT_ONCE):
-            self._client.log_batch(run.info.run_id, params=entries[start : start + _PARAMS_AT_ONCE])
-        return run.info.run_id
+    def _begun(self, journal: Journal) -> None:
+        self._write(journal)
+        self._send(journal)
 
     @contextmanager
-    def _ended(self, run_id: str, ended: float | None = None) -> Iterator[None]:
+    def _ended(self, journal: Journal, run: Run) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self._client.set_tag(run_id, "stagecraft.error", f"{error!r}"[:_LONGEST_TAG])
-            self._client.set_terminated(run_id, "FAILED")
+            run.end("failed", str(error) or repr(error))
             raise
-        except BaseException:  # Ctrl-C, SystemExit, a cancelled flow: a wish, not a failure.
-            self._client.set_terminated(run_id, "KILLED")
+        except BaseException as error:  # Ctrl-C, a cancelled flow: a wish, not a failure.
+            run.end("interrupted", repr(error))
             raise
-        end_time = None if ended is None else int(ended * 1000)
-        self._client.set_terminated(run_id, "FINISHED", end_time)
+        else:
+            run.end("finished")
+        finally:
+            self._write(journal)
 
-    def _children(self, parent_id: str, kind: str, name: str) -> list[Any]:
-        found = self._client.search_runs(
-            [self.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'"
-        )
-        tags = [run.data.tags for run in found]
-        return [t for t in tags if (t["stagecraft.kind"], t["stagecraft.name"]) == (kind, name)]
+    def _write(self, journal: Journal) -> None:
+        try:
+            journal.write()
+        except OSError as error:  # a full disk: what fails by it tells so itself
+            print(f"{journal.folder} cannot be written, so MLflow may miss some of it: {error}")
 
-    def _close_dead_runs(self) -> None:
-        for run in self._client.search_runs(
-            [self.experiment_id],
-            "attributes.status = 'RUNNING' AND tags.`stagecraft.process` != ''",
-        ):
-            if _is_dead(run.data.tags["stagecraft.process"]):
-                self._client.set_terminated(run.info.run_id, "KILLED")
+    def _send(self, journal: Journal, *, step: bool = False, last: bool = False) -> None:
+        """Send what MLflow does not have of a journal, unless it is known to be away."""
+        began = time.monotonic()
+        if not last and began < (self._next_step if step else self._next):
+            return
+        try:
+            self._store.put(journal, self._records)
+            if last and not journal.delivered:
+                journal.delivered = True
+                self._write(journal)
+        except StoreAwayError as error:
+            self._next = self._next_step = time.monotonic() + RETRY
+            self._tell(journal, error)
+            return
+        if step:
+            now = time.monotonic()
+            self._next_step = now + (now - began) * (1 / _SHARE - 1)
+        if self._away:
+            self._away = False
+            print(f"MLflow at {self.uri} answers again, and has what it missed.")
+
+    def _tell(self, journal: Journal, error: Exception) -> None:
+        if not self._away:
+            self._away = True
+            print(
+                f"WARNING: MLflow at {self.uri} takes no metrics: {error}\n"
+                f"Nothing waits for it and nothing is lost: each step is in {METRICS} in its "
+                f"stage's folder below {self.output / 'stages'}, each run in {journal.folder}.\n"
+                "They are sent when MLflow answers again, else by the next run, or import them "
+                f"with: stagecraft reindex --output {self.output}"
+            )
+
+    def _records(self, run: Run) -> list[dict[str, Any]]:
+        if run.id in self._steps:
+            return self._steps[run.id]
+        try:
+            return records_of(self.output, run)
+        except ValueError as error:
+            print(f"{run.name}: its metrics are damaged, MLflow gets none of them: {error}")
+            return []
+
+    def _send_left(self) -> None:
+        """Send what earlier processes left, those that died among them."""
+        for folder in journals(self.output):
+            if self._away:
+                return
+            if folder.name in self._open:
+                continue
+            try:
+                if Journal.read(folder).delivered:
+                    continue
+                with held_for_deletion(folder) as ours:
+                    if not ours:
+                        continue  # its process lives
+                    journal = Journal.read(folder)
+                    if journal.close():
+                        self._write(journal)
+                    if journal.store == self.uri:
+                        self._send(journal, last=True)
+            except ValueError as error:
+                print(error)
 
 
 class Child:
     """A child run to log to; made by `Tracker.child_run`.
 
     Attributes:
-        run_id: MLflow's id of the run.
-        logged: Metrics written so far.
+        id: Our id of the run.
     """
 
-    def __init__(
-        self, tracker: Tracker, run_id: str, parent_id: str, first_step: int | None
-    ) -> None:
+    def __init__(self, tracker: Tracker, journal: Journal, run: Run) -> None:
         """Made by `Tracker.child_run`, which says what the arguments are."""
-        self.run_id = run_id
-        self.logged = 0
-        self._tracker = tracker
-        self._client = tracker._client
-        self._parent_id = parent_id
-        self._first_step = first_step
-        self._model_id = ""
+        self.id = run.id
+        self._tracker, self._journal, self._run = tracker, journal, run
 
-    def log_step(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Write the metrics of one training step, counted from 1 within the stage."""
-        self.logged += self._tracker.log(self.run_id, metrics, step)
-        if self._first_step is not None:
-            self._tracker.log(self._parent_id, metrics, self._first_step + step)
-
-    def log_records(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write steps of the past: records with `step` and `time` (seconds since 1970)."""
-        self.logged += self._tracker._write(
-            self.run_id,
-            [
-                entry
-                for record in records
-                for entry in _entries(
-                    {key: value for key, value in record.items() if key not in ("step", "time")},
-                    record["step"],
-                    record.get("time", 0.0),
-                )
-            ],
-        )
+    def log_step(self, record: Mapping[str, Any]) -> None:
+        """Send one training step: a record of `metrics.jsonl`, with `step` and `time`."""
+        self._tracker._steps[self.id].append(dict(record))
+        self._journal.alive()
+        self._tracker._send(self._journal, step=True)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write metrics that belong to the whole run, such as an evaluation's scores."""
-        self.logged += self._tracker.log(self.run_id, metrics)
+        self._run.metrics.append(_record(metrics, 0))
+        self._tracker._begun(self._journal)
 
-    def log_datasets(self, datasets: Sequence[TrackedData]) -> None:
-        """Say what the run reads, with digests; the rows themselves are not loaded."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    name=data.name,
-                    digest=data.digest[:_LONGEST_DIGEST],
-                    source_type="local",
-                    source=json.dumps({"uri": Path(data.path).absolute().as_uri()}),
-                    schema=json.dumps({"columns": data.manifest.get("columns", [])}, default=str),
-                    profile=json.dumps({"num_rows": data.rows}),
-                ),
-                [
-                    InputTag("mlflow.data.context", data.name),
-                    InputTag("stagecraft.digest", data.digest),
-                ],
-            )
-            for data in datasets
-        ]
-        if inputs:
-            self._client.log_inputs(self.run_id, inputs)
-
-    def log_checkpoint(self, path: Path | str, digest: str, step: int = 0) -> str:
+    def log_checkpoint(self, path: Path | str, digest: str, step: int = 0) -> None:
         """Record a checkpoint by reference, as a logged model of this run: no file is copied.
 
         Args:
             path: Its folder.
             digest: Digest of its content.
             step: Training step that it was taken at.
-
-        Returns:
-            MLflow's id of the logged model.
         """
-        from mlflow.entities import LoggedModelOutput
-
-        path = Path(path).absolute()
-        model = self._client.create_logged_model(
-            self._tracker.experiment_id,
-            name=metric_name(path.parent.name).replace("/", "_").replace(".", "_"),
-            source_run_id=self.run_id,
-            tags={"stagecraft.uri": path.as_uri(), "stagecraft.digest": digest},
-            model_type="checkpoint",
-        )
-        self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
-        self._client.set_tag(self.run_id, "stagecraft.checkpoint", path.as_uri())
-        self._client.set_tag(self.run_id, "stagecraft.checkpoint_digest", digest)
-        return model.model_id
-
-    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
-        """Keep a copy of a small file, or of a folder's files, with the run."""
-        if Path(path).is_dir():
-            self._client.log_artifacts(self.run_id, str(path), folder)
-        else:
-            self._client.log_artifact(self.run_id, str(path), folder)
+        path = str(Path(path).absolute())
+        self._run.checkpoint = {"path": path, "digest": digest, "step": step}
+        self._tracker._write(self._journal)
 
 
-def _entries(metrics: Mapping[str, Any], step: int, moment: float) -> list[Any]:
-    from mlflow.entities import Metric
-
-    return [
-        Metric(metric_name(name), float(value), int(moment * 1000), step)
-        for name, value in metrics.items()
-        if value is not None and not isinstance(value, str | list | dict)
-    ]
-
-
-def _quoted(text: str) -> str:
-    """Text for a search, which knows two kinds of quotes and no escapes."""
-    mark = '"' if "'" in text else "'"
-    return f"{mark}{text}{mark}"
-
-
-def _this_process() -> str:
-    process = psutil.Process()
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether a process of this machine that opened a run is gone; others cannot be known."""
-    host, pid, born = owner.split()
-    if host != socket.gethostname():
-        return False
-    try:
-        return not math.isclose(psutil.Process(int(pid)).create_time(), float(born), abs_tol=1)
-    except psutil.NoSuchProcess:
-        return True
+def _record(metrics: Mapping[str, Any], step: int) -> dict[str, Any]:
+    return {"step": step, "time": time.time(), **metrics}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from conf import telemetry
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
-from tasks.labels import flat, lineage_tags
+from tasks.attempts import stage_params, stage_tags
 from tasks.ledger import write_ledger
 from tasks.machine import environment
 from tasks.model import Checkpoint
@@ -32,7 +32,6 @@ def train_stage(
     start: Checkpoint,
     tracker: Tracker,
     parent_run: str,
-    upstream_run: str = "",
 ) -> dict[str, Any]:
     """Train stage `position` from `start`, or find it trained.
 
@@ -45,7 +44,6 @@ def train_stage(
         start: The checkpoint to begin from.
         tracker: Where its run is kept.
         parent_run: The pipeline's run.
-        upstream_run: The run that made `start`.
 
     Returns:
         The stage's manifest (`stage.json`), with `folder` and `position` added.
@@ -61,18 +59,16 @@ def train_stage(
     with alone(folder):
         manifest = finished(folder)
         if manifest is None:
-            manifest = _train(
-                experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
-            )
+            manifest = _train(experiment, position, data, start, folder, what, tracker, parent_run)
         else:
             print(f"{_label(experiment, position)}  already trained: {folder}")
+            before = _steps_before(experiment, position)
+            tracker.found_stage(parent_run, stage.name, folder, manifest, data, before)
     # Under another name it may have been trained for another experiment.
     return {**manifest, "name": stage.name, "folder": folder, "position": position}
 
 
-def _train(
-    experiment, position, data, start, folder, what, tracker, parent_run, upstream_run
-) -> dict[str, Any]:
+def _train(experiment, position, data, start, folder, what, tracker, parent_run) -> dict[str, Any]:
     stage, hardware = experiment.stages[position], experiment.hardware
     reference, optimizer = kept(stage, start)
     saved = resume_after(folder)
@@ -90,6 +86,7 @@ def _train(
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
             "selection": experiment.selection.model_dump(mode="json"),
+            "reward": experiment.reward.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),
             "seed": experiment.seed,
         },
@@ -121,32 +118,19 @@ def _train(
             parent_run,
             stage.name,
             "stage",
-            flat(
-                {
-                    "stage": stage,
-                    "method": experiment.method,
-                    "selection": experiment.selection,
-                    "seed": experiment.seed,
-                }
-            ),
-            lineage_tags(
-                config_digest=manifest["digest"],
-                git_commit=manifest["environment"]["git_commit"],
-                upstream_run=upstream_run,
-                start_digest=start.digest,
-                first_step=str(saved + 1),
-            ),
+            stage_params(manifest),
+            stage_tags(manifest, len(attempts)),
             [data],
-            first_step=sum(earlier.steps for earlier in experiment.stages[:position]),
-            require_metrics=saved < stage.steps,
+            folder=folder,
+            first_step=saved + 1,
+            steps_before=_steps_before(experiment, position),
         ) as run:
-            attempt["mlflow_run_id"] = manifest["mlflow_run_id"] = run.run_id
+            attempt["run"] = run.id
             write_json(folder / MANIFEST, manifest)
             line = Progress(experiment, position)
 
             def on_step(record: dict) -> None:
-                metrics = {k: v for k, v in record.items() if k not in ("step", "time")}
-                run.log_step(metrics, record["step"])
+                run.log_step(record)
                 print(line.after(record))
 
             launch(
@@ -159,8 +143,7 @@ def _train(
                 stop_grace=hardware.stop_grace,
             )
             manifest |= _outcome(folder, stage)
-            for table in write_ledger(folder):
-                run.log_artifact(table)
+            write_ledger(folder)
             run.log_checkpoint(
                 folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
             )
@@ -265,6 +248,10 @@ def write_verl_prompts(data: Dataset, path: Path) -> None:
     aside = path.with_suffix(".part")
     pq.write_table(verl, aside)
     os.replace(aside, path)
+
+
+def _steps_before(experiment: Experiment, position: int) -> int:
+    return sum(earlier.steps for earlier in experiment.stages[:position])
 
 
 def _label(experiment: Experiment, position: int) -> str:

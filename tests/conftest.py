@@ -24,12 +24,10 @@ class NoTracker:
 
     @contextmanager
     def child_run(self, *_arguments, **_settings):
-        yield SimpleNamespace(
-            run_id="none",
-            log_step=lambda *_: None,
-            log_checkpoint=lambda *_, **__: None,
-            log_artifact=lambda *_, **__: None,
-        )
+        yield SimpleNamespace(id="", log_step=lambda *_: None, log_checkpoint=lambda *_, **__: None)
+
+    def found_stage(self, *_arguments):
+        pass
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def importers(tool: str) -> set[str]:
 @pytest.mark.parametrize(
     ("tool", "home"),
     [
-        ("mlflow", r"tasks/track\.py"),
+        ("mlflow", r"tasks/track_(reach|store)\.py"),
         ("hydra", r"conf/(compose|load)\.py"),
         ("verl", r"trainer/backend/.*"),
         ("ray", r"trainer/backend/.*"),

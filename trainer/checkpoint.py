@@ -1,7 +1,9 @@
-"""A model folder in Hugging Face format: what it must hold, and which tokens end its responses."""
+"""A model folder in Hugging Face format: what it must hold, how its prompts and responses end."""
 
 import json
 from pathlib import Path
+
+from trainer.grading.extract import OPEN
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -41,3 +43,14 @@ def eos_ids(folder: Path) -> set[int]:
         more = json.loads(generation.read_text()).get("eos_token_id")
         ids |= set(more) if isinstance(more, list) else {more}
     return {token for token in ids if token is not None}
+
+
+def opens_thought(folder: Path) -> bool:
+    """Whether its chat template ends a prompt with the opening think tag, so no response has it."""
+    from transformers import AutoTokenizer
+
+    chat = [{"role": "user", "content": "1 + 1"}]
+    prompt = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        chat, tokenize=False, add_generation_prompt=True
+    )
+    return prompt.rstrip().endswith(OPEN)

@@ -1,45 +1,62 @@
-r"""Is a response right? The verifier of mathematical answers.
+r"""Is a response right? The grader of mathematical answers.
 
-A response ends its reasoning with `</think>` and then gives its answer in \boxed{...}. Cheap
-decisions come first (equal text, equal numbers); only what they leave open is compared by
-math-verify, in a process of its own that is killed when its time is up.
+Cheap decisions come first: equal text, equal numbers, lists compared element by element. Only
+what they leave open goes to math-verify, in processes that are killed when their time is up. The
+conventions are in `trainer.grading.cascade`.
 """
 
-import atexit
-import json
-import os
-import re
-import select
-import subprocess
-import sys
+import time
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from fractions import Fraction
-from pathlib import Path
-from threading import Lock
+from functools import lru_cache
 
-from trainer.answers import last_boxed, normalized, number
+from trainer.answers import LONGEST_ANSWER, boxed_at, normalized, plain
+from trainer.grading import pool
+from trainer.grading.cascade import equal
+from trainer.grading.extract import ANY, DEEPSCALER, Form, after_thinking, find_answer
+from trainer.grading.pool import Limits, Outcome, configure
 
-SECONDS = 5.0
-MEMORY = 2048  # MiB of address space; sympy itself takes about 300
-START_SECONDS = 120.0
-LONGEST_ANSWER = 2000  # characters; the longest truth of the public sets has fewer than 400
+__all__ = [
+    "ANY",
+    "DEEPSCALER",
+    "Form",
+    "Grade",
+    "Limits",
+    "Reason",
+    "answer_is_parsable",
+    "configure",
+    "grade",
+    "grade_many",
+]
+
+REMEMBERED = 16_384  # pairs of answer and truths; RL repeats them
 
 
 class Reason(StrEnum):
     """Why a response was graded as it was."""
 
-    SAME_TEXT = "same text"
-    SAME_NUMBER = "same number"
-    SAME_EXPRESSION = "same expression"
-    WRONG = "wrong answer"
-    NO_THINK_TAG = "missing think tags"
+    SAME_TEXT = "equal as text"
+    SAME_VALUE = "equal by value"
+    WRONG = "not equal"
     NO_ANSWER = "no answer found"
-    TOO_LONG = "answer too long"
-    TIMEOUT = "comparison timed out"
-    FAILED = "comparison failed"
+    NO_THINK_TAG = "missing think tags"
+    UNPARSABLE = "unparsable"
+    TIMEOUT = "timed out"
+    OUT_OF_MEMORY = "out of memory"
+    LOST = "grading process lost"
+    TRUNCATED = "truncated"
+
+    @property
+    def correct(self) -> bool:
+        """Whether it says that the answer is right."""
+        return self in (Reason.SAME_TEXT, Reason.SAME_VALUE)
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether the response gave an answer in the form that was asked for."""
+        return self not in (Reason.NO_ANSWER, Reason.NO_THINK_TAG, Reason.TRUNCATED)
 
 
 @dataclass(frozen=True)
@@ -49,73 +66,91 @@ class Grade:
     Attributes:
         correct: Whether the answer is one of the accepted ones.
         reason: Why.
-        answer: What stood in the last box, None where there was none.
+        answer: The answer that was found, None where there was none.
+        seconds: What grading it took, without the start of the grading processes.
     """
 
     correct: bool
     reason: Reason
     answer: str | None
+    seconds: float = 0.0
 
 
-def grade(response: str, answers: Sequence[str], *, symbolic: bool = True) -> Grade:
-    r"""Grade one response. Whatever it says, this neither raises nor hangs.
-
-    The answer is the last \boxed{...} (or \fbox{...}) after the last `</think>`. The opening tag
-    is not asked for: chat templates end the prompt with it.
+def grade(
+    response: str,
+    answers: Sequence[str] | str,
+    *,
+    form: Form = ANY,
+    opened: bool = False,
+    truncated: bool = False,
+) -> Grade:
+    r"""Grade one response. Whatever it says, this neither raises nor hangs nor executes it.
 
     Args:
         response: The text after the prompt, without special end tokens.
         answers: Accepted answers; any of them will do.
-        symbolic: Whether to compare expressions where text and numbers decide nothing. Without
-            it such answers are wrong, and no process is ever started.
+        form: What the response must look like: `ANY`, or `DEEPSCALER` (both think tags, and a box
+            after them).
+        opened: Whether the prompt ended with the opening think tag, as many chat templates do.
+        truncated: Whether the response was cut off. Then only a box is an answer, and where there
+            is none the reason is `truncated`.
 
     Raises:
-        RuntimeError: when the comparing process cannot be started on this machine.
+        RuntimeError: when no grading process can be started on this machine.
 
     Source:
-        DeepScaleR's reward, which FastCuRL uses too. We differ: the opening tag is not needed,
-        unreduced fractions count as numbers, and math-verify replaces sympy's own parser.
+        The form and its tags: DeepScaleR's reward (`math_reward.py`), which FastCuRL uses too. We
+        differ: unreduced fractions count as numbers, and math-verify replaces sympy's own parser.
 
-    >>> grade(r"1+1=2</think>\boxed{2}", ["2"])
-    Grade(correct=True, reason=<Reason.SAME_TEXT: 'same text'>, answer='2')
+    >>> grade(r"1+1=2</think>\boxed{2}", ["2"]).reason
+    <Reason.SAME_TEXT: 'equal as text'>
     """
-    _, tag, tail = response.rpartition("</think>")
-    if not tag:
-        return Grade(False, Reason.NO_THINK_TAG, None)
-    answer = last_boxed(tail)
-    if answer is None or not normalized(answer):
-        return Grade(False, Reason.NO_ANSWER, answer)
-    if len(answer) > LONGEST_ANSWER:
-        return Grade(False, Reason.TOO_LONG, answer)
-    open_answers = []
-    for truth in answers:
-        reason = _cheap(answer, truth)
-        if reason is None:
-            open_answers.append(truth)
-        elif reason is not Reason.WRONG:
-            return Grade(True, reason, answer)
-    if not open_answers or not symbolic:
-        return Grade(False, Reason.WRONG, answer)
-    reason = _verifier().compare(answer, open_answers)
-    return Grade(reason is Reason.SAME_EXPRESSION, reason, answer)
+    one = _read(response, answers, form, opened, truncated)
+    if isinstance(one, Grade):
+        return one
+    return _finished(one, *_timed(one.answer, one.truths))
 
 
 def grade_many(
-    responses: Sequence[str], answers: Sequence[Sequence[str]], *, symbolic: bool = True
+    responses: Sequence[str],
+    answers: Sequence[Sequence[str] | str],
+    *,
+    form: Form = ANY,
+    opened: bool = False,
+    truncated: Sequence[bool] | None = None,
 ) -> list[Grade]:
-    """Grade each response by the accepted answers at its position.
+    """Grade each response by the accepted answers at its position, on all cores.
+
+    Args:
+        responses: Texts after the prompts.
+        answers: For each, its accepted answers.
+        form: As in `grade`.
+        opened: As in `grade`, for all of them.
+        truncated: For each, whether it was cut off; none of them where left out.
 
     Raises:
         ValueError: when there are not as many responses as lists of answers.
+        RuntimeError: when no grading process can be started on this machine.
     """
-    if len(responses) != len(answers):
+    cut = [False] * len(responses) if truncated is None else truncated
+    if not len(responses) == len(answers) == len(cut):
         raise ValueError(
             f"found {len(responses)} responses and {len(answers)} lists of answers, needed as "
             "many of each\n\nhint: repeat the answers for every sample of a problem"
         )
+    # First what costs nothing; then each pair that is left, once, by all workers together.
+    read = [
+        _read(response, accepted, form, opened, is_cut)
+        for response, accepted, is_cut in zip(responses, answers, cut, strict=True)
+    ]
+    left = list(dict.fromkeys((o.answer, o.truths) for o in read if isinstance(o, _Open)))
+    if not left:
+        return read
+    with ThreadPoolExecutor(min(len(left), pool.shared().limits.size())) as threads:
+        taken = dict(zip(left, threads.map(lambda pair: _timed(*pair), left), strict=True))
     return [
-        grade(response, accepted, symbolic=symbolic)
-        for response, accepted in zip(responses, answers, strict=True)
+        _finished(one, *taken[one.answer, one.truths]) if isinstance(one, _Open) else one
+        for one in read
     ]
 
 
@@ -131,150 +166,92 @@ def answer_is_parsable(answer: str) -> bool:
     return (
         bool(normalized(answer))
         and len(answer) <= LONGEST_ANSWER
-        and last_boxed(f"\\boxed{{{answer}}}") == answer.strip()
+        and boxed_at(f"\\boxed{{{answer}}}", 0)[0] == answer.strip()
     )
 
 
-def _cheap(answer: str, truth: str) -> Reason | None:
-    """What text and numbers decide, or None where they decide nothing."""
-    if normalized(answer) == normalized(truth):
-        return Reason.SAME_TEXT
-    left, right = number(answer), number(truth)
-    if left is None and right is not None:
-        left = number(_UNIT.sub("", answer.rpartition("=")[2]))  # "x = 7" and "7 cm" are 7
-    if left is not None and right is not None:
-        same = left == right or _rounds(answer, left, right) or _rounds(truth, right, left)
-        if ("%" in answer) != ("%" in truth):  # 50 % is 50, and 0.5
-            same |= left == right * 100 if "%" in answer else left * 100 == right
-        return Reason.SAME_NUMBER if same else Reason.WRONG
-    if re.fullmatch(r"[-+]?\d+", truth.strip()) and not re.search(r"[\\^!]", answer):
-        # Against an integer only an expression that has to be worked out is still open.
-        return Reason.WRONG
-    return None
+@dataclass(frozen=True)
+class _Open:
+    """A response whose answer is not decided by text and numbers, and the truths left."""
+
+    answer: str
+    truths: tuple[str, ...]
+    seconds: float
 
 
-# Of two letters at least, and set apart: 7 cm, 7\text{ cm}^2; but not 7n, 7 n or 7 pi.
-_UNIT = re.compile(
-    r"(?:\s*\\(?:text|mathrm|mbox)\s*\{[^{}]{2,}\}|\s+(?!pi\b)[A-Za-z]{2,}(?: +[A-Za-z]+)*)"
-    r"(?:\^\{?\d\}?)?\s*$"
-)
+def _read(
+    response: str, answers: Sequence[str] | str, form: Form, opened: bool, truncated: bool
+) -> Grade | _Open:
+    """All that can be said of a response in this process."""
+    started = time.perf_counter()
+    found = _found(response, form, opened, truncated)
+    if isinstance(found, Reason):
+        return Grade(False, found, None, time.perf_counter() - started)
+    truths = (answers,) if isinstance(answers, str) else tuple(map(str, answers))
+    decided = _cheap(found, truths)
+    seconds = time.perf_counter() - started
+    if isinstance(decided, Reason):
+        return Grade(decided.correct, decided, found, seconds)
+    return _Open(found, decided, seconds)
 
 
-def _rounds(text: str, rounded: Fraction, exact: Fraction) -> bool:
-    """Whether a decimal of six or more places is the other number, rounded."""
-    places = len(text.partition(".")[2].strip("$ "))
-    return places >= 6 and "." in text and round(exact, places) == rounded
+def _finished(one: _Open, reason: Reason, seconds: float) -> Grade:
+    return Grade(reason.correct, reason, one.answer, one.seconds + seconds)
 
 
-class Verifier:
-    """The process that compares expressions: started when first needed, restarted when killed.
-
-    Threads may share one; comparisons wait for each other.
-    """
-
-    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
-        """Start nothing yet.
-
-        Args:
-            seconds: Time for one comparison.
-            memory: Address space of the process, in MiB.
-        """
-        self.seconds, self.memory = seconds, memory
-        self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process that is running, if any."""
-        return self._process.pid if self._process else None
-
-    def compare(self, answer: str, truths: Sequence[str]) -> Reason:
-        """SAME_EXPRESSION, WRONG, TIMEOUT or FAILED (out of memory, or the process died).
-
-        Raises:
-            RuntimeError: when the process cannot start, for instance without math-verify.
-        """
-        line = json.dumps({"answer": _bare(answer), "truths": [_bare(truth) for truth in truths]})
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            try:
-                self._process.stdin.write(line.encode() + b"\n")
-                self._process.stdin.flush()
-                reply = self._reply(self.seconds)
-            except TimeoutError:
-                self._stop()
-                return Reason.TIMEOUT
-            except (OSError, ValueError):  # it died: a broken pipe, or no whole line
-                self._stop()
-                return Reason.FAILED
-        if "error" in reply:
-            return Reason.FAILED if reply["error"] == "MemoryError" else Reason.WRONG
-        return Reason.SAME_EXPRESSION if reply["correct"] else Reason.WRONG
-
-    def close(self) -> None:
-        """End the process, if it runs."""
-        with self._lock:
-            self._stop()
-
-    def _start(self) -> None:
-        self._stop()
-        script = Path(__file__).with_name("verifier.py")
-        # -P: not to find modules beside the script under the names of the standard library's.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(script), str(self.seconds), str(self.memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        try:
-            self._reply(START_SECONDS)
-        except (OSError, ValueError) as error:
-            self._stop()
-            raise RuntimeError(
-                f"the process that compares expressions did not start within {START_SECONDS:.0f} "
-                f"s and {self.memory} MiB\n\nhint: try {sys.executable} -c 'import math_verify'"
-            ) from error
-
-    def _reply(self, seconds: float) -> dict:
-        out = self._process.stdout
-        # Replies are single short lines, so the first byte ready means the line is on its way.
-        if not select.select([out], [], [], seconds)[0]:
-            raise TimeoutError
-        return json.loads(out.readline())
-
-    def _stop(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            with suppress(BrokenPipeError):  # what was still to be written to it
-                self._process.stdin.close()
-            self._process.stdout.close()
-            self._process = None
+def _found(response: str, form: Form, opened: bool, truncated: bool) -> str | Reason:
+    """The answer of a response, or why it has none."""
+    text = after_thinking(response, form, opened)
+    if text is None:
+        return Reason.TRUNCATED if truncated else Reason.NO_THINK_TAG
+    answer = find_answer(text, Form(form.think, form.boxed or truncated))
+    if answer is None or not normalized(answer[: 2 * LONGEST_ANSWER]):
+        return Reason.TRUNCATED if truncated else Reason.NO_ANSWER
+    return answer
 
 
-def _bare(text: str) -> str:
-    text = text.strip()
-    while text.startswith("$") and text.endswith("$") and len(text) > 1:
-        text = text[1:-1].strip()
-    return text
+@lru_cache(REMEMBERED)
+def _cheap(answer: str, truths: tuple[str, ...]) -> Reason | tuple[str, ...]:
+    """What text and numbers decide, else the truths that they leave open."""
+    if len(answer) > LONGEST_ANSWER:
+        return Reason.UNPARSABLE
+    left = []
+    for truth in truths:
+        decided, as_text = equal(answer, truth)
+        if decided:
+            return Reason.SAME_TEXT if as_text else Reason.SAME_VALUE
+        if decided is None and len(truth) <= LONGEST_ANSWER:
+            left.append(truth)
+    return tuple(left) or Reason.WRONG
 
 
-_shared: dict[int, Verifier] = {}
+class _LostError(Exception):
+    """Says that a comparison came to nothing, so that this is not remembered."""
 
 
-def _verifier() -> Verifier:
-    """The verifier of this process. A fork gets its own: it must not share the parent's pipe."""
-    owner = os.getpid()
-    if owner not in _shared:
-        made = Verifier()
-        if _shared.setdefault(owner, made) is made:  # of several threads, one puts its own there
-            atexit.register(_close, owner)
-    return _shared[owner]
+_REASONS = {
+    Outcome.EQUAL: Reason.SAME_VALUE,
+    Outcome.DIFFERENT: Reason.WRONG,
+    Outcome.UNPARSABLE: Reason.UNPARSABLE,
+    Outcome.TIMEOUT: Reason.TIMEOUT,
+    Outcome.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
+}
 
 
-def _close(owner: int) -> None:
-    # A fork inherits what is registered here, but the process is not its to end.
-    if os.getpid() == owner:
-        _shared[owner].close()
+@lru_cache(REMEMBERED)
+def _compared(answer: str, truths: tuple[str, ...]) -> Reason:
+    # Time-outs are remembered too: an answer that hangs is often given again in its group.
+    outcome = pool.shared().compare(plain(answer), [plain(truth) for truth in truths])
+    if outcome is Outcome.LOST:
+        raise _LostError
+    return _REASONS[outcome]
+
+
+def _timed(answer: str, truths: tuple[str, ...]) -> tuple[Reason, float]:
+    pool.shared().warm()
+    started = time.perf_counter()
+    try:
+        reason = _compared(answer, truths)
+    except _LostError:
+        reason = Reason.LOST
+    return reason, time.perf_counter() - started

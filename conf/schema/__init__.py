@@ -12,6 +12,7 @@ from conf.schema.experiment import Experiment, Model
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
+from conf.schema.reward import Reward
 from conf.schema.selection import Selection
 from conf.schema.stage import Stage
 
@@ -25,6 +26,7 @@ __all__ = [
     "Knobs",
     "Method",
     "Model",
+    "Reward",
     "Segmentation",
     "Selection",
     "Source",

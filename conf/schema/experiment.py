@@ -7,6 +7,7 @@ from conf.schema.evaluation import Evaluation
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
+from conf.schema.reward import Reward
 from conf.schema.selection import Selection
 from conf.schema.stage import Stage
 
@@ -31,6 +32,7 @@ class Experiment(Knobs):
     data: Data = knob(Data, "Training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
+    reward: Reward = knob(Reward, "What a rollout is worth.", "group")
     selection: Selection = knob(Selection, "Which prompts are sampled, which train.", "group")
     stages: list[Stage] = knob(
         lambda: [Stage()], "The curriculum, in order.", "stages", min_length=1

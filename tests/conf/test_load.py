@@ -48,7 +48,7 @@ def test_the_first_line_of_an_experiment_is_the_command_that_runs_it(name):
     "choice",
     [
         f"{group}={name}"
-        for group in ("curriculum", "method", "data", "model", "hardware", "evaluation")
+        for group in ("curriculum", "method", "data", "model", "hardware", "evaluation", "reward")
         for name in choices(group)
     ],
 )

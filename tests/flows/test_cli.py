@@ -156,7 +156,7 @@ def test_reindex_says_what_it_added(smoke, output, train, tmp_path, capsys):
     capsys.readouterr()
     assert main(["reindex", "--output", output, "--store", store]) == 0
     assert capsys.readouterr().out == (
-        f"{store}: added 2 stages and 0 evaluations; 0 runs found there and left alone\n"
+        f"{store}: added 2 runs of stages and 0 of evaluations; 0 were there\n"
     )
 
 

@@ -308,7 +308,14 @@ def test_mlflow_has_a_run_for_each_attempt_with_its_outcome(finished, output):
     for run in runs:
         if run.data.tags["stagecraft.kind"] == "stage":
             assert run.data.tags["mlflow.parentRunId"] in parents
-            assert run.data.metrics and run.inputs.dataset_inputs
+            assert run.inputs.dataset_inputs
+    (whole,) = [
+        run
+        for run in runs
+        if run.data.tags.get("stagecraft.name") == "1-L1-64" and run.info.status == "FINISHED"
+    ]
+    curve = client.get_metric_history(whole.info.run_id, "reward/mean")
+    assert sorted(point.step for point in curve) == list(range(1, STEPS + 1))
 
 
 def test_a_finished_experiment_trains_nothing(finished, output):

@@ -39,9 +39,9 @@ class Killer(NoTracker):
             def __enter__(self):
                 inner = run.__enter__()
 
-                def log_step(_metrics, step):
-                    if step >= after:
-                        raise KilledError(step)
+                def log_step(record):
+                    if record["step"] >= after:
+                        raise KilledError(record["step"])
 
                 inner.log_step = log_step
                 return inner

@@ -384,7 +384,7 @@ def test_a_grader_that_cannot_compare_is_noticed_where_it_is_needed(smoke, datas
     rows = problems(12, 0, "test")
     rows[0]["reward_model"]["ground_truth"] = "\\sqrt{2}"
     message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset(rows)}, BASE)
-    assert "the grader says 'comparison timed out' of an answer known to be right" in message
+    assert "the grader says 'timed out' of an answer known to be right" in message
 
 
 def test_the_grader_of_this_machine_compares_expressions():

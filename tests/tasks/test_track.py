@@ -5,12 +5,18 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from tasks.journal import Journal, journals
 from tasks.track import Tracker, flat, lineage_tags, metric_name, store_uri
+from trainer.records import append_record
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -36,8 +42,25 @@ def tracker(output, request, monkeypatch):
     return Tracker(output, request.node.name)
 
 
-def run_of(tracker, run_id):
-    return tracker._client.get_run(run_id)
+def client(tracker) -> MlflowClient:
+    return MlflowClient(tracker.uri)
+
+
+def run_of(tracker, name):
+    """MLflow's run of one of ours."""
+    at = client(tracker)
+    experiment = at.get_experiment_by_name(tracker.experiment_name)
+    [run] = at.search_runs([experiment.experiment_id], f"tags.`stagecraft.id` = '{name}'")
+    return run
+
+
+def curve(tracker, name, metric) -> list[tuple]:
+    points = client(tracker).get_metric_history(run_of(tracker, name).info.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def step(number, **metrics):
+    return {"step": number, "time": 1.7e9 + number, **(metrics or {"loss": number / 2})}
 
 
 def test_a_stage_keeps_its_settings_steps_data_and_lineage_below_its_pipeline(tracker, tmp_path):
@@ -48,28 +71,26 @@ def test_a_stage_keeps_its_settings_steps_data_and_lineage_below_its_pipeline(tr
             "short",
             "stage",
             flat({"stage": {"steps": 2}}),
-            lineage_tags(config_digest="d1", upstream_run="r1", checkpoint_digest="e1"),
+            lineage_tags(config_digest="d1", start_digest="e1"),
             [Problems(tmp_path / "prompts.parquet")],
-            first_step=10,
+            steps_before=10,
         ) as child,
     ):
-        child.log_step({"reward/mean": 0.25, "avg@8": 0.5, "note": "text", "absent": None}, 1)
-        child.log_step({"reward/mean": 0.5, "grad_norm": math.nan}, 2)
+        more = {"reward/mean": 0.25, "avg@8": 0.5, "note": "text", "absent": None}
+        child.log_step({"step": 1, "time": 1.7e9, **more})
+        child.log_step({"step": 2, "time": 1.7e9 + 5, "reward/mean": 0.5, "grad_norm": math.nan})
 
-    run = run_of(tracker, child.run_id)
+    run = run_of(tracker, child.id)
     assert run.info.status == "FINISHED" and run.info.run_name == "short"
     assert run.data.params == {"stage.steps": "2"}
-    assert run.data.tags["mlflow.parentRunId"] == pipeline
-    assert {
-        "stagecraft.kind": "stage",
-        "stagecraft.config_digest": "d1",
-        "stagecraft.upstream_run": "r1",
-        "stagecraft.checkpoint_digest": "e1",
-    }.items() <= run.data.tags.items()
-    assert child.logged == 4
-    steps = tracker._client.get_metric_history(child.run_id, "reward/mean")
-    assert [(point.step, point.value) for point in steps] == [(1, 0.25), (2, 0.5)]
-    assert run.data.metrics["avg_at_8"] == 0.5
+    parent = run_of(tracker, pipeline)
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    expected = {"stagecraft.kind": "stage", "stagecraft.config_digest": "d1"}
+    assert expected.items() <= run.data.tags.items()
+    assert set(run.data.metrics) == {"reward/mean", "avg_at_8", "grad_norm"}
+    points = client(tracker).get_metric_history(run.info.run_id, "reward/mean")
+    found = [(point.step, point.value, point.timestamp) for point in points]
+    assert found == [(1, 0.25, 1_700_000_000_000), (2, 0.5, 1_700_000_005_000)]
     assert math.isnan(run.data.metrics["grad_norm"])
 
     [data] = run.inputs.dataset_inputs
@@ -77,30 +98,34 @@ def test_a_stage_keeps_its_settings_steps_data_and_lineage_below_its_pipeline(tr
     assert json.loads(data.dataset.profile) == {"num_rows": 40_315}
     assert {tag.key: tag.value for tag in data.tags}["stagecraft.digest"] == "ab" * 32
 
-    parent = run_of(tracker, pipeline)
     assert parent.info.status == "FINISHED" and parent.data.params == {"seed": "0"}
     assert parent.data.tags["mlflow.source.git.commit"] == "c0ffee"
-    curve = tracker._client.get_metric_history(pipeline, "reward/mean")
-    assert [point.step for point in curve] == [11, 12]
+    assert curve(tracker, pipeline, "reward/mean") == [(11, 0.25), (12, 0.5)]
 
 
-def test_a_checkpoint_is_recorded_by_reference(tracker, tmp_path):
+def test_a_checkpoint_is_recorded_by_reference_and_leads_to_the_run_that_made_it(tracker, tmp_path):
     folder = tmp_path / "long-0123" / "checkpoint"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    with (
-        tracker.pipeline_run({}, {}) as pipeline,
-        tracker.child_run(pipeline, "long", "stage", {}, {}) as child,
-    ):
-        child.log_metrics({"loss": 1})
-        model_id = child.log_checkpoint(folder, "f" * 64, step=16)
-    model = tracker._client.get_logged_model(model_id)
-    assert model.status == "READY" and model.source_run_id == child.run_id
+    start, read = lineage_tags(start_digest="f" * 64), lineage_tags(checkpoint_digest="f" * 64)
+    with tracker.pipeline_run({}, {}) as pipeline:
+        with tracker.child_run(pipeline, "long", "stage", {}, {}) as child:
+            child.log_checkpoint(folder, "f" * 64, step=16)
+        with tracker.child_run(pipeline, "longer", "stage", {}, start) as after:
+            pass
+        with tracker.child_run(pipeline, "long on lab", "evaluation", {}, read) as score:
+            pass
+    run = run_of(tracker, child.id)
+    [made] = run.outputs.model_outputs
+    model = client(tracker).get_logged_model(made.model_id)
+    assert made.step == 16
+    assert model.status == "READY" and model.source_run_id == run.info.run_id
     assert model.tags["stagecraft.uri"] == folder.as_uri()
     assert model.tags["stagecraft.digest"] == "f" * 64
-    [made] = run_of(tracker, child.run_id).outputs.model_outputs
-    assert (made.model_id, made.step) == (model_id, 16)
     assert not list((tmp_path.parent).rglob("mlartifacts/**/model.safetensors"))
+    assert run.data.tags["stagecraft.checkpoint"] == folder.as_uri()
+    for follower in (after, score):
+        assert run_of(tracker, follower.id).data.tags["stagecraft.upstream_run"] == run.info.run_id
 
 
 def test_a_failure_is_told_and_handed_on(tracker):
@@ -110,10 +135,10 @@ def test_a_failure_is_told_and_handed_on(tracker):
         tracker.child_run(pipeline, "short", "stage", {}, {}) as child,
     ):
         raise RuntimeError("out of memory")
-    for run_id in (pipeline, child.run_id):
-        run = run_of(tracker, run_id)
+    for name in (pipeline, child.id):
+        run = run_of(tracker, name)
         assert run.info.status == "FAILED"
-        assert "out of memory" in run.data.tags["stagecraft.error"]
+        assert run.data.tags["stagecraft.reason"] == "out of memory"
 
 
 @pytest.mark.parametrize("wish", [KeyboardInterrupt, SystemExit])
@@ -123,27 +148,55 @@ def test_an_interrupted_run_ends_killed(tracker, wish):
         tracker.pipeline_run({}, {}) as pipeline,
         tracker.child_run(pipeline, "short", "stage", {}, {}) as child,
     ):
+        child.log_step(step(1))
         raise wish
-    assert {run_of(tracker, run).info.status for run in (pipeline, child.run_id)} == {"KILLED"}
+    assert {run_of(tracker, run).info.status for run in (pipeline, child.id)} == {"KILLED"}
+    assert curve(tracker, child.id, "loss") == [(1, 0.5)]
 
 
-def test_a_stage_without_metrics_fails(tracker):
+def test_an_interruption_while_a_step_is_sent_loses_no_step(tracker, monkeypatch):
+    calls = []
+
+    def log_batch(self, run_id, metrics=(), **more):
+        calls.append([entry.step for entry in metrics])
+        raise KeyboardInterrupt
+
     with (
-        pytest.raises(ValueError, match=r"stage 'short' ended without a single metric.*\n\nhint: "),
+        pytest.raises(KeyboardInterrupt),
         tracker.pipeline_run({}, {}) as pipeline,
         tracker.child_run(pipeline, "short", "stage", {}, {}) as child,
     ):
-        child.log_step({"note": "no number"}, 1)
-    assert run_of(tracker, child.run_id).info.status == "FAILED"
+        child.log_step(step(1))
+        tracker._next_step = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_batch", log_batch)
+            child.log_step(step(2))
+    assert calls == [[2]]
+    assert curve(tracker, child.id, "loss") == [(1, 0.5), (2, 1.0)]
+    assert run_of(tracker, child.id).info.status == "KILLED"
+
+
+def test_the_run_of_a_resumed_attempt_has_the_whole_curve_each_step_once(tracker, tmp_path):
+    for number in (1, 2, 3):  # step 3 came after the last whole checkpoint
+        append_record(tmp_path / "metrics.jsonl", step(number))
+    given = {"folder": tmp_path, "first_step": 3, "steps_before": 100}
+    with (
+        tracker.pipeline_run({}, {}) as pipeline,
+        tracker.child_run(pipeline, "short", "stage", {}, {}, **given) as child,
+    ):
+        for number in (3, 4):
+            child.log_step(step(number, loss=-1.0))
+    whole = [(1, 0.5), (2, 1.0), (3, -1.0), (4, -1.0)]
+    assert curve(tracker, child.id, "loss") == whole
+    assert curve(tracker, pipeline, "loss") == [(100 + number, loss) for number, loss in whole]
 
 
 def test_a_second_attempt_may_have_other_settings(tracker):
     with tracker.pipeline_run({}, {}) as pipeline:
         for first in (1, 5):
             with tracker.child_run(pipeline, "short", "stage", {"first": first}, {}) as child:
-                child.log_step({"loss": 1}, first)
-    run = run_of(tracker, child.run_id)
-    assert run.data.tags["stagecraft.attempt"] == "2" and run.data.params == {"first": "5"}
+                child.log_step(step(first))
+    assert run_of(tracker, child.id).data.params == {"first": "5"}
 
 
 def test_long_settings_are_cut_and_stay_distinguishable(tracker):
@@ -161,59 +214,108 @@ def test_more_settings_and_metrics_than_mlflow_takes_at_once_are_all_kept(tracke
     assert len(run.data.params) == 250 and run.data.metrics == many
 
 
-def test_a_run_whose_process_was_killed_is_closed_by_the_next(tracker, output):
+def test_the_runs_of_a_killed_process_are_closed_by_the_next_but_not_those_of_a_living(
+    tracker, output
+):
     left_open = (
         "import os, sys; from tasks.track import Tracker\n"
         "tracker = Tracker(sys.argv[1], sys.argv[2])\n"
-        "with tracker.pipeline_run({}, {}) as run: print(run, flush=True); os._exit(9)\n"
+        "with tracker.pipeline_run({}, {}) as run:\n"
+        "    with tracker.child_run(run, 'short', 'stage', {}, {}) as child:\n"
+        "        child.log_step({'step': 1, 'time': 1.7e9, 'loss': 0.5})\n"
+        "        print(run, child.id, flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n"
     )
-    name = tracker._client.get_experiment(tracker.experiment_id).name
     killed = subprocess.run(
-        [sys.executable, "-c", left_open, output, name],
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", left_open, output, tracker.experiment_name],
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "."},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    orphan = killed.stdout.strip()
-    assert killed.returncode == 9 and not killed.stderr  # no chatter either
-    assert run_of(tracker, orphan).info.status == "RUNNING"
+    orphans = killed.stdout.split()
+    assert killed.returncode == -9 and len(orphans) == 2 and not killed.stderr
+    assert {run_of(tracker, orphan).info.status for orphan in orphans} == {"RUNNING"}
+    seen = (output / "runs" / orphans[0] / "run.json").stat().st_mtime
     with tracker.pipeline_run({}, {}) as first, tracker.pipeline_run({}, {}):
         assert run_of(tracker, first).info.status == "RUNNING"  # its process lives
-    assert run_of(tracker, orphan).info.status == "KILLED"
+        for orphan in orphans:
+            run = run_of(tracker, orphan)
+            assert run.info.status == "KILLED"
+            assert "its process ended without a word" in run.data.tags["stagecraft.reason"]
+            assert run.info.end_time == int(seen * 1000)  # its last sign of life
+    assert curve(tracker, orphans[1], "loss") == [(1, 0.5)]
+    journal = Journal.read(output / "runs" / orphans[0])
+    assert journal.delivered and journal.run.outcome == "interrupted"
 
 
-def test_the_report_is_kept_and_its_summary_shown(tracker, tmp_path):
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "reward.svg").write_text("<svg/>")
-    (tmp_path / "report.html").write_text("<p>")
-    (tmp_path / "report.md").write_text("# lab\n\nBetter.\n\n## Accuracy\n\n|a|\n\n## Cost\n\nx\n")
+def test_a_damaged_journal_is_told_and_stops_nothing(tmp_path, output, capsys):
+    tracker = Tracker(tmp_path, "damaged", store_uri(output))
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "run.json").write_text('{"run": {"nonsense": 1}}')
     with tracker.pipeline_run({}, {}) as pipeline:
-        tracker.log_report(pipeline, tmp_path)
-    kept = {file.path for file in tracker._client.list_artifacts(pipeline, "report")}
-    assert kept == {"report/figures", "report/report.html", "report/report.md"}
-    note = run_of(tracker, pipeline).data.tags["mlflow.note.content"]
-    assert note == "# lab\n\nBetter.\n\n## Accuracy\n\n|a|\n"
+        pass
+    assert run_of(tracker, pipeline).info.status == "FINISHED"
+    assert f"{tmp_path}/runs/x/run.json is damaged" in capsys.readouterr().out
 
 
-def test_files_and_folders_can_be_kept_with_a_stage(tracker, tmp_path):
-    (tmp_path / "settings.json").write_text("{}")
+def test_what_is_delivered_is_not_looked_at_again(tracker, monkeypatch):
+    with tracker.pipeline_run({}, {}):
+        pass
+    assert all(Journal.read(folder).delivered for folder in journals(tracker.output))
+    put = []
+    monkeypatch.setattr(tracker._store, "put", lambda journal, _: put.append(journal.run.id))
+    with tracker.pipeline_run({}, {}) as second:
+        pass
+    assert set(put) == {second}
+
+
+def test_sending_takes_a_small_share_of_a_stages_time(tracker, monkeypatch):
+    """A slow server gets many steps at once, and all of them in the end."""
+    real = tracker._store.put
+    sent = []
+
+    def slow(journal, records):
+        time.sleep(0.1)
+        sent.append(time.monotonic())
+        real(journal, records)
+
     with (
         tracker.pipeline_run({}, {}) as pipeline,
-        tracker.child_run(pipeline, "lab", "evaluation", {}, {}, require_metrics=False) as child,
+        tracker.child_run(pipeline, "short", "stage", {}, {}) as child,
     ):
-        child.log_artifact(tmp_path / "settings.json")
-        child.log_artifact(tmp_path, "all")
-    files = {file.path for file in tracker._client.list_artifacts(child.run_id)}
-    assert files == {"settings.json", "all"}
+        monkeypatch.setattr(tracker._store, "put", slow)
+        for number in range(1, 101):
+            child.log_step(step(number))
+        assert len(sent) <= 2
+    assert curve(tracker, child.id, "loss") == [(number, number / 2) for number in range(1, 101)]
 
 
-def test_a_deleted_experiment_is_restored(tracker, output):
-    tracker._client.delete_experiment(tracker.experiment_id)
-    name = tracker._client.get_experiment(tracker.experiment_id).name
-    assert Tracker(output, name).experiment_id == tracker.experiment_id
-    assert tracker._client.get_experiment(tracker.experiment_id).lifecycle_stage == "active"
+def test_the_report_is_kept_and_its_summary_shown(tracker, output):
+    folder = output / "reports" / "lab"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "reward.svg").write_text("<svg/>")
+    (folder / "report.html").write_text("<p>")
+    (folder / "report.md").write_text("# lab\n\nBetter.\n\n## Accuracy\n\n|a|\n\n## Cost\n\nx\n")
+    with tracker.pipeline_run({}, {}) as pipeline:
+        tracker.log_report(pipeline, folder)
+    run = run_of(tracker, pipeline)
+    kept = {file.path for file in client(tracker).list_artifacts(run.info.run_id, "report")}
+    assert kept == {"report/figures", "report/report.html", "report/report.md"}
+    assert run.data.tags["mlflow.note.content"] == "# lab\n\nBetter.\n\n## Accuracy\n\n|a|\n"
+
+
+def test_a_deleted_experiment_is_restored(tracker):
+    with tracker.pipeline_run({}, {}) as first:
+        pass
+    at = client(tracker)
+    experiment = at.get_experiment_by_name(tracker.experiment_name)
+    at.delete_experiment(experiment.experiment_id)
+    with Tracker(tracker.output, tracker.experiment_name).pipeline_run({}, {}) as second:
+        pass
+    assert at.get_experiment(experiment.experiment_id).lifecycle_stage == "active"
+    assert run_of(tracker, first).info.experiment_id == run_of(tracker, second).info.experiment_id
 
 
 def test_the_store_lies_below_the_output_folder_unless_the_environment_says_otherwise(monkeypatch):
@@ -236,12 +338,10 @@ def test_the_store_lies_below_the_output_folder_unless_the_environment_says_othe
 def test_metric_names_become_what_mlflow_admits(tracker, name, admitted):
     assert metric_name(name) == admitted
     with tracker.pipeline_run({}, {}) as run:
-        assert tracker.log(run, {name: 1}) == 1
+        tracker.log(run, {name: 1})
     assert run_of(tracker, run).data.metrics == {admitted: 1}
 
 
 def test_importing_tracking_does_not_import_mlflow():
     code = "import sys, tasks.track; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

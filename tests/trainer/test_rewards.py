@@ -1,215 +1,118 @@
-import os
-import resource
+"""The grader: what is right, and that nothing a model writes can hang, exhaust or fool it."""
+
 import subprocess
 import sys
 import threading
-import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.answers import last_boxed, normalized, number
-from trainer.rewards import Reason, Verifier, answer_is_parsable, grade, grade_many
+from benchmarks.grader_cases import cases
+from benchmarks.grader_data import folder, real_answers
+from trainer.rewards import (
+    ANY,
+    DEEPSCALER,
+    Form,
+    Limits,
+    Reason,
+    answer_is_parsable,
+    configure,
+    grade,
+    grade_many,
+)
 
-# (what stands in the box, accepted answers, expected reason), decided without a parser.
-CHEAP = [
-    ("7", ["7"], Reason.SAME_TEXT),
-    ("025", ["25"], Reason.SAME_NUMBER),  # AIME pads with zeros
-    ("25", ["025"], Reason.SAME_NUMBER),
-    ("142", ["142.0"], Reason.SAME_NUMBER),
-    ("1,000", ["1000"], Reason.SAME_NUMBER),
-    ("1{,}234{,}567", ["1234567"], Reason.SAME_NUMBER),
-    ("1,2", ["12"], Reason.WRONG),  # a pair, no thousands
-    ("-3", ["3"], Reason.WRONG),
-    ("\\frac{14}{2}", ["7"], Reason.SAME_NUMBER),
-    ("2/4", ["\\frac12"], Reason.SAME_NUMBER),
-    ("0.5", ["\\dfrac{1}{2}"], Reason.SAME_NUMBER),
-    ("-\\frac{2}{3}", ["-\\frac{2}{3}"], Reason.SAME_TEXT),
-    ("\\frac{-2}{3}", ["-\\frac{2}{3}"], Reason.SAME_NUMBER),
-    ("\\frac{1}{0}", ["1"], None),  # no number: left to the parser
-    ("0.333333", ["1/3"], Reason.SAME_NUMBER),  # six places, rounded
-    ("0.33", ["1/3"], Reason.WRONG),
-    ("7e37", ["7 \\times 10^{37}"], Reason.SAME_NUMBER),
-    ("50\\%", ["0.5"], Reason.SAME_NUMBER),
-    ("0.5", ["50\\%"], Reason.SAME_NUMBER),
-    ("80", ["80\\%"], Reason.SAME_TEXT),  # as the training reward of FastCuRL has it
-    ("8", ["80\\%"], Reason.WRONG),
-    ("$7$", ["7"], Reason.SAME_TEXT),
-    ("\\$7", ["7"], Reason.SAME_TEXT),
-    ("90^\\circ", ["90"], Reason.SAME_TEXT),
-    ("x = 7", ["7"], Reason.SAME_NUMBER),
-    ("x=0", ["0"], Reason.SAME_NUMBER),
-    ("7\\text{ cm}^2", ["7"], Reason.SAME_NUMBER),
-    ("7 square units", ["7"], Reason.SAME_NUMBER),
-    ("7n", ["7"], Reason.WRONG),  # a variable is no unit
-    ("7 n", ["7"], Reason.WRONG),
-    ("7 pi", ["7"], Reason.WRONG),
-    ("3+4", ["7"], Reason.WRONG),  # an integer is to be given worked out
-    ("a7;b", ["7"], Reason.WRONG),
-    ("\\text{Evelyn}", ["Evelyn"], Reason.SAME_TEXT),
-    ("\\left( 3, \\frac{\\pi}{2} \\right)", ["(3,\\frac{\\pi}{2})"], Reason.SAME_TEXT),
-    ("0.02", ["0.01", "0.02"], Reason.SAME_TEXT),  # any accepted answer will do
-    ("0.03", ["0.01", "0.02"], Reason.WRONG),
-]
+CASES = cases()
 
-# The same, where only the parser can tell.
-PARSED = [
-    ("2^3", ["8"], Reason.SAME_EXPRESSION),
-    ("\\frac{\\sqrt2}{2}", ["\\frac{1}{\\sqrt{2}}"], Reason.SAME_EXPRESSION),
-    ("(x+1)^2", ["x^2+2x+1"], Reason.SAME_EXPRESSION),
-    ("(x+1)^2", ["x^2+1", "x^2+2x+1"], Reason.SAME_EXPRESSION),
-    ("\\{1,2\\}", ["\\{2,1\\}"], Reason.SAME_EXPRESSION),
-    ("(2,1)", ["(1,2)"], Reason.WRONG),  # order counts in a pair
-    ("x^2", ["x^3"], Reason.WRONG),
-    ("$1+x$", ["$x+1$"], Reason.SAME_EXPRESSION),
-    ("\\frac{1}{", ["x"], Reason.NO_ANSWER),  # the box is never closed
-    ("__import__('os').system('touch marker')", ["x"], Reason.WRONG),  # words, not orders
-]
+
+@pytest.fixture(scope="module", autouse=True)
+def short_limit():
+    configure(Limits(seconds=2.0))
+    yield
+    configure(Limits())
 
 
 @pytest.fixture(scope="module")
-def verifier():
-    verifier = Verifier()
-    yield verifier
-    verifier.close()
+def graded():
+    return grade_many([case.response for case in CASES], [[case.answer] for case in CASES])
 
 
-@pytest.fixture(autouse=True)
-def one_verifier(monkeypatch, verifier):
-    monkeypatch.setattr("trainer.rewards._verifier", lambda: verifier)
+@pytest.mark.parametrize("place", range(len(CASES)), ids=lambda i: f"{CASES[i].group}-{i}")
+def test_cases_by_hand_are_graded_as_they_should_be(graded, place):
+    assert graded[place].correct == CASES[place].expected, (CASES[place], graded[place])
 
 
-@pytest.mark.parametrize(("answer", "accepted", "reason"), CHEAP)
-def test_text_and_numbers_decide_without_a_process(answer, accepted, reason, monkeypatch):
-    asked = []
-    monkeypatch.setattr(Verifier, "compare", lambda self, *asks: asked.append(asks) or Reason.WRONG)
-    got = grade(f"so</think>\\boxed{{{answer}}}", accepted)
-    assert bool(asked) == (reason is None)
-    assert got.answer == answer
-    if reason:
-        assert (got.correct, got.reason) == (reason.startswith("same"), reason)
+def test_cases_by_hand_are_many_and_of_both_kinds():
+    assert len(CASES) >= 300
+    assert min(sum(case.expected is kind for case in CASES) for kind in (True, False)) > 100
 
 
-@pytest.mark.parametrize(("answer", "accepted", "reason"), PARSED)
-def test_the_parser_decides_the_rest(answer, accepted, reason, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    got = grade(f"so</think>\\boxed{{{answer}}}", accepted)
-    assert (got.correct, got.reason) == (reason is Reason.SAME_EXPRESSION, reason)
-    assert not list(tmp_path.iterdir())
-
-
-# Whole responses: (response, correct, reason, answer).
+# Whole responses, with both tags and a box asked for: (response, correct, reason, answer).
 RESPONSES = [
-    ("\\boxed{7}", False, Reason.NO_THINK_TAG, None),  # cut off while thinking, as it were
+    ("\\boxed{7}", False, Reason.NO_THINK_TAG, None),
     ("", False, Reason.NO_THINK_TAG, None),
+    ("2</think>\\boxed{7}", False, Reason.NO_THINK_TAG, None),  # closed, and never opened
+    ("<think>2\\boxed{7}", False, Reason.NO_THINK_TAG, None),
     ("<think>2</think>\\boxed{7}", True, Reason.SAME_TEXT, "7"),
-    ("\\boxed{7}</think>no box", False, Reason.NO_ANSWER, None),
-    ("</think>\\boxed{}", False, Reason.NO_ANSWER, ""),
-    ("</think>\\boxed{$ $}", False, Reason.NO_ANSWER, "$ $"),
-    ("</think>\\boxed{7", False, Reason.NO_ANSWER, None),
-    ("</think>\\boxed{8} no, \\boxed{7}", True, Reason.SAME_TEXT, "7"),
-    ("</think>\\boxed{7} no, \\boxed{8}", False, Reason.WRONG, "8"),
-    ("</think>\\boxed{8}</think>\\boxed{7}", True, Reason.SAME_TEXT, "7"),
-    ("</think>\\boxed{\\boxed{7}}", True, Reason.SAME_TEXT, "7"),
-    ("</think>\\fbox{7}", True, Reason.SAME_TEXT, "7"),
-    ("</think>\\boxed{" + "x" * 3000 + "}", False, Reason.TOO_LONG, "x" * 3000),
+    ("<think>\\boxed{7}</think>no box, 7", False, Reason.NO_ANSWER, None),
+    ("<think></think>\\boxed{}", False, Reason.NO_ANSWER, None),
+    ("<think></think>\\boxed{$ $}", False, Reason.NO_ANSWER, None),
+    ("<think></think>\\boxed{7", False, Reason.NO_ANSWER, None),
+    ("<think></think>\\boxed{8} no, \\boxed{7}", True, Reason.SAME_TEXT, "7"),
+    ("<think></think>\\boxed{7} no, \\boxed{8}", False, Reason.WRONG, "8"),
+    ("<think></think>\\boxed{7}</think>\\boxed{8}", True, Reason.SAME_TEXT, "7"),  # FastCuRL's rule
+    ("<think></think>\\boxed{\\boxed{7}}", True, Reason.SAME_TEXT, "7"),
+    ("<think></think>\\fbox{7}", True, Reason.SAME_TEXT, "7"),
+    ("<think></think>\\boxed{14/2}", True, Reason.SAME_VALUE, "14/2"),
+    ("<think></think>\\boxed{" + "x" * 3000 + "}", False, Reason.UNPARSABLE, "x" * 3000),
 ]
 
 
 @pytest.mark.parametrize(("response", "correct", "reason", "answer"), RESPONSES)
-def test_the_last_box_after_the_last_think_tag_is_the_answer(response, correct, reason, answer):
-    got = grade(response, ["7"], symbolic=False)
-    assert (got.correct, got.reason, got.answer) == (correct, reason, answer)
+def test_the_form_of_deepscaler_asks_for_both_tags_and_a_box(response, correct, reason, answer):
+    found = grade(response, ["7"], form=DEEPSCALER)
+    assert (found.correct, found.reason, found.answer) == (correct, reason, answer)
 
 
-@given(st.text(alphabet="\\{}$%^_,.-+=/0123456789abdefhikmnortx<> "))
-@settings(deadline=None)  # the machine may be busy
-def test_any_text_gets_a_grade(text):
-    assert not grade(text, ["neither"], symbolic=False).correct
-    assert grade(f"</think>\\boxed{{{text}}}", ["neither"], symbolic=False).correct is False
+def test_a_tag_that_the_prompt_opened_counts_as_the_responses_own():
+    assert grade("2</think>\\boxed{7}", ["7"], form=DEEPSCALER, opened=True).correct
+    assert grade("\\boxed{7}", ["7"], opened=True).reason is Reason.NO_THINK_TAG
 
 
-@given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))
-@settings(max_examples=50, deadline=None)
-def test_every_way_to_write_a_fraction_is_the_same_number(up, down):
-    from fractions import Fraction
-
-    exact = Fraction(up, down)
-    assert number(f"\\frac{{{up}}}{{{down}}}") == exact
-    assert number(f"{up}/{down}") == exact
-    assert number(f"{up:,}") == up
+def test_a_response_that_was_cut_off_says_so_and_a_number_in_it_is_no_answer():
+    assert grade("so 3+4=7", ["7"]).correct
+    assert grade("so 3+4=7", ["7"], truncated=True).reason is Reason.TRUNCATED
+    assert grade("<think>so 7", ["7"], truncated=True).reason is Reason.TRUNCATED
+    assert grade("<think></think>\\boxed{7} as", ["7"], truncated=True).correct
 
 
-@given(st.text(alphabet="\\!,;:% $~ab12^_{}"))
-@settings(deadline=None)
-def test_spaces_and_dollars_never_count(text):
-    assert not set(normalized(text)) & set(" $%~")
-    if "\\" not in text:
-        assert normalized(f" ${text}$ ") == normalized(text)
+def test_any_accepted_answer_will_do():
+    assert grade("\\boxed{0.02}", ["0.01", "0.02"]).correct
+    assert grade("\\boxed{x+1}", ["x", "1+x"]).correct
+    assert not grade("\\boxed{0.03}", ["0.01", "0.02"]).correct
+    assert not grade("\\boxed{0.03}", []).correct
 
 
-def test_braces_of_a_set_do_not_close_the_box():
-    assert last_boxed(r"\boxed{\{1,2\}}") == r"\{1,2\}"
-    assert last_boxed(r"\boxed{\}}") == r"\}"
-    assert last_boxed(r"\boxed{\begin{pmatrix}1\\{2}\end{pmatrix}}").startswith(r"\begin")
+def test_many_are_graded_in_their_order_as_one_by_one():
+    responses = ["\\boxed{1}", "\\boxed{x+1}", "\\boxed{1}", "none", "\\boxed{x+1}"]
+    answers = [["1"], ["1+x"], ["2"], ["3"], "x+2"]
+    together = grade_many(responses, answers)
+    alone = [grade(*pair) for pair in zip(responses, answers, strict=True)]
+    assert [(g.correct, g.reason, g.answer) for g in together] == [
+        (g.correct, g.reason, g.answer) for g in alone
+    ]
+    assert [g.correct for g in together] == [True, True, False, False, False]
+    assert grade_many([], []) == []
+    with pytest.raises(ValueError, match="2 responses and 1 lists of answers"):
+        grade_many(["a", "b"], [["1"]])
 
 
-def test_an_integer_answer_never_starts_a_process(monkeypatch):
-    def fail(self):
-        raise AssertionError("started")
-
-    monkeypatch.setattr(Verifier, "_start", fail)
-    fresh = Verifier()
-    monkeypatch.setattr("trainer.rewards._verifier", lambda: fresh)
-    for answer in ("7", "8", "a7;b7+2=9", "b", "?", "7;", "{", "<think>", "+-*/;:"):
-        grade(f"</think>\\boxed{{{answer}}}", ["7"])
-    with pytest.raises(AssertionError, match="started"):
-        grade("</think>\\boxed{2^3}", ["7"])
-
-
-def test_a_hostile_answer_costs_its_time_limit_and_no_more():
-    verifier = Verifier(seconds=1.0)
-    try:
-        assert verifier.compare("x+1", ["1+x"]) is Reason.SAME_EXPRESSION
-        started = time.monotonic()
-        assert verifier.compare("9^{9^{9^9}}", ["3"]) is Reason.TIMEOUT
-        assert time.monotonic() - started < 3
-        assert verifier.pid is None
-        # The next answer gets a new process.
-        assert verifier.compare("x+1", ["1+x"]) is Reason.SAME_EXPRESSION
-    finally:
-        verifier.close()
-
-
-def test_memory_is_limited():
-    verifier = Verifier(memory=600)
-    try:
-        verifier.compare("x+1", ["1+x"])
-        limit = resource.prlimit(verifier.pid, resource.RLIMIT_AS)
-        assert limit == (600 * 2**20, 600 * 2**20)
-    finally:
-        verifier.close()
-
-
-def test_a_killed_process_is_replaced(verifier):
-    assert verifier.compare("x+1", ["1+x"]) is Reason.SAME_EXPRESSION
-    os.kill(verifier.pid, 9)
-    while verifier._process.poll() is None:
-        time.sleep(0.01)
-    assert verifier.compare("x+1", ["1+x"]) is Reason.SAME_EXPRESSION
-
-
-def test_a_process_that_cannot_start_is_an_error_not_a_wrong_answer():
-    with pytest.raises(RuntimeError, match=r"did not start within .* and 1 MiB"):
-        Verifier(memory=1).compare("x", ["y"])
-
-
-def test_threads_share_one_process(verifier):
+def test_threads_may_grade_at_once():
     results = {}
 
     def work(i):
-        results[i] = grade(f"</think>\\boxed{{x+{i}}}", [f"{i}+x"]).correct
+        results[i] = grade(f"\\boxed{{x+{i}}}", [f"{i}+x"]).correct
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -219,11 +122,26 @@ def test_threads_share_one_process(verifier):
     assert results == dict.fromkeys(range(8), True)
 
 
-def test_many_are_graded_in_their_order():
-    grades = grade_many(["</think>\\boxed{1}", "</think>\\boxed{1}"], [["1"], ["2"]])
-    assert [grade.correct for grade in grades] == [True, False]
-    with pytest.raises(ValueError, match="2 responses and 1 lists of answers"):
-        grade_many(["a", "b"], [["1"]])
+PIECES = r"""\frac \sqrt \left( \right) \pm
+\begin{pmatrix} \end{pmatrix} \text \boxed { } { } ( ) [ ]
+^ _ & \\ , ; = < > ! % $ 0 1 9 12 . x y e i \pi \infty \int
+\sum_{n=1} \log + - * / | import eval '"""
+LATEX = st.lists(st.sampled_from([*PIECES.split(), " "]), max_size=25).map("".join)
+
+
+@given(LATEX)
+@settings(deadline=None, max_examples=60)
+def test_no_latex_like_text_hangs_raises_or_is_right_by_chance(text):
+    found = grade(f"<think></think>\\boxed{{{text}}}", ["q^{17}+\\sqrt{z}"])
+    assert not found.correct
+    assert found.seconds < 2.0 + 0.5
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None, max_examples=200)
+def test_any_text_gets_a_grade(text):
+    for form in (ANY, DEEPSCALER, Form("required"), Form(boxed=True)):
+        assert not grade(text, ["neither"], form=form).correct or "neither" in text.lower()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +163,34 @@ def test_an_answer_that_no_box_can_hold_is_not_parsable(answer, parsable):
     assert answer_is_parsable(answer) is parsable
 
 
-def test_importing_the_grader_imports_nothing_heavy():
-    code = "import sys, trainer.rewards; print([m for m in ('sympy', 'torch') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+@pytest.mark.skipif(not folder().is_dir(), reason=f"no real data in {folder()}")
+def test_every_real_answer_equals_itself_but_those_that_no_box_can_hold():
+    truths = real_answers()
+    answers = {answer for accepted in truths for answer in accepted}
+    grades = dict(
+        zip(
+            answers,
+            grade_many([f"\\boxed{{{one}}}" for one in answers], [[one] for one in answers]),
+            strict=True,
+        )
+    )
+    wrong = {answer for answer in answers if not grades[answer].correct}
+    assert len(truths) == 41_875
+    assert wrong == {answer for answer in answers if not answer_is_parsable(answer)}
+    assert sum(not grades[accepted[0]].correct for accepted in truths) < 0.005 * len(truths)
+
+
+def test_cheap_answers_start_no_process_and_import_nothing_heavy():
+    code = """
+import sys, trainer.rewards
+from trainer.grading import pool
+for answer in ("7", "8", "a;b", "-14/2", "x = 7", "7 cm", "no way", "(1,2)", "{"):
+    trainer.rewards.grade(f"<think></think>\\\\boxed{{{answer}}}", ["7"])
+assert pool.shared().pid is None
+print([m for m in ("sympy", "torch", "math_verify") if m in sys.modules])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
     assert done.stdout.strip() == "[]"

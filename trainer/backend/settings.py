@@ -78,9 +78,7 @@ def settings(
         "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
         "algorithm.use_kl_in_reward": False,
         "critic.enable": False,
-        "reward.num_workers": 1 if hardware.device == "cpu" else 8,
-        "reward.custom_reward_function.path": "pkg://trainer.backend.reward",
-        "reward.custom_reward_function.name": "compute_score",
+        **_reward(experiment, stage),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         **_loop(experiment, stage, folder),
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
@@ -211,6 +209,26 @@ def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict
             extension = "trainer.backend.vllm_cpu.WorkerExtension"
             result[f"+{rollout}.engine_kwargs.vllm.worker_extension_cls"] = extension
     return result
+
+
+def _reward(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    reward = experiment.reward
+    workers = 1 if experiment.hardware.device == "cpu" else 8
+    function = "reward.custom_reward_function"
+    return {
+        "reward.num_workers": workers,
+        "reward.reward_manager.source": "importlib",
+        "reward.reward_manager.name": "RewardManager",
+        "reward.reward_manager.module.path": "pkg://trainer.backend.reward_manager",
+        f"{function}.path": "pkg://trainer.backend.reward",
+        f"{function}.name": "compute_score",
+        **{
+            f"+{function}.reward_kwargs.{key}": value
+            for key, value in reward.model_dump(exclude={"name"}).items()
+        },
+        f"+{function}.reward_kwargs.context_length": stage.context_length,
+        f"+{function}.reward_kwargs.reward_workers": workers,
+    }
 
 
 def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:

@@ -139,9 +139,6 @@ def test_verl_finds_every_composed_configuration_valid(compose, name, hardware):
 def test_verl_calls_the_reward_in_a_thread():
     """It awaits what is `async` in its event loop, which a comparison would hold up."""
     assert not inspect.iscoroutinefunction(compute_score)
-    right = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=None)
-    assert right == {"score": 1.0, "acc": 1.0, "reason": "same text"}
-    assert compute_score("toy", r"</think>\boxed{3}", ["2"])["score"] == 0.0
 
 
 @pytest.mark.parametrize(

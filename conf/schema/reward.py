@@ -1,0 +1,41 @@
+"""What a graded rollout is worth, and what grading may cost."""
+
+from typing import Literal
+
+from conf.schema.knobs import Knobs, knob
+
+
+class Reward(Knobs):
+    """What a rollout is worth. Correctness is recorded beside it, whatever is set here.
+
+    The conventions of grading (order of lists, percent, rounding, units) are those of
+    `trainer.grading.cascade`.
+    """
+
+    name: str = knob("deepscaler", "Name of the reward, for tables.", "name")
+    right: float = knob(1.0, "Reward of a right response.", "reward")
+    wrong: float = knob(0.0, "Reward of a wrong response.", "reward")
+    malformed: float = knob(
+        0.0, "Reward of a response without an answer in the form asked for.", "reward"
+    )
+    think: Literal["required", "optional"] = knob(
+        "required",
+        "required: both think tags, the first may be in the chat template; optional: a thought "
+        "that was opened must be closed.",
+        "choice",
+    )
+    boxed: bool = knob(True, "Only an answer in \\boxed{} counts.", "switch")
+    overlong_share: float = knob(
+        0.0, "End of the context over which the penalty grows; 0: none.", "share", ge=0, lt=1
+    )
+    overlong_penalty: float = knob(
+        1.0, "What a response that fills the context loses, with a share.", "reward", ge=0
+    )
+    seconds: float = knob(3.0, "Longest comparison of one answer.", "seconds", gt=0, le=60)
+    memory: int = knob(1024, "Memory that comparing one answer may take.", "MiB", ge=64)
+    workers: int = knob(
+        0,
+        "Comparing processes on a machine, started when first needed; 0: a core each.",
+        "processes",
+        ge=0,
+    )

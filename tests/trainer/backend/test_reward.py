@@ -1,0 +1,118 @@
+"""The reward inside verl's own reward worker, and the columns that it leaves."""
+
+import numpy as np
+import pytest
+import torch
+
+from conf.load import choices, load
+from conf.schema import Experiment, Stage
+from trainer.backend.reward import compute_score
+from trainer.backend.settings import settings
+
+
+def arguments(reward: str = "deepscaler", context_length: int = 64) -> dict:
+    """What verl hands to the reward function with this choice of reward."""
+    experiment = load("experiment=lab/smoke", f"reward={reward}")
+    stage = Stage(context_length=context_length)
+    experiment = Experiment(**{**experiment.model_dump(), "stages": [stage]})
+    values = settings(experiment, 0, start="s", prompts="p", folder=experiment_folder())
+    prefix = "+reward.custom_reward_function.reward_kwargs."
+    return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+
+
+def experiment_folder():
+    from pathlib import Path
+
+    return Path("runs")
+
+
+@pytest.mark.parametrize(
+    ("reward", "right", "wrong", "formless"),
+    [
+        ("correctness", 1, 0, 0),
+        ("deepscaler", 1, 0, 0),
+        ("areal", 5, -5, -5),
+        ("dapo", 1, -1, -1),
+        ("format", 1, -0.8, -1),
+    ],
+)
+def test_every_published_reward_keeps_correctness_apart(reward, right, wrong, formless):
+    given = {"extra_info": {"thinking": True}, **arguments(reward)}
+    for response, score, correct in (
+        (r"2</think>\boxed{2}", right, 1.0),
+        (r"2</think>\boxed{3}", wrong, 0.0),
+        ("still thinking", formless, 0.0),
+    ):
+        found = compute_score("toy", response, ["2"], **given)
+        assert (found["score"], found["acc"]) == (score, correct)
+
+
+def test_every_choice_of_reward_is_tested():
+    assert set(choices("reward")) == {"correctness", "deepscaler", "areal", "dapo", "format"}
+
+
+def test_a_response_that_fills_the_context_loses_the_whole_penalty_and_stays_correct():
+    given = {**arguments("dapo"), "overlong_share": 0.3125}
+    info = {"thinking": True, "response_tokens": 64}
+    found = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=info, **given)
+    assert found == {"score": 0.0, "acc": 1.0, "reason": "equal as text"}
+    info = {"thinking": True, "response_tokens": 54}
+    found = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=info, **given)
+    assert found["score"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def manager():
+    pytest.importorskip("verl")
+    from omegaconf import OmegaConf
+    from transformers import AutoTokenizer
+    from verl.trainer.ppo.reward import load_reward_manager
+
+    from conf.compose import compose
+    from trainer.backend.settings import overrides
+    from trainer.lab import BASE
+
+    experiment = load("experiment=lab/smoke")
+    values = settings(experiment, 0, start=BASE, prompts=BASE, folder=BASE)
+    config = compose("verl.trainer.config", "ppo_trainer", overrides(values))
+    OmegaConf.resolve(config.reward.custom_reward_function)
+    return load_reward_manager(config, AutoTokenizer.from_pretrained(BASE))
+
+
+def rollout(tokenizer, prompt: str, response: str):
+    from verl import DataProto
+
+    ids = [tokenizer(text, return_tensors="pt")["input_ids"][0] for text in (prompt, response)]
+    both = torch.cat(ids)
+    return DataProto.from_dict(
+        tensors={
+            "prompts": ids[0][None],
+            "responses": ids[1][None],
+            "attention_mask": torch.ones_like(both)[None],
+        },
+        non_tensors={
+            "data_source": np.array(["lab"]),
+            "reward_model": np.array([{"ground_truth": ["7"]}], dtype=object),
+            "extra_info": np.array([{"id": "a"}], dtype=object),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "score", "reason"),
+    [
+        ("user\n<think>\n", "a=7</think>\\boxed{7}", 1.0, "equal as text"),
+        ("user\n<think>\n", "a=7</think>\\boxed{8}", 0.0, "not equal"),
+        ("user\n<think>\n", "a=7", 0.0, "missing think tags"),
+        ("user\n", "a=7</think>\\boxed{7}", 0.0, "missing think tags"),  # nobody opened it
+        ("user\n<think>\n", "a=7;" * 40, 0.0, "truncated"),
+    ],
+)
+def test_verls_reward_manager_tells_the_tokens_and_the_opening_tag(
+    manager, prompt, response, score, reason
+):
+    found = manager.loop.run_until_complete(
+        manager.run_single(rollout(manager.tokenizer, prompt, response))
+    )
+    assert found["reward_score"] == score
+    assert found["reward_extra_info"] == {"score": score, "acc": score, "reason": reason}

@@ -1,0 +1,1 @@
+"""How answers are compared: text, values, and math-verify behind a pool of processes."""
