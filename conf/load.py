@@ -19,16 +19,9 @@ from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
 GROUPS = (
-    "experiment",
-    "curriculum",
-    "method",
-    "selection",
-    "reward",
-    "data",
-    "model",
-    "hardware",
-    "evaluation",
-)
+    "experiment", "curriculum", "method", "selection", "reward", "data", "gates", "model",
+    "hardware", "evaluation",
+)  # fmt: skip
 REQUIRED = ("stages", "data", "model", "method", "selection", "reward", "hardware", "evaluation")
 
 

@@ -1,6 +1,7 @@
 """The steps that flows share: open an experiment, bring its data, walk over its checkpoints."""
 
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,17 +18,19 @@ from prefect.runtime import flow_run
 
 from conf.load import ConfigError, load
 from conf.schema import Experiment
-from tasks import again, preflight
+from tasks import again, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
 from tasks.artifacts import Dataset, digest_of
+from tasks.datacard import Card, write_card
 from tasks.download import download
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
 from tasks.report import Report, terminal_summary, write_report
-from tasks.segment import segment
+from tasks.segment import pruned, recorded, segment
 from tasks.track import Tracker
 from tasks.train_stage import train_stage
+from trainer.records import read_records
 
 # What is on disk decides what is done, so Prefect caches nothing: its keys know no files.
 step = partial(task, cache_policy=NO_CACHE, log_prints=True)
@@ -56,12 +59,23 @@ class Session:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is there before the first stage: training set, prompt sets, test sets, base model."""
+    """What is there before the first stage: training set, prompt sets, test sets, base model.
+
+    Attributes:
+        train: The training set that the gates left.
+        segments: Its prompt sets by name.
+        benchmarks: The test sets by name.
+        base: The starting model.
+        raw: The training set as downloaded.
+        card: What is known of the data.
+    """
 
     train: Dataset
     segments: dict[str, Dataset]
     benchmarks: dict[str, Dataset]
     base: Checkpoint
+    raw: Dataset
+    card: Card
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,19 @@ def settings_of(
     return settings
 
 
+def data_settings_of(
+    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
+) -> Experiment:
+    """The settings of an experiment of which nothing is trained: only those of data are checked.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or a file that is not there.
+    """
+    settings = load(*lines(experiment, overrides, output))
+    preflight.check_sources(settings)
+    return settings
+
+
 @contextmanager
 def session(settings: Experiment, command: Sequence[str], what: str = "") -> Iterator[Session]:
     """A run in MLflow that all work of the block belongs to.
@@ -141,16 +168,57 @@ def inputs(work: Session) -> Inputs:
     Raises:
         ValueError: data, model or disk do not allow the experiment.
     """
+    ready, compared, base, card = prepared(work)
+    names = [source.name for source in work.settings.evaluation.benchmarks]
+    benchmarks = {name: compared[name] for name in names}
+    step(preflight.check_data)(work.settings, ready.segments, benchmarks, base.path)
+    return Inputs(ready.kept, ready.segments, benchmarks, base, ready.train, card)
+
+
+def prepared(
+    work: Session,
+) -> tuple[prepare.Prepared, dict[str, Dataset], Checkpoint, Card]:
+    """The training set, what the gates left of it, and its prompt sets; the sets it was compared
+    with, the starting model, and the data's card, which is kept with the run.
+
+    Raises:
+        ValueError: the data cannot be had or read, no row is left, or the model is missing.
+    """
     data = work.settings.data
     train = step(download)(data.train, data, work.output)
-    benchmarks = {
+    compared = {
         source.name: step(download)(source, data, work.output)
-        for source in work.settings.evaluation.benchmarks
+        for source in prepare.comparison_sources(work.settings)
     }
-    segments = step(segment)(train, data, work.output)
     base = step(starting_model)(work.settings.model)
-    step(preflight.check_data)(work.settings, segments, benchmarks, base.path)
-    return Inputs(train, segments, benchmarks, base)
+    kept = step(prepare.gated, task_run_name="gates")(
+        work.settings, train, compared, base.path, work.output
+    )
+    rates = None
+    if data.segmentation.rule == "pass_rate":
+        measure = step(pass_rates.measure, task_run_name="measure pass rates")
+        rates = partial(measure, work.settings, kept, work.tracker, work.run)
+    known = prepare.measured(work.settings, kept, base.path, rates)
+    segments = step(segment)(kept, data, work.output, known)
+    ready = prepare.Prepared(train, kept, segments)
+    card = step(write_card)(ready, compared, work.output)
+    work.tracker.log_report(work.run, card.folder)
+    create_markdown_artifact(card.markdown, key="data-card", description=str(card.html))
+    return ready, compared, base, card
+
+
+def prompts_of(work: Session, given: Inputs, position: int, before: Milestone) -> Dataset:
+    """The prompts of a stage: its prompt set, less what the stage before solved or never could.
+
+    Raises:
+        ValueError: too few are left, or the stage before recorded no pass rates.
+    """
+    stage = work.settings.stages[position]
+    prompts = given.segments[stage.prompts]
+    if stage.drop_solved is None and stage.drop_hopeless is None:
+        return prompts
+    order = read_records(Path(before.stage["folder"]) / "order.jsonl")
+    return pruned(prompts, stage, recorded(order), work.output)
 
 
 def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Milestone]:
@@ -176,7 +244,7 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
     return step(train_stage, task_run_name=f"train {stage.name}")(
         work.settings,
         position,
-        given.segments[stage.prompts],
+        prompts_of(work, given, position, before),
         before.checkpoint,
         work.tracker,
         work.run,
@@ -185,8 +253,8 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
 
 def found(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any] | None:
     """A stage as it lies on disk, None if it is not finished."""
-    stage = work.settings.stages[position]
-    return again.find(work.settings, position, given.segments[stage.prompts], before.checkpoint)
+    prompts = prompts_of(work, given, position, before)
+    return again.find(work.settings, position, prompts, before.checkpoint)
 
 
 def required(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any]:
@@ -207,10 +275,8 @@ def required(work: Session, given: Inputs, position: int, before: Milestone) -> 
 
 def folder_of(work: Session, given: Inputs, position: int, before: Milestone) -> Path:
     """Where a stage lies or would lie."""
-    stage = work.settings.stages[position]
-    return again.folder_of(
-        work.settings, position, given.segments[stage.prompts], before.checkpoint
-    )
+    prompts = prompts_of(work, given, position, before)
+    return again.folder_of(work.settings, position, prompts, before.checkpoint)
 
 
 def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
@@ -252,6 +318,8 @@ def report(
         command=work.command,
         benchmarks=given.benchmarks,
     )
+    # A run keeps one folder: the data's card goes along.
+    shutil.copytree(given.card.folder, written.folder / "data", dirs_exist_ok=True)
     work.tracker.log_report(work.run, written.folder)
     return written
 

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from prefect import Flow
@@ -20,12 +21,15 @@ from trainer.process import StalledError, under_guard, with_our_modules
 EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
 
 
-def run(flow: Flow, arguments: list[str]) -> int:
+def run(
+    flow: Flow, arguments: list[str], check: Callable[[str, list[str]], Any] = settings_of
+) -> int:
     """Run a flow; what is none of its parameters is a setting of the experiment.
 
     Args:
         flow: Takes `experiment`, `overrides`, and parameters of its own.
         arguments: `key=value` each.
+        check: Refuses settings before the flow starts, from experiment and overrides.
 
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
@@ -45,7 +49,7 @@ def run(flow: Flow, arguments: list[str]) -> int:
         logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
-        settings_of(parameters["experiment"], overrides)
+        check(parameters["experiment"], overrides)
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

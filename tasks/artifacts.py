@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,13 +165,22 @@ class Dataset:
     folder: Path
 
     @classmethod
-    def write(cls, folder: Path | str, name: str, table: pa.Table, **manifest: Any) -> "Dataset":
+    def write(
+        cls,
+        folder: Path | str,
+        name: str,
+        table: pa.Table,
+        *,
+        beside: Mapping[str, Any] | None = None,
+        **manifest: Any,
+    ) -> "Dataset":
         """Write a table of `COLUMNS` and its manifest as a finished folder.
 
         Args:
             folder: Where it goes; replaced if it exists.
             name: Name of the set.
             table: The rows.
+            beside: JSON files that go into the folder, by name.
             manifest: What else the manifest is to say, such as `source`. It always has the rows,
                 their digest, and `lengths`: mean, median and max of the questions, in characters.
         """
@@ -179,6 +188,8 @@ class Dataset:
         lengths = pc.utf8_length(table["question"]).to_pylist()
         with new_folder(folder) as aside:
             pq.write_table(table, aside / PROMPTS)
+            for file, value in (beside or {}).items():
+                write_json(aside / file, value)
             write_json(
                 aside / MANIFEST,
                 {

@@ -13,8 +13,7 @@ from typing import Any
 from conf.load import ConfigError
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json
-from tasks.download import downloaded
-from tasks.segment import segmented
+from tasks.prepare import prepared_there
 from tasks.stages import MANIFEST, identity, stage_folder, stage_folders
 from trainer.backend.settings import CHECKPOINTS_KEPT
 from trainer.checkpoint import weight_files
@@ -142,6 +141,8 @@ def _there(experiment: Experiment, start: Path) -> list[float]:
     sets = _prompt_sets(experiment, output)
     begins, digest = folder_digest(start) if sets else "", ""
     for stage in experiment.stages if sets else ():
+        if stage.prompts not in sets or (stage.drop_solved, stage.drop_hopeless) != (None, None):
+            break  # its prompts are known when the stage before is done
         data = sets[stage.prompts].digest
         digest = digest_of(identity(experiment, stage, data, begins, upstream=digest))
         folder = stage_folder(output, stage.name, digest)
@@ -154,8 +155,8 @@ def _there(experiment: Experiment, start: Path) -> list[float]:
 
 def _prompt_sets(experiment: Experiment, output: Path) -> dict[str, Dataset]:
     with suppress(ValueError):  # changed or missing: its stages are not those of before
-        train = downloaded(experiment.data.train, experiment.data, output)
-        return (segmented(train, experiment.data, output) if train else None) or {}
+        ready = prepared_there(experiment, output)
+        return ready.segments if ready else {}
     return {}
 
 

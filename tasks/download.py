@@ -1,20 +1,20 @@
 """Bring a set of problems to disk: from the lab's generator, the Hub, or local files."""
 
-import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from conf.schema import Data, Source
+from tasks import adapters, hub, readers
 from tasks.artifacts import MANIFEST, Dataset, digest_of, file_digest, folder_digest
-from tasks.upstream import check_rows, to_columns
+from tasks.held_out import held_out
+from tasks.readers import READERS, Rows
+from tasks.upstream import to_table
 
-Rows = list[dict[str, Any]]
+# Raise it when a change of ours alters the columns that come of the same files.
+READER_VERSION = 2
 
 
 def download(source: Source, data: Data, output: Path | str) -> Dataset:
@@ -30,16 +30,18 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         output: The experiment's output folder.
 
     Raises:
-        ValueError: when a file is missing or unreadable, a column is missing or holds something
-            else than it should, the set is empty, or the Hub cannot be reached and holds no copy
-            on this machine.
+        ValueError: when a file is missing, cut or unreadable, a column is missing or holds
+            something else than it should, the set is empty, or the Hub cannot be reached and holds
+            no copy on this machine. Then nothing is written.
     """
     upstream = _upstream_digest(source)
     folder = _folder(source, data, output, upstream)
     if (folder / MANIFEST).is_file():
         return Dataset.load(folder)
-    rows, revision = {"lab": _from_lab, "hub": _from_hub, "file": _from_files}[source.kind](source)
-    table = to_columns(rows, source.name, data.instruction)
+    parts, files, revision = _opened(source)
+    table = to_table(parts, source.name, data.instruction, source.format)
+    if source.held_out:
+        table = held_out(table, source.held_out, source.seed, source.part)
     return Dataset.write(
         folder,
         source.name,
@@ -47,6 +49,7 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
         source=source.model_dump(mode="json"),
         instruction=data.instruction,
         revision=revision,
+        files={file.name: file_digest(file) for file in files},
         upstream_digest=upstream or digest_of(revision),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -86,7 +89,9 @@ def paths(source: Source) -> list[Path]:
 
 
 def _folder(source: Source, data: Data, output: Path | str, upstream: str) -> Path:
-    key = digest_of([source, data.instruction, upstream])
+    # Where a copy lies says nothing about what is in it.
+    what = source.model_dump(mode="json", exclude={"mirror"})
+    key = digest_of([what, data.instruction, upstream, READER_VERSION])
     return Path(output) / "data" / f"{source.name}-{key[:12]}"
 
 
@@ -100,92 +105,25 @@ def _upstream_digest(source: Source) -> str:
     return folder_digest(folder) if folder.is_dir() else ""
 
 
-def _from_lab(source: Source) -> tuple[Rows, str]:
-    from trainer.lab.task import problems
+def _opened(source: Source) -> tuple[Iterator[tuple[str, Rows]], list[Path], str]:
+    """The rows of a source in parts, not yet read; the files they are in; and their revision."""
+    if source.kind == "lab":
+        from trainer.lab.task import problems
 
-    return problems(rows=source.rows, seed=source.seed, split=source.split), "lab"
+        rows = problems(rows=source.rows, seed=source.seed, split=source.split)
+        return iter([(source.name, rows)]), [], "lab"
+    files, revision = hub.fetched(source) if source.kind == "hub" else (paths(source), "local")
+    return _read(source, files), files, revision
 
 
-def _from_files(source: Source) -> tuple[Rows, str]:
-    rows: Rows = []
-    files = paths(source)
+def _read(source: Source, files: list[Path]) -> Iterator[tuple[str, Rows]]:
+    found = 0
     for file in files:
-        try:
-            part = READERS[file.suffix](file)
-        # Of a damaged parquet Arrow says one or the other.
-        except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{source.name}: {file} is no readable {file.suffix[1:]} file: {error}\n\n"
-                "hint: fetch the file again"
-            ) from error
-        check_rows(part, f"{source.name}: {file}")  # here, where the file is known
-        rows += part
-    if not rows:
+        for place, rows in readers.parts(file, source.name, adapters.columns(source.format)):
+            found += len(rows)
+            yield place, rows
+    if not found:
         raise ValueError(
             f"{source.name}: found no rows in {', '.join(map(str, files))}, needed at least one"
             "\n\nhint: set its path to a file that has some"
         )
-    return rows, "local"
-
-
-def _parquet(file: Path) -> Rows:
-    return pq.read_table(file).to_pylist()
-
-
-def _json(file: Path) -> Rows:
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            f"{file} holds no list of objects\n\nhint: a json file is [{{...}}, ...], a jsonl "
-            "file one object a line"
-        )
-    return rows
-
-
-def _jsonl(file: Path) -> Rows:
-    lines = file.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{file} holds a line that is no object\n\nhint: one object a line")
-    return rows
-
-
-READERS = {".parquet": _parquet, ".json": _json, ".jsonl": _jsonl}
-
-
-def _from_hub(source: Source) -> tuple[Rows, str]:
-    """Rows of a Hub dataset, or of a folder laid out like one, with the commit they are of."""
-    import httpx
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        revision = _commit(source)
-        loaded = load_dataset(
-            source.path,
-            data_files={source.split: source.files} if source.files else None,
-            split=source.split,
-            revision=None if revision == "local" else revision,
-        )
-    # Everything the Hub's libraries raise for a missing name, split, file or network.
-    except (OSError, ValueError, httpx.HTTPError, DatasetsError) as error:
-        raise ValueError(
-            f"{source.name}: could not read split {source.split!r} of {source.path} at revision "
-            f"{source.revision!r}: {error}\n\n"
-            "hint: check name, split and network; or fetch the files and use kind=file"
-        ) from error
-    return loaded.to_list(), revision
-
-
-def _commit(source: Source) -> str:
-    """The commit that a revision names now; the revision itself where the Hub is out of reach."""
-    import httpx
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if Path(str(source.path)).is_dir():
-        return "local"
-    try:
-        return HfApi().dataset_info(source.path, revision=source.revision, timeout=20).sha
-    except (OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx.TransportError):
-        return source.revision

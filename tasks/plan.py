@@ -6,19 +6,22 @@ from one still to be trained has no digest yet: all but its start is compared.
 
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Selection, Stage
 from tasks import disk, preflight
-from tasks.artifacts import digest_of
+from tasks.artifacts import Dataset, digest_of, rows_digest
 from tasks.download import downloaded
 from tasks.labels import flat
 from tasks.model import Checkpoint, local_folder
-from tasks.segment import segmented
+from tasks.prepare import comparison_sources, prepared_there
+from tasks.segment import left, recorded
 from tasks.stages import holder, identity, judged, read_manifests, stage_folder
 from trainer.backend.resume import last_whole_step
+from trainer.records import read_records
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
 
@@ -129,9 +132,10 @@ def plan(experiment: Experiment) -> Plan:
     for position, stage in enumerate(experiment.stages):
         expected = amounts(stage, stage.steps, experiment.selection)
         planned = StagePlan(stage.name, position, expected=expected)
-        planned.why += [reason for reason in (no_data, no_start) if reason]
+        prompts, no_prompts = _prompts(data, stage, plans[-1] if plans else None)
+        planned.why += [reason for reason in (no_data, no_prompts, no_start) if reason]
         upstream = (plans[-1].digest or "") if plans else ""
-        what = identity(experiment, stage, data.get(stage.prompts, ""), begins, upstream)
+        what = identity(experiment, stage, prompts, begins, upstream)
         unknown = [name for name in ("data", "start") if not what[name]]
         ends = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():
@@ -157,10 +161,12 @@ def plan(experiment: Experiment) -> Plan:
 def data_folders(experiment: Experiment) -> set[Path]:
     """Folders of those of an experiment's data sets that are on disk."""
     output, data = Path(experiment.output).absolute(), experiment.data
-    sources = (data.train, *experiment.evaluation.benchmarks)
+    sources = (data.train, *comparison_sources(experiment))
     found = [downloaded(source, data, output) for source in sources]
-    parts = segmented(found[0], data, output) if found[0] else None
-    return {dataset.folder for dataset in (*found, *(parts or {}).values()) if dataset}
+    with suppress(ValueError):  # without the model nothing more can be told
+        there = prepared_there(experiment, output)
+        found += [there.kept, *there.segments.values()] if there else []
+    return {dataset.folder for dataset in found if dataset}
 
 
 def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, int]:
@@ -195,18 +201,36 @@ def differences(
     ]
 
 
-def _prompt_sets(experiment: Experiment, output: Path) -> tuple[dict[str, str], str]:
-    """Digests of the prompt sets by name, or none and why."""
-    data = experiment.data
+def _prompt_sets(experiment: Experiment, output: Path) -> tuple[dict[str, Dataset], str]:
+    """The prompt sets by name, or none and why."""
+    name = experiment.data.train.name
     try:
-        train = downloaded(data.train, data, output)
-        sets = segmented(train, data, output) if train else None
+        train = downloaded(experiment.data.train, experiment.data, output)
+        if train is None:
+            return {}, f"data: the prompt sets of {name} are not there yet"
+        ready = prepared_there(experiment, output)
     except ValueError as error:
         return {}, f"data: {str(error).splitlines()[0]}"
-    if sets is None:
-        what = "not divided" if train else "not there"
-        return {}, f"data: the prompt sets of {data.train.name} are {what} yet"
-    return {name: dataset.digest for name, dataset in sets.items()}, ""
+    if ready is None:
+        return {}, f"data: the prompt sets of {name} are not divided yet"
+    return ready.segments, ""
+
+
+def _prompts(
+    data: Mapping[str, Dataset], stage: Stage, before: StagePlan | None
+) -> tuple[str, str]:
+    """Digest of the prompts of a stage; or "" and, where the data is there, why not."""
+    if stage.prompts not in data:
+        return "", ""
+    if stage.drop_solved is None and stage.drop_hopeless is None:
+        return data[stage.prompts].digest, ""
+    if before is None or before.state != CACHED:
+        return "", "data: the stage before decides which prompts are left"
+    try:
+        rates = recorded(read_records(Path(before.folder) / "order.jsonl"))
+        return rows_digest(left(data[stage.prompts], stage, rates)), ""
+    except ValueError as error:
+        return "", f"data: {str(error).splitlines()[0]}"
 
 
 def _base(experiment: Experiment) -> tuple[Checkpoint | None, str, int | None]:

@@ -13,6 +13,8 @@ from conf.schema import Experiment, Hardware
 from tasks import disk
 from tasks.artifacts import Dataset
 from tasks.download import paths
+from tasks.prepare import comparison_sources
+from tasks.prompt_lengths import counter, tokenizer_of
 from trainer.answers import number
 from trainer.checkpoint import has_weights
 from trainer.rewards import answer_is_parsable, grade
@@ -29,16 +31,31 @@ def check_settings(experiment: Experiment) -> None:
         ConfigError: for the first thing that is wrong.
     """
     _check_groups(experiment)
+    _check_prompt_sets(experiment)
     _check_ranks(experiment)
-    for source in (experiment.data.train, *experiment.evaluation.benchmarks):
-        if source.kind == "file":
-            _as_config_error(paths, source)
+    check_sources(experiment)
     _check_engine(experiment)
     _check_gpu(experiment)
-    disk.check_output(Path(experiment.output))
     folder = _local_model(experiment.model.path)
     if folder:
         check_model(experiment, folder)
+
+
+def check_sources(experiment: Experiment) -> None:
+    """Refuse local files that are not there, and an output folder that cannot be written.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _as_config_error(comparison_sources, experiment)
+    for source in (
+        experiment.data.train,
+        *experiment.gates.against,
+        *experiment.evaluation.benchmarks,
+    ):
+        if source.kind == "file":
+            _as_config_error(paths, source)
+    disk.check_output(Path(experiment.output))
 
 
 def check_data(
@@ -51,7 +68,7 @@ def check_data(
 
     Args:
         experiment: The settings.
-        segments: The prompt sets by name: L1, L2 and L3.
+        segments: The prompt sets by name.
         benchmarks: The test sets by name.
         model_folder: The starting model, in Hugging Face format.
 
@@ -62,9 +79,9 @@ def check_data(
     check_model(experiment, model_folder)
     _check_sizes(experiment, segments)
     _check_levels(experiment, segments)
-    tokenizer = _tokenizer(model_folder)
+    tokenizer = _as_config_error(tokenizer_of, model_folder)
     symbolic = False
-    for dataset in (segments["L2"], *benchmarks.values()):
+    for dataset in (segments[experiment.data.segmentation.whole], *benchmarks.values()):
         rows = dataset.table().select(["id", "prompt", "answers"]).to_pylist()
         if not rows:
             raise _refusal(
@@ -131,6 +148,30 @@ def _check_groups(experiment: Experiment) -> None:
                 f"advantage {experiment.method.advantage!r}: alone, a rollout has no baseline",
                 f"set stages.{position}.group_size=8",
             )
+
+
+def _check_prompt_sets(experiment: Experiment) -> None:
+    """Refuse names that the segmentation does not give, and a first stage that drops by rates."""
+    labels = experiment.data.segmentation.labels
+    for position, stage in enumerate(experiment.stages):
+        if labels is not None and stage.prompts not in labels:
+            raise _unknown_set(experiment, position, labels)
+        if not position and (stage.drop_solved, stage.drop_hopeless) != (None, None):
+            raise _refusal(
+                "stages.0: found drop_solved or drop_hopeless, but no stage before it has recorded "
+                "pass rates",
+                "set them on a later stage, or data.segmentation.rule=pass_rate for the first",
+            )
+
+
+def _unknown_set(experiment: Experiment, position: int, names: Iterable[str]) -> ConfigError:
+    names = list(names)
+    return _refusal(
+        f"stages.{position}.prompts: found {experiment.stages[position].prompts!r}, needed one of "
+        f"{', '.join(names)}, the prompt sets of data.segmentation.rule="
+        f"{experiment.data.segmentation.rule}",
+        f"set stages.{position}.prompts={names[0]}, or another data.segmentation",
+    )
 
 
 def _check_ranks(experiment: Experiment) -> None:
@@ -268,12 +309,14 @@ def _check_positions(experiment: Experiment, folder: Path) -> None:
 
 def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> None:
     for position, stage in enumerate(experiment.stages):
+        if stage.prompts not in segments:
+            raise _unknown_set(experiment, position, segments)
         rows = segments[stage.prompts].rows
         if not rows:
             raise _refusal(
                 f"stages.{position}.prompts: found no prompt in {stage.prompts}, needed at least "
                 f"the {stage.batch_size} of a batch",
-                "set data.segmentation.threshold, or another prompt set",
+                "set data.segmentation or gates otherwise, or another prompt set",
             )
         if rows < stage.batch_size:
             raise _refusal(
@@ -297,28 +340,6 @@ def _check_levels(experiment: Experiment, segments: Mapping[str, Dataset]) -> No
             )
 
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    hint = "copy the tokenizer's files of the model it was made from there"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise _refusal(
-            f"model.path: found no tokenizer that loads in {folder} ({error})", hint
-        ) from error
-    # Without its files, transformers makes an empty one from config.json, and says nothing.
-    if not tokenizer("1 + 1")["input_ids"]:
-        raise _refusal(f"model.path: found a tokenizer without vocabulary in {folder}", hint)
-    if not tokenizer.chat_template:
-        raise _refusal(
-            f"model.path: found a tokenizer without chat template in {folder}, needed one to "
-            "write prompts with",
-            "add chat_template.jinja of the model it was made from",
-        )
-    return tokenizer
-
-
 def _check_answers(experiment: Experiment, name: str, rows: Iterable[Mapping]) -> None:
     if experiment.data.unanswerable == "keep":
         return
@@ -336,31 +357,10 @@ def _check_prompt_lengths(
     experiment: Experiment, name: str, rows: Iterable[Mapping], tokenizer: Any
 ) -> None:
     limit = experiment.data.max_prompt_length
-    over = [length for length in map(_counter(tokenizer, limit), rows) if length > limit]
+    over = [length for length in map(counter(tokenizer, limit), rows) if length > limit]
     if over:
         raise _refusal(
             f"data.max_prompt_length: found {limit} tokens, but {len(over)} prompts of {name} are "
             f"longer with the chat template, the longest {max(over)}",
             f"set data.max_prompt_length={max(over)}, or take them out of the source",
         )
-
-
-def _counter(tokenizer: Any, limit: int) -> Any:
-    """A function from a row to its tokens; 0 where its bytes show that they are within limit.
-
-    A token stands for one byte at least, so most prompts need no tokenizing: 40,000 take a second.
-    """
-
-    def rendered(prompt: list[dict]) -> str:
-        return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-
-    template = len(rendered([{"role": "user", "content": ""}]).encode())
-
-    def count(row: Mapping) -> int:
-        prompt = row["prompt"]
-        most = sum(len(turn["content"].encode()) + template for turn in prompt)
-        if most <= limit:
-            return 0
-        return len(tokenizer(rendered(prompt), add_special_tokens=False)["input_ids"])
-
-    return count

@@ -1,110 +1,209 @@
-"""Divide a training set into prompt sets by the length of the question."""
+"""Divide a training set into prompt sets, and leave those on disk."""
 
+import glob
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from conf.schema import Data
-from tasks.artifacts import MANIFEST, Dataset, digest_of
+from conf.schema import Data, Segmentation, Stage
+from tasks.artifacts import MANIFEST, Dataset, digest_of, read_json
+from tasks.segmentations import (
+    Labels,
+    Split,
+    by_length,
+    by_level,
+    by_pass_rate,
+    by_quantiles,
+    remaining,
+    split_by_length,
+    whole,
+)
 
-SEGMENTS = ("L1", "L2", "L3")
+__all__ = [
+    "Measured",
+    "Split",
+    "left",
+    "pruned",
+    "recorded",
+    "segment",
+    "segmented",
+    "split_by_length",
+]
 
 
 @dataclass(frozen=True)
-class Split:
-    """Which rows are short, and the numbers that decided it.
+class Measured:
+    """A number for each row that the table does not hold: its tokens, or its pass rate.
 
     Attributes:
-        lengths: Length of each row, in characters.
-        mean: Their mean, in characters.
-        threshold: Longest length that still is short, in characters.
-        short: Whether each row is of L1; the others are of L3.
+        digest: What names the numbers before they are there: of a tokenizer, of an evaluation.
+        values: Gives them for a table, in the order of its rows.
+        facts: What the manifest is to say of them.
     """
 
-    lengths: list[int]
-    mean: float
-    threshold: int
-    short: list[bool]
+    digest: str
+    values: Callable[[pa.Table], Sequence[Any]]
+    facts: Mapping[str, Any]
 
 
-def split_by_length(
-    table: pa.Table, length_of: str = "raw_question", threshold: int | str = "mean"
-) -> Split:
-    """Short and long rows, FastCuRL's rule.
+def segmented(
+    dataset: Dataset, data: Data, output: Path | str, measured: Measured | None = None
+) -> dict[str, Dataset] | None:
+    """What `segment` would find on disk, or None where it would have to make it."""
+    stem = _stem(dataset, data, output, measured)
+    found = {
+        folder.name.removeprefix(f"{stem.name}-"): folder
+        for folder in sorted(stem.parent.glob(f"{glob.escape(stem.name)}-*"))
+        if (folder / MANIFEST).is_file()
+    }
+    # Each manifest says which sets there are; `counts` is in the order of the rule.
+    some = next(iter(found.values()), None)
+    names = read_json(some / MANIFEST)["counts"] if some else {}
+    if not names or not set(names) <= set(found):
+        return None
+    return {name: Dataset.load(found[name]) for name in names}
 
-        L1 = {length <= threshold},  L3 = {length > threshold},  threshold = round(mean(length))
+
+def _stem(dataset: Dataset, data: Data, output: Path | str, measured: Measured | None) -> Path:
+    key = digest_of([dataset.digest, data.segmentation, measured.digest if measured else ""])
+    return Path(output) / "data" / f"{dataset.name}-{key[:12]}"
+
+
+def segment(
+    dataset: Dataset, data: Data, output: Path | str, measured: Measured | None = None
+) -> dict[str, Dataset]:
+    """The prompt sets of a training set by name, under `output`/data.
+
+    Rows keep their order. What is on disk already is returned as it is. A prompt set may come out
+    empty: `tasks.preflight` refuses that where a stage trains on it.
 
     Args:
-        table: Columns `question` (raw, without the instruction) and `prompt` (the chat).
-        length_of: `raw_question`: characters of the question. `repr_chat`: characters of Python's
-            str() of the chat, keys, quotes, escapes and instruction included.
-        threshold: "mean", or characters.
+        dataset: The training set.
+        data: Its `segmentation` is the rule.
+        output: The experiment's output folder.
+        measured: The rows' tokens (rule `tokens`) or pass rates (rule `pass_rate`).
 
     Raises:
-        ValueError: when the table is empty.
-
-    Source:
-        Song et al. 2025, "FastCuRL", arXiv:2503.17287, section 2.1. The release of March 2025
-        measured `repr_chat`, that of April 2025 `raw_question`.
+        ValueError: when the training set is empty, or holds nothing that the rule could use.
     """
-    if not table.num_rows:
-        raise ValueError("found no rows to divide, needed at least one\n\nhint: look at data.train")
-    if length_of == "raw_question":
-        lengths = pc.utf8_length(table["question"]).to_pylist()
-    else:
-        lengths = [len(str(chat)) for chat in table["prompt"].to_pylist()]
-    mean = sum(lengths) / len(lengths)
-    longest = round(mean) if threshold == "mean" else int(threshold)
-    return Split(lengths, mean, longest, [length <= longest for length in lengths])
-
-
-def segmented(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Dataset] | None:
-    """What `segment` would find on disk, or None where it would have to make it."""
-    folders = _folders(dataset, data, output)
-    if not all((folder / MANIFEST).is_file() for folder in folders.values()):
-        return None
-    return {name: Dataset.load(folder) for name, folder in folders.items()}
-
-
-def _folders(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Path]:
-    key = digest_of([dataset.digest, data.segmentation])
-    return {name: Path(output) / "data" / f"{dataset.name}-{key[:12]}-{name}" for name in SEGMENTS}
-
-
-def segment(dataset: Dataset, data: Data, output: Path | str) -> dict[str, Dataset]:
-    """The prompt sets of a training set: L1 (short), L2 (all) and L3 (long), under `output`/data.
-
-    L1 and L3 share no row and together are L2. Rows keep their order. A prompt set that is on
-    disk already is returned as it is. One may come out empty: `tasks.preflight` refuses that
-    where a stage trains on it.
-
-    Raises:
-        ValueError: when the training set is empty.
-    """
-    there = segmented(dataset, data, output)
+    there = segmented(dataset, data, output, measured)
     if there:
         return there
-    rule, folders = data.segmentation, _folders(dataset, data, output)
     table = dataset.table()
-    split = split_by_length(table, rule.length_of, rule.threshold)
-    short = pa.array(split.short)
-    parts = {"L1": table.filter(short), "L2": table, "L3": table.filter(pc.invert(short))}
+    labels = _labels(table, data.segmentation, measured)
+    parts = {name: table.filter(pa.array(labels.mask(name))) for name in labels.sets}
     counts = {name: part.num_rows for name, part in parts.items()}
+    stem = _stem(dataset, data, output, measured)
     return {
         name: Dataset.write(
-            folders[name],
+            stem.with_name(f"{stem.name}-{name}"),
             f"{dataset.name}-{name}",
             part,
             segment=name,
-            rule=rule.length_of,
-            threshold=split.threshold,
-            mean=split.mean,
+            segmentation=data.segmentation.model_dump(mode="json"),
+            **labels.facts,
+            **(measured.facts if measured else {}),
             counts=counts,
             parent_digest=dataset.digest,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for name, part in parts.items()
     }
+
+
+def _labels(table: pa.Table, rule: Segmentation, measured: Measured | None) -> Labels:
+    if rule.rule == "length":
+        return by_length(table, rule.length_of, rule.threshold)
+    if rule.rule == "level":
+        return by_level(table["level"].to_pylist())
+    if rule.rule == "whole":
+        return whole(table.num_rows)
+    if measured is None:
+        raise ValueError(
+            f"rule {rule.rule!r} needs numbers that no file of the set holds\n\nhint: call "
+            "tasks.prepare.prompt_sets, which measures them"
+        )
+    values, names = measured.values(table), rule.labels[:-1]
+    if rule.rule == "tokens":
+        return by_quantiles(values, rule.quantiles, names)
+    return by_pass_rate(values, rule.bands, names)
+
+
+def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Pass rate of each prompt when a stage last drew it, from the records of its order.jsonl.
+
+    Each record has `prompts`, the ids drawn at a step, and parallel to them `pass_rates`.
+
+    Raises:
+        ValueError: the records have no pass rates, or not one for each prompt.
+    """
+    found: dict[str, float] = {}
+    for record in order:
+        rates = record.get("pass_rates")
+        if rates is None or len(rates) != len(record["prompts"]):
+            raise ValueError(
+                f"step {record.get('step')} of the stage before records "
+                f"{'no' if rates is None else len(rates)} pass rates for "
+                f"{len(record['prompts'])} prompts, needed one each\n\nhint: train that stage "
+                "anew, or take drop_solved and drop_hopeless out"
+            )
+        found |= {
+            name: rate
+            for name, rate in zip(record["prompts"], rates, strict=True)
+            if rate is not None
+        }
+    return found
+
+
+def left(dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float]) -> pa.Table:
+    """The rows of a prompt set less what the stage before solved, or could not solve at all.
+
+    Args:
+        dataset: The prompt set that the stage names.
+        stage: Its `drop_solved` and `drop_hopeless` are the limits.
+        pass_rates: By id, as the stage before recorded them.
+
+    Raises:
+        ValueError: when fewer prompts are left than a step takes.
+    """
+    table = dataset.table()
+    ids = table["id"].to_pylist()
+    keep = remaining(ids, pass_rates, stage.drop_solved, stage.drop_hopeless)
+    if sum(keep) < stage.batch_size:
+        raise ValueError(
+            f"stage {stage.name}: found {sum(keep)} of {len(ids)} prompts left of {dataset.name} "
+            f"after drop_solved={stage.drop_solved} and drop_hopeless={stage.drop_hopeless}, "
+            f"needed the {stage.batch_size} of a step\n\nhint: raise drop_solved, lower "
+            "drop_hopeless or batch_size, or take a larger prompt set"
+        )
+    return table.filter(pa.array(keep))
+
+
+def pruned(
+    dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float], output: Path | str
+) -> Dataset:
+    """`left` as a data set under `output`/data, made or found.
+
+    Raises:
+        ValueError: when fewer prompts are left than a step takes.
+    """
+    table = left(dataset, stage, pass_rates)
+    key = digest_of([dataset.digest, table["id"].to_pylist()])
+    folder = Path(output) / "data" / f"{dataset.name}-left-{key[:12]}"
+    if (folder / MANIFEST).is_file():
+        return Dataset.load(folder)
+    return Dataset.write(
+        folder,
+        f"{dataset.name}-left",
+        table,
+        drop_solved=stage.drop_solved,
+        drop_hopeless=stage.drop_hopeless,
+        with_pass_rate=len(pass_rates),
+        dropped=dataset.rows - table.num_rows,
+        parent_digest=dataset.manifest.get("parent_digest") or dataset.digest,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

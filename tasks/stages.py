@@ -21,6 +21,8 @@ LOCK = "lock"
 MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 2
+# Settings of a stage that act through its prompts alone.
+_TOLD_BY_DATA = {"drop_solved", "drop_hopeless"}
 
 
 def identity(
@@ -28,7 +30,8 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that determines what a stage learns, and nothing else.
 
-    Names, folders, how often is saved, and how the work is cut into micro-batches are left out.
+    Names, folders, how prompts were chosen (their digest says which), how often is saved, and how
+    the work is cut into micro-batches are left out.
 
     Args:
         experiment: For method, seed and numerics.
@@ -41,7 +44,7 @@ def identity(
     hardware = experiment.hardware
     kept = stage.optimizer == "carry" or stage.reference == "keep"
     return {
-        "stage": stage.model_dump(mode="json", exclude={"name", "save_every"}),
+        "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
         "method": experiment.method.model_dump(mode="json", exclude={"name"}),
         "selection": experiment.selection.identity(),
         "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),

@@ -122,6 +122,12 @@ def data(
     ]
     rule = next((segments[name].manifest for name in sorted(segments)), {})
     notes = []
+    if rule.get("rule") not in (None, "raw_question", "repr_chat"):
+        notes.append(
+            f"Divided by {rule['rule']}: "
+            + ", ".join(f"{name} {count(rows)}" for name, rows in rule["counts"].items())
+            + " problems."
+        )
     if rule.get("threshold") is not None:
         of = "the raw question" if rule.get("rule") == "raw_question" else "the chat as text"
         notes.append(

@@ -55,6 +55,10 @@ class Unreferenced:
     spared: str = ""
 
 
+# As downloaded, gated, a prompt set, what is left of it between stages.
+_GENERATIONS = 4
+
+
 def unreferenced(
     output: Path | str, *, keep: Iterable[Experiment] = (), older_than: float = DAY
 ) -> list[Unreferenced]:
@@ -223,7 +227,7 @@ def _evaluations(
 
 
 def _unused_data(output: Path, used: set[str]) -> list[Path]:
-    """Folders of data sets none of whose family (whole set, L1, L2, L3) is used."""
+    """Folders of data sets none of whose family is used: as downloaded, gated, its prompt sets."""
     sets = {}
     for path in sorted((output / "data").glob(f"[!.]*/{artifacts.MANIFEST}")):
         try:
@@ -232,16 +236,23 @@ def _unused_data(output: Path, used: set[str]) -> list[Path]:
             continue
         if isinstance(manifest, dict) and manifest.get("kind") == "dataset":
             sets[path.parent] = manifest
-    needed = {
-        manifest.get("parent_digest") or manifest["digest"]
+    needed = set(used)
+    for _ in range(_GENERATIONS):
+        needed |= {
+            manifest["parent_digest"]
+            for manifest in sets.values()
+            if manifest["digest"] in needed and manifest.get("parent_digest")
+        }
+    needed |= {  # what its gates compared a set with
+        digest
         for manifest in sets.values()
-        if manifest["digest"] in used
+        if manifest["digest"] in needed
+        for digest in manifest.get("against", {}).values()
     }
     return [
         folder
         for folder, manifest in sets.items()
-        if (manifest.get("parent_digest") or manifest["digest"]) not in needed
-        and manifest["digest"] not in used
+        if not {manifest["digest"], manifest.get("parent_digest")} & needed
     ]
 
 

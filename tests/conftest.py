@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from conf.schema import Experiment
+from tasks import prepare
 from tasks import train_stage as training
 from tasks.download import download
 from tasks.model import Checkpoint, starting_model
@@ -55,9 +56,11 @@ def _train(monkeypatch, experiment, stages, stop, tracker, parent) -> list[dict]
         The manifests, as `train_stage` gives them.
     """
     output = Path(experiment.output)
-    train = download(experiment.data.train, experiment.data, output)
-    sets = segment(train, experiment.data, output)
-    checkpoint = starting_model(experiment.model)
+    data, checkpoint = experiment.data, starting_model(experiment.model)
+    tests = {one.name: download(one, data, output) for one in experiment.evaluation.benchmarks}
+    train = download(data.train, data, output)
+    kept = prepare.gated(experiment, train, tests, checkpoint.path, output)
+    sets = segment(kept, data, output)
     results = []
     for position, stage in enumerate(experiment.stages[:stages]):
         last, error = stage.steps, None

@@ -9,6 +9,7 @@ Lengths are in tokens, durations in seconds, sizes in prompts or rollouts as the
 from conf.schema.data import Data, Segmentation, Source
 from conf.schema.evaluation import Evaluation
 from conf.schema.experiment import Experiment, Model
+from conf.schema.gates import GATES, Gates
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
@@ -17,11 +18,13 @@ from conf.schema.selection import Selection
 from conf.schema.stage import Stage
 
 __all__ = [
+    "GATES",
     "NAME",
     "SEEDS",
     "Data",
     "Evaluation",
     "Experiment",
+    "Gates",
     "Hardware",
     "Knobs",
     "Method",

@@ -1,12 +1,14 @@
 """The training problems: where they come from, and their division into prompt sets."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 
 Characters = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Source(Knobs):
@@ -25,24 +27,119 @@ class Source(Knobs):
         list, "hub: files of the repository to read; none: those its card names.", "paths"
     )
     revision: str = knob("main", "hub: commit, tag or branch to read.", "git revision")
+    mirror: str = knob(
+        "", "hub: folder laid out like the Hub's cache, read instead of the network.", "path"
+    )
     split: str = knob(
         "train", "hub: split to read; lab: `train` or `test`, never overlapping.", "name"
     )
+    format: Literal[
+        "auto", "chat", "plain", "capitals", "conversation", "dapo", "math", "numina", "olympiad"
+    ] = knob("auto", "Columns that upstream has, see tasks/adapters; auto: by their names.", "name")
     rows: int = knob(2048, "lab: problems to make.", "problems", gt=0)
-    seed: int = knob(0, "lab: seed of the problems.", "seed", **SEEDS)
+    held_out: int = knob(
+        0, "Questions that are kept back for evaluation; 0: none.", "questions", ge=0
+    )
+    part: Literal["rest", "held_out"] = knob(
+        "rest", "With held_out: this set is what is left, or what is kept back.", "choice"
+    )
+    seed: int = knob(0, "Seed of the lab's problems, and of which are held out.", "seed", **SEEDS)
+
+    @model_validator(mode="after")
+    def _part_is_there(self) -> "Source":
+        if self.part == "held_out" and not self.held_out:
+            raise ValueError(
+                f"{self.name} is the held-out part of a set that holds nothing out\n\n"
+                "hint: set held_out to the number of questions, here and in the training set"
+            )
+        return self
 
 
 class Segmentation(Knobs):
-    """How the training set is divided into prompt sets L1 (short), L2 (all) and L3 (long)."""
+    """How the training set is divided into prompt sets, which stages use by name.
 
+    | rule      | prompt sets, the easiest first where difficulty is known            |
+    |-----------|---------------------------------------------------------------------|
+    | length    | L1 (short), L2 (all), L3 (long): FastCuRL's                         |
+    | tokens    | Q1 (shortest) ... Qn, and `all`                                     |
+    | level     | level1, level2, ... as far as the set has them, and `all`           |
+    | pass_rate | P1 (lowest pass rates, the hardest) ... Pn, and `all`               |
+    | whole     | `all` alone                                                         |
+    """
+
+    rule: Literal["length", "tokens", "level", "pass_rate", "whole"] = knob(
+        "length", "What decides which prompt set a problem belongs to.", "choice"
+    )
     length_of: Literal["raw_question", "repr_chat"] = knob(
         "raw_question",
-        "What is measured: the question without the instruction, or str() of the chat list.",
+        "length: the question without the instruction, or str() of the chat list.",
         "choice",
     )
     threshold: Characters | Literal["mean"] = knob(
-        "mean", "Longest prompt of L1; mean: the rounded mean length of the set.", "characters"
+        "mean", "length: longest prompt of L1; mean: the rounded mean of the set.", "characters"
     )
+    quantiles: list[Share] = knob(
+        lambda: [0.5], "tokens: shares of the set at which it is cut.", "shares", min_length=1
+    )
+    bands: list[Share] = knob(
+        lambda: [0.0, 0.2, 0.8, 1.0],
+        "pass_rate: edges of the bands, low included and high not, but in the last.",
+        "pass rates",
+        min_length=2,
+    )
+    names: list[Annotated[str, Field(pattern=NAME)]] = knob(
+        list, "tokens, pass_rate: names of the prompt sets in place of Q1..., P1....", "names"
+    )
+    model: str = knob(
+        "", "pass_rate: model that is measured, folder or Hub name; none: the base.", "path"
+    )
+    model_revision: str = knob("main", "pass_rate: Hub commit, tag or branch.", "git revision")
+    samples: int = knob(8, "pass_rate: rollouts per problem.", "rollouts", gt=0)
+    temperature: float = knob(0.6, "pass_rate: sampling temperature.", "1", gt=0)
+    top_p: float = knob(1.0, "pass_rate: nucleus.", "probability", gt=0, le=1)
+    context_length: int = knob(8192, "pass_rate: longest response.", "tokens", gt=0)
+
+    @model_validator(mode="after")
+    def _edges_rise(self) -> "Segmentation":
+        for key in ("quantiles", "bands"):
+            edges = getattr(self, key)
+            if any(low >= high for low, high in pairwise(edges)):
+                raise ValueError(
+                    f"{key} are {edges}, needed numbers that rise\n\nhint: sort them, each once"
+                )
+        if self.bands[0] != 0 or self.bands[-1] != 1:
+            raise ValueError(
+                f"bands go from {self.bands[0]} to {self.bands[-1]}, needed 0 to 1\n\n"
+                "hint: every pass rate has to fall into a band"
+            )
+        sets = {"tokens": len(self.quantiles) + 1, "pass_rate": len(self.bands) - 1}
+        wanted = sets.get(self.rule, 0)
+        if self.names and (len(self.names) != wanted or len({*self.names, "all"}) != wanted + 1):
+            raise ValueError(
+                f"names are {self.names}, needed {wanted} different ones, none of them 'all', for "
+                f"rule {self.rule!r}\n\nhint: leave names out to have them numbered"
+            )
+        return self
+
+    @property
+    def whole(self) -> str:
+        """Name of the prompt set that has every problem."""
+        return "L2" if self.rule == "length" else "all"
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Names of the prompt sets; None where the data decides them."""
+        if self.rule == "length":
+            return ["L1", "L2", "L3"]
+        if self.rule == "level":
+            return None
+        if self.rule == "tokens":
+            parts = self.names or [f"Q{i + 1}" for i in range(len(self.quantiles) + 1)]
+        elif self.rule == "pass_rate":
+            parts = self.names or [f"P{i + 1}" for i in range(len(self.bands) - 1)]
+        else:
+            parts = []
+        return [*parts, "all"]
 
 
 class Data(Knobs):
@@ -54,7 +151,7 @@ class Data(Knobs):
         "Instruction that ends each prompt; it is taken off where lengths are of the raw question.",
         "text",
     )
-    segmentation: Segmentation = knob(Segmentation, "Division into L1, L2 and L3.", "rule")
+    segmentation: Segmentation = knob(Segmentation, "Division into prompt sets.", "rule")
     unanswerable: Literal["refuse", "keep"] = knob(
         "refuse",
         "Problems without an answer to grade by: refuse to start, or keep them, never right.",

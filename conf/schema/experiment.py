@@ -4,6 +4,7 @@ from pydantic import model_validator
 
 from conf.schema.data import Data
 from conf.schema.evaluation import Evaluation
+from conf.schema.gates import Gates
 from conf.schema.hardware import Hardware
 from conf.schema.knobs import NAME, SEEDS, Knobs, knob
 from conf.schema.method import Method
@@ -30,6 +31,7 @@ class Experiment(Knobs):
     seed: int = knob(0, "Seed of data order and sampling in training.", "seed", **SEEDS)
     output: str = knob("outputs", "Folder that everything is written under.", "path", min_length=1)
     data: Data = knob(Data, "Training problems.", "group")
+    gates: Gates = knob(Gates, "Inspections of the training problems.", "group")
     model: Model = knob(Model, "Starting model.", "group")
     method: Method = knob(Method, "Advantage and loss.", "group")
     reward: Reward = knob(Reward, "What a rollout is worth.", "group")

@@ -83,6 +83,7 @@ class E2H(Knobs):
     levels: int = knob(4, "Levels, at most.", "levels", gt=0)
     exponent: float = knob(0.5, "Of the Gaussian's centre over time.", "1", gt=0)
     width: float = knob(0.5, "Of the Gaussian.", "levels", gt=0)
+    floor: bool = knob(False, "The Gaussian keeps every level in play.", "switch")
 
 
 class ShuffleR1(Knobs):

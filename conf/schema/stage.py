@@ -14,7 +14,22 @@ class Stage(Knobs):
     """
 
     name: str = knob("stage", "Name of the stage, unique in the curriculum.", "name", pattern=NAME)
-    prompts: Literal["L1", "L2", "L3"] = knob("L2", "Prompt set to train on.", "segment")
+    prompts: str = knob(
+        "L2",
+        "Prompt set to train on, a name that data.segmentation gives.",
+        "segment",
+        pattern=NAME,
+    )
+    drop_solved: float | None = knob(
+        None,
+        "Leave out prompts whose pass rate, when the stage before last drew them, was at least so.",
+        "pass rate",
+        gt=0,
+        le=1,
+    )
+    drop_hopeless: float | None = knob(
+        None, "Leave out prompts whose pass rate there was at most so.", "pass rate", ge=0, lt=1
+    )
     context_length: int = knob(8192, "Longest response.", "tokens", gt=0)
     steps: int = knob(100, "Training steps (batches of prompt groups).", "steps", gt=0)
     batch_size: int = knob(128, "Prompts per step.", "prompts", gt=0)

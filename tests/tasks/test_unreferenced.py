@@ -192,11 +192,11 @@ def test_a_checkpoint_whose_manifest_was_damaged_is_shown_and_spared(smoke, trai
 
 
 def test_data_that_nothing_used_is_listed_and_a_family_stays_together(smoke, train, output):
-    train(smoke(), stages=1)  # uses L1 only: L2, L3 and the whole set stay
+    train(smoke(), stages=1)  # uses L1 only: L2, L3, the whole set and the test set stay
     used = {f"data/{path.name}" for path in (output / "data").iterdir()}
     train(smoke("data.train.rows=70", "seed=9"), stages=1)
     more = {f"data/{path.name}" for path in (output / "data").iterdir()} - used
-    assert len(used) == len(more) == 4
+    assert len(used) == 6 and len(more) == 5  # both were compared with the same test set
     for folder in (output / "stages").iterdir():
         shutil.rmtree(folder / "verl")
     age(output)

@@ -19,6 +19,7 @@ import torch
 import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from verl import DataProto
+from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
@@ -59,6 +60,9 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     def __init__(self, config, llm_client, *arguments: Any, **settings: Any):
         super().__init__(config, llm_client, *arguments, **settings)
         self.client = GroupClient(config, llm_client._load_balancer)
+        # Without reward workers of its own (reward.num_workers=0), verl's is a part of this one: a
+        # process less to start, which on two cores is worth more than grading in parallel.
+        self.grader = None if self.reward_loop_worker_handles else RewardLoopWorker(config)
         self.own = config.trainer.stagecraft
         self.tokens = create_continuous_token_builder(
             self.tokenizer,
@@ -151,8 +155,11 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
         prompts = torch.tensor([prompt_ids] * len(rows))
-        wanted = ("data_source", "reward_model", "extra_info")
-        columns = {name: _objects([prompt[name]] * len(rows)) for name in wanted}
+        columns = {
+            name: _objects([prompt[name]] * len(rows)) for name in ("data_source", "reward_model")
+        }
+        # One for each: facts of the response are added to it while others are being graded.
+        columns["extra_info"] = _objects([dict(prompt["extra_info"]) for _ in rows])
         columns["__num_turns__"] = np.full(len(rows), 2)
         data = DataProto(
             batch=TensorDict(
@@ -165,6 +172,8 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             ),
             non_tensor_batch=columns,
         )
+        if self.grader:
+            return await self.grader.compute_score_batch(data)
         worker = random.choice(self.reward_loop_worker_handles)
         return await worker.compute_score_batch.remote(data)
 

@@ -11,41 +11,54 @@ import traceback
 from pathlib import Path
 
 import ray
-from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from omegaconf import OmegaConf
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
+import trainer.backend.stage_trainer  # noqa: F401  registers itself
 from conf.compose import compose
+from trainer.backend.export import export
 from trainer.backend.settings import overrides
-from trainer.backend.stop import STOP, StopRequestedError
+from trainer.backend.stop import StopRequestedError
 
 STOPPED = 143  # as a shell reports SIGTERM
 
 
-@ray.remote
-class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
-    """verl's task runner, with our trainer in its registry."""
+class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
+    """verl's task runner, in this process: as an actor it would start and import all of verl anew.
+
+    Then the checkpoint is exported here, where torch and transformers are loaded already.
+    """
 
     def run(self, config) -> None:
-        """Train and export; on failure leave the reason beside the metrics."""
-        import trainer.backend.stage_trainer  # noqa: F401  registers itself
-        from trainer.backend.export import export
+        """Train and export.
 
+        Raises:
+            StopRequestedError: it was asked to stop, and has saved its last whole step.
+        """
+        super().run(config)
         verl_folder = Path(config.trainer.default_local_dir)
-        start = Path(config.actor_rollout_ref.model.path)
-        steps = config.trainer.total_training_steps
-        failure = verl_folder.parent / "failure.json"
-        try:
-            super().run(config)
-            # Here, where torch and transformers are loaded already: it saves their start-up.
-            target = verl_folder.parent / "checkpoint"
-            export(verl_folder, start, target, steps, config.actor_rollout_ref.rollout.dtype)
-        except StopRequestedError:
-            print("stopped: it was asked for", flush=True)
-        except Exception as error:
-            write_failure(failure, error)
-            raise
+        export(
+            verl_folder,
+            Path(config.actor_rollout_ref.model.path),
+            verl_folder.parent / "checkpoint",
+            config.trainer.total_training_steps,
+            config.actor_rollout_ref.rollout.dtype,
+        )
+
+
+def start_ray(config) -> None:
+    """Start or join Ray as verl's `run_ppo` does, with the environment that verl's workers want."""
+    given = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
+    runtime_env = OmegaConf.merge(
+        get_ppo_ray_runtime_env(config),
+        {"env_vars": {"TRANSFER_QUEUE_ENABLE": "1"}},
+        given.pop("runtime_env", None) or {},
+    )
+    ray.init(**given, runtime_env=OmegaConf.to_container(runtime_env))
 
 
 def write_failure(path: Path, error: BaseException) -> None:
@@ -85,9 +98,11 @@ def main(folder: Path) -> None:
             use_reference_policy=need_reference_policy(config),
             use_critic=need_critic(config),
         )
-        run_ppo(config, task_runner_class=TaskRunner)
-        if (folder / STOP).exists():
-            sys.exit(STOPPED)
+        start_ray(config)
+        StageRunner().run(config)
+    except StopRequestedError:
+        print("stopped: it was asked for", flush=True)
+        sys.exit(STOPPED)
     except Exception as error:
         write_failure(folder / "failure.json", error)
         raise

@@ -213,7 +213,7 @@ def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict
 
 def _reward(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     reward = experiment.reward
-    workers = 1 if experiment.hardware.device == "cpu" else 8
+    workers = 0 if experiment.hardware.device == "cpu" else 8  # 0: within the agent loop worker
     function = "reward.custom_reward_function"
     return {
         "reward.num_workers": workers,
@@ -227,7 +227,7 @@ def _reward(experiment: Experiment, stage: Stage) -> dict[str, Any]:
             for key, value in reward.model_dump(exclude={"name"}).items()
         },
         f"+{function}.reward_kwargs.context_length": stage.context_length,
-        f"+{function}.reward_kwargs.reward_workers": workers,
+        f"+{function}.reward_kwargs.reward_workers": max(1, workers),
     }
 
 
@@ -287,6 +287,7 @@ def environment(hardware) -> dict[str, str]:
         "TQ_NUM_THREADS": "1",  # threads of one small copy; more only adds a warning to each
         "RAY_DEDUP_LOGS": "1",
         "PYTHONUNBUFFERED": "1",
+        "RAY_prestart_worker_first_driver": "0",  # idle ones, as many as there are logical cores
     }
     if hardware.device == "cpu":
         result |= {

@@ -1,0 +1,147 @@
+"""What adapters share: checks of a field, answers as a list, a prompt from a question."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trainer.answers import last_boxed
+
+LONGEST = 100_000
+"""Characters of a question; the longest of the public sets has a few thousand."""
+
+
+class UnfitError(ValueError):
+    """What is wrong with a row, to be put after its place."""
+
+
+def need(value: Any, column: str, fits: Callable[[Any], Any], needed: str, hint: str) -> None:
+    """Raise UnfitError unless a field is what it should be."""
+    if not fits(value):
+        kind = "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
+        raise UnfitError(f", column {column}: found {kind}, needed {needed}\n\nhint: {hint}")
+
+
+def need_question(value: Any, column: str) -> None:
+    """Raise UnfitError unless a field is a text of reasonable length."""
+    need(value, column, is_text, "text", "write each question as one text")
+    if len(value) > LONGEST:
+        raise UnfitError(
+            f", column {column}: found a text of {len(value):,} characters, needed at most "
+            f"{LONGEST:,}\n\nhint: take the row out of the source; no model reads such a prompt"
+        )
+
+
+def need_others(
+    row: Mapping[str, Any], numbers: Mapping[str, Any], prefix: str, sources: tuple[str, ...]
+) -> None:
+    """Check the columns that may be missing: names of the set, `index` and `level`."""
+    for key in sources:
+        hint = f"write the name of the set in {key}, or leave it out"
+        need(row.get(key), key, lambda it: it is None or is_text(it), "text", hint)
+    hint = "leave it out, and rows are numbered as they come"
+    need(numbers.get("index"), f"{prefix}index", is_index, "a whole number of 64 bits", hint)
+    hint = "leave it out, or write a small number or a text such as Level 3"
+    need(numbers.get("level"), f"{prefix}level", is_level, "a whole number of 32 bits", hint)
+
+
+def unknown(row: Mapping[str, Any], needed: str) -> UnfitError:
+    """The refusal of a row whose columns are of another schema."""
+    return UnfitError(
+        f" has the columns {', '.join(row) or '(none)'}; needed {needed}, none of them empty\n\n"
+        "hint: rename the columns of the source"
+    )
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON may spell one
+        return False
+    return True
+
+
+def is_index(value: Any) -> bool:
+    """Whether a value is nothing, or a whole number of 64 bits."""
+    index = whole(value)
+    return value is None or (index is not None and -(2**63) <= index < 2**63)
+
+
+def is_level(value: Any) -> bool:
+    """Whether a value is no level, or one of 32 bits."""
+    found = level(value)
+    return found is None or -(2**31) <= found < 2**31
+
+
+def whole(value: Any) -> int | None:
+    """A whole number, also of a column that pandas made floats of; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def level(value: Any) -> int | None:
+    """Difficulty as a number: 3, 3.0, "3" and "Level 3" are 3; anything else is unknown."""
+    if isinstance(value, int | float):
+        return whole(value)
+    found = re.search(r"\d+$", str(value).strip()) if value is not None else None
+    return int(found[0]) if found else None
+
+
+def answers(truth: Any) -> list[str]:
+    r"""The accepted answers that a ground truth holds: none, one or several, each once.
+
+    Of a text with a box, what stands in its last one.
+
+    >>> answers(142.0), answers("025 "), answers(["0.01\n", "0.02\n"]), answers(r"\(\boxed{77}\)")
+    (['142'], ['025'], ['0.01', '0.02'], ['77'])
+    """
+    if hasattr(truth, "tolist"):  # numpy and torch, arrays and scalars
+        truth = truth.tolist()
+    if isinstance(truth, list | tuple):
+        return list(dict.fromkeys(answer for part in truth for answer in answers(part)))
+    if isinstance(truth, float) and math.isfinite(truth):
+        return [str(int(truth)) if truth.is_integer() else repr(truth)]
+    if isinstance(truth, int) and not isinstance(truth, bool):
+        return [str(truth)]
+    if isinstance(truth, str):
+        boxed = last_boxed(truth)  # some published truths are whole last lines
+        text = truth.strip() if boxed is None else boxed
+        return [text] if text else []
+    return []
+
+
+def without_instruction(content: str, instruction: str) -> str:
+    """The raw question: a prompt less the instruction that ends it and the one space between.
+
+    >>> without_instruction("What is 1+1? Think.", "Think.")
+    'What is 1+1?'
+    """
+    if not instruction or not content.endswith(instruction):
+        return content
+    question = content.removesuffix(instruction)
+    return question[:-1] if question.endswith((" ", "\n")) else question
+
+
+def fields(
+    text: str,
+    found: list[str],
+    instruction: str,
+    *,
+    source: str | None = "",
+    index: Any = None,
+    level_: Any = None,
+) -> dict[str, Any]:
+    """A row in our fields, its prompt the question and the instruction as one user's turn."""
+    question = without_instruction(text, instruction)
+    return {
+        "prompt": [{"role": "user", "content": f"{question} {instruction}".rstrip()}],
+        "question": question,
+        "answers": found,
+        "source": source or "",
+        "index": whole(index),
+        "level": level(level_),
+    }

@@ -1,0 +1,117 @@
+"""Read rows of parquet, json and jsonl files, a part at a time, and refuse what cannot be read."""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Rows = list[dict[str, Any]]
+
+_TOGETHER = 1024  # rows of a parquet that are in memory at one time
+# A small parquet can hold a page that unpacks to all of the memory there is.
+LARGEST_GROUP = 4 << 30  # bytes of a row group, as its footer gives them
+LARGEST_PART = 1 << 30  # bytes of `_TOGETHER` rows in memory
+LARGEST_TEXT = 4 << 30  # bytes of a json or jsonl file
+
+
+class BombError(ValueError):
+    """A file that would take more memory than any set of problems needs."""
+
+
+def parts(file: Path, name: str, columns: Collection[str]) -> Iterator[tuple[str, Rows]]:
+    """The rows of a file, in parts, each with the place that messages name.
+
+    Args:
+        file: A file that ends in one of `READERS`.
+        name: The set, for messages.
+        columns: Columns that are wanted; of a parquet no others are read.
+
+    Raises:
+        ValueError: when the file cannot be read, or is of a form that no set has.
+    """
+    place = f"{name}: {file}"
+    try:
+        for rows in READERS[file.suffix](file, columns):
+            yield place, rows
+    except BombError as error:
+        raise ValueError(f"{place} {error}") from error
+    # Of a damaged parquet Arrow says one or the other.
+    except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{place} is no readable {file.suffix[1:]} file: {error}\n\nhint: fetch the file again"
+        ) from error
+
+
+def _parquet(file: Path, columns: Collection[str]) -> Iterator[Rows]:
+    with pq.ParquetFile(file) as parquet:
+        _check_groups(parquet.metadata)
+        known = [name for name in parquet.schema_arrow.names if name in columns]
+        # Where none is known, all are read, for the message that names them.
+        for batch in parquet.iter_batches(_TOGETHER, columns=known or None, use_threads=False):
+            if batch.nbytes > LARGEST_PART:
+                raise BombError(
+                    f"unpacks to {batch.nbytes:,} bytes for {len(batch)} rows, needed at most "
+                    f"{LARGEST_PART:,}\n\nhint: it is no set of problems; look at where it is from"
+                )
+            yield batch.to_pylist()
+
+
+def _check_groups(metadata: pq.FileMetaData) -> None:
+    for number in range(metadata.num_row_groups):
+        size = metadata.row_group(number).total_byte_size
+        if size > LARGEST_GROUP:
+            raise BombError(
+                f"has a row group of {size:,} bytes, unpacked, needed at most {LARGEST_GROUP:,}"
+                "\n\nhint: write it again with smaller row groups, if you trust it"
+            )
+
+
+def _json(file: Path, columns: Collection[str]) -> Iterator[Rows]:
+    _check_size(file)
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(rows, list) and rows and all(isinstance(row, list) for row in rows):
+        # Conversations: turns under the names that the Hub gives them.
+        rows = [{str(number): turn for number, turn in enumerate(row)} for row in rows]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            f"{file} holds no list of objects\n\nhint: a json file is [{{...}}, ...], a jsonl "
+            "file one object a line"
+        )
+    yield rows
+
+
+def _jsonl(file: Path, columns: Collection[str]) -> Iterator[Rows]:
+    _check_size(file)
+    rows: Rows = []
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{file} holds a line that is no object\n\nhint: one object a line"
+                )
+            rows.append(row)
+            if len(rows) == _TOGETHER:
+                yield rows
+                rows = []
+    yield rows
+
+
+def _check_size(file: Path) -> None:
+    size = file.stat().st_size
+    if size > LARGEST_TEXT:
+        raise BombError(
+            f"has {size:,} bytes, needed at most {LARGEST_TEXT:,}\n\nhint: convert it to parquet"
+        )
+
+
+READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Rows]]] = {
+    ".parquet": _parquet,
+    ".json": _json,
+    ".jsonl": _jsonl,
+}

@@ -1,0 +1,211 @@
+"""Each adapter on rows of exactly the upstream schema; problems are made up."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conf.load import choices, load
+from conf.schema import Data, Source
+from tasks.adapters import ADAPTERS, adapter_of
+from tasks.download import download
+from tasks.upstream import to_columns
+
+INSTRUCTION = Data().instruction
+DAPO = (
+    "Solve the following math problem step by step. The last line of your response should be of "
+    "the form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+    "How much is $1+1$?\n\nIn words, a sum.\n\n"
+    'Remember to put your answer on its own line after "Answer:".'
+)
+PROOF = {"answer": "proof", "question_type": "proof"}
+NUMINA = {
+    "problem": "1+1?",
+    "solution": r"so $\boxed{1} + 1 = \boxed{2}$.",
+    "answer": "2",
+    "problem_type": "Algebra",
+    "question_type": "math-word-problem",
+    "source": "olympiads",
+    "synthetic": False,
+    "problem_is_valid": "Yes",
+    "solution_is_valid": "Yes",
+}
+OLYMPIAD = {
+    "id": 2231,
+    "question": "How many?",
+    "solution": ["..."],
+    "final_answer": ["$2^{3}$", "8\n"],
+    "context": None,
+    "image_1": None,
+    "modality": "Text-only",
+    "difficulty": "Competition",
+    "is_multiple_answer": False,
+    "unit": None,
+    "answer_type": "Numerical",
+    "error": None,
+    "question_type": "Open-ended",
+    "subfield": "Number Theory",
+    "subject": "Math",
+    "language": "English",
+}
+
+# (adapter, row, question, answers, source, level)
+ROWS = [
+    (
+        "chat",  # FastCuRL
+        {
+            "data_source": "",
+            "prompt": [{"content": f"1+1? {INSTRUCTION}", "role": "user"}],
+            "ability": "math",
+            "reward_model": {"ground_truth": "2", "style": "rule"},
+            "extra_info": {"index": 7, "split": "train"},
+        },
+        "1+1?", ["2"], "set", None,
+    ),
+    (
+        "dapo",
+        {
+            "data_source": "math_dapo",
+            "prompt": [{"content": DAPO, "role": "user"}],
+            "ability": "MATH",
+            "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"},
+            "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079"},
+        },
+        "How much is $1+1$?\n\nIn words, a sum.", ["2"], "math_dapo", None,
+    ),
+    ("plain", {"problem": "1+1?", "answer": "2", "solution": "..."}, "1+1?", ["2"], "set", None),
+    (
+        "plain",  # AMC, 83 problems
+        {"id": 0, "problem": "1+1?", "answer": 2.0, "url": "https://example.org/"},
+        "1+1?", ["2"], "set", None,
+    ),
+    ("plain", {"id": 0, "question": "1+1?", "answer": "2", "url": ""}, "1+1?", ["2"], "set", None),
+    ("plain", {"problem": "1+1?", "answer": "2", "id": "0"}, "1+1?", ["2"], "set", None),
+    (
+        "plain",  # MATH-500
+        {"problem": "1+1?", "solution": r"\boxed{2}", "answer": "2", "subject": "Algebra",
+         "level": 3, "unique_id": "test/algebra/1.json"},
+        "1+1?", ["2"], "set", 3,
+    ),
+    (
+        "capitals",  # AIME 2024
+        {"ID": "2024-II-4", "Problem": "1+1?", "Solution": "...", "Answer": 33},
+        "1+1?", ["33"], "set", None,
+    ),
+    (
+        "math",
+        {"problem": "1+1?", "level": "Level 5", "type": "Algebra", "solution": r"\boxed{2}."},
+        "1+1?", ["2"], "Algebra", 5,
+    ),
+    (
+        "math",  # nothing in a box: no answer, and not the whole solution
+        {"problem": "1+1?", "level": "Level ?", "type": "Algebra", "solution": "two"},
+        "1+1?", [], "Algebra", None,
+    ),
+    (
+        "numina",  # CoT
+        {"source": "aops_forum", "problem": "1+1?", "solution": r"$\boxed{2}$",
+         "messages": [{"content": "1+1?", "role": "user"}]},
+        "1+1?", ["2"], "aops_forum", None,
+    ),
+    ("numina", NUMINA, "1+1?", ["2"], "olympiads", None),
+    ("numina", NUMINA | PROOF, "1+1?", [], "olympiads", None),
+    ("numina", NUMINA | {"problem_is_valid": "Incomplete"}, "1+1?", [], "olympiads", None),
+    (
+        "conversation",  # Open-Reasoner-Zero
+        {"0": {"from": "human", "value": "1+1? "},
+         "1": {"from": "assistant", "ground_truth": {"value": "2"}}},
+        "1+1?", ["2"], "set", None,
+    ),
+    ("olympiad", OLYMPIAD, "How many?", ["2^{3}", "8"], "Number Theory", None),
+    (
+        "olympiad",
+        OLYMPIAD | {"context": "Let there be cats."},
+        "Let there be cats.\nHow many?", ["2^{3}", "8"], "Number Theory", None,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by name", "by its columns"])
+@pytest.mark.parametrize(("name", "row", "question", "answers", "source", "level"), ROWS)
+def test_an_upstream_row_becomes_ours(name, row, question, answers, source, level, named):
+    assert adapter_of(row) is ADAPTERS[name]
+    (got,) = to_columns([row], "set", INSTRUCTION, name if named else "auto").to_pylist()
+    assert got["question"] == question
+    assert got["prompt"] == [{"role": "user", "content": f"{question} {INSTRUCTION}"}]
+    assert (got["answers"], got["source"], got["level"]) == (answers, source, level)
+
+
+@pytest.mark.parametrize(("name", "row"), [row[:2] for row in ROWS])
+def test_an_adapter_reads_only_the_columns_it_names(name, row):
+    needed = {key: value for key, value in row.items() if key in ADAPTERS[name].COLUMNS}
+    whole, less = (to_columns([given], "set", "", name) for given in (row, needed))
+    assert whole.equals(less)
+
+
+WRONG = [
+    ("math", {"problem": "q", "level": "Level 1"}, "needed problem, level, type and solution"),
+    ("math", {"problem": "q", "solution": None}, "column solution: found nothing, needed text"),
+    ("numina", {"problem": "q"}, "needed problem, solution and source"),
+    ("numina", {"problem": "q", "answer": 2}, "column answer: found int 2, needed text"),
+    ("conversation", {"0": {"value": "q"}}, "needed the turns 0 "),
+    ("conversation", {"0": {"value": None}, "1": {}}, "column 0.value: found nothing"),
+    ("conversation", {"0": {"value": "q"}, "1": {}}, "column 1.ground_truth: found nothing"),
+    ("olympiad", {"question": "q"}, "needed question and final_answer"),
+    ("olympiad", {"question": "q", "final_answer": [], "context": 1}, "column context: found int"),
+    ("capitals", {"Problem": "", "Answer": 1}, "needed Problem and Answer"),
+    ("dapo", {"prompt": "q"}, "column prompt: found str"),
+    ("dapo", {"prompt": [{"role": "user", "content": "q"}]}, "column reward_model: found nothing"),
+    ("plain", {"problem": "x" * 2**20, "answer": "1"}, "found a text of 1,048,576 characters"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "message"), WRONG)
+def test_a_row_that_does_not_fit_its_adapter_is_refused(name, row, message):
+    with pytest.raises(ValueError, match=f"^set: row 0.*{message}.*\n\nhint: ") as refusal:
+        to_columns([row], "set", INSTRUCTION, name)
+    assert len(str(refusal.value)) < 500
+
+
+def test_of_copies_that_dapo_repeats_the_first_stays(tmp_path):
+    rows = [
+        {
+            "data_source": "math_dapo",
+            "prompt": [{"content": DAPO.replace("1+1", f"1+{number}"), "role": "user"}],
+            "reward_model": {"ground_truth": str(1 + number), "style": "rule"},
+            "extra_info": {"index": f"uuid-{number}"},
+        }
+        for number in (3, 1, 2)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows * 4), tmp_path / "dapo.parquet")
+    source = Source(kind="file", path=str(tmp_path / "dapo.parquet"), format="dapo")
+    table = download(source, Data(), tmp_path / "out").table()
+    assert table["answers"].to_pylist() == [["4"], ["2"], ["3"]]
+    assert table["id"].to_pylist() == ["train-0", "train-1", "train-2"]
+
+
+def test_a_file_of_conversations_is_read(tmp_path):
+    pairs = [
+        [{"from": "human", "value": f"{n}?"}, {"from": "assistant", "ground_truth": {"value": "2"}}]
+        for n in range(3)
+    ]
+    (tmp_path / "orz.json").write_text(json.dumps(pairs))
+    source = Source(kind="file", path=str(tmp_path / "orz.json"), format="conversation")
+    assert download(source, Data(), tmp_path).table()["question"].to_pylist() == ["0?", "1?", "2?"]
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_every_shipped_set_names_an_adapter_and_prompt_sets(name):
+    data = load("experiment=lab/smoke", f"data={name}").data
+    assert data.train.format in (*ADAPTERS, "auto")
+    assert data.segmentation.labels is None or data.segmentation.whole in data.segmentation.labels
+
+
+def test_both_forms_of_amc_are_kept_apart_by_name():
+    sets = {
+        one.name: one
+        for one in load("experiment=lab/smoke", "evaluation=hub").evaluation.benchmarks
+    }
+    assert sets["amc2023_83"].path != sets["amc2023_40"].path
+    assert {"aime2024", "aime2025", "math500", "minerva", "olympiadbench"} < set(sets)
