@@ -15,7 +15,7 @@ bin := $(VENV)/bin
 export VENV PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-faults ui gpu lint format lock clean environment environment-vllm
+.PHONY: help demo test test-vllm test-methods test-faults ui gpu lint format lock clean environment environment-vllm
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,8 +30,11 @@ test-vllm: environment-vllm ## the tests that sample with vLLM's CPU build (1.5 
 	@$(bin)/python -m pytest -m vllm
 
 test-faults: environment ## kill, fill and break real runs, and see what they lose (an hour)
-	@$(bin)/python -m pytest tests/faults -m faults --faults-seed $(SEED) \
+	@$(bin)/python -m pytest tests/faults -m "not gpu" --faults-seed $(SEED) \
 		--faults-table benchmarks/results
+
+test-methods: environment ## every method and lab recipe for two steps on verl (nightly; 3 hours)
+	@$(bin)/python -m pytest -m nightly
 
 lint: environment ## ruff's format and rules
 	@$(bin)/ruff format --check .

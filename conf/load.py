@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,10 +19,10 @@ from conf.schema import Experiment
 
 FOLDER = Path(__file__).parent
 GROUPS = (
-    "experiment", "curriculum", "method", "selection", "reward", "data", "gates", "model",
+    "experiment", "curriculum", "method", "reward", "selection", "data", "gates", "model",
     "hardware", "evaluation",
 )  # fmt: skip
-REQUIRED = ("stages", "data", "model", "method", "selection", "reward", "hardware", "evaluation")
+REQUIRED = ("stages", "data", "model", "method", "reward", "selection", "hardware", "evaluation")
 
 
 class ConfigError(ValueError):
@@ -158,9 +158,11 @@ def _walk(path: Iterable[str | int]) -> tuple[list[str], type[BaseModel] | None,
 
 def _unknown(path: list[str]) -> str:
     """What is wrong with a key that the schema does not have, or nothing."""
-    walked, model, _ = _walk(path)
+    walked, model, field = _walk(path)
     if len(walked) == len(path):
         return ""
+    if len(walked) == len(path) - 1 and field and get_origin(field.annotation) is dict:
+        return ""  # its keys are not the schema's to know
     key, name = ".".join(path), path[len(walked)]
     at = ".".join(walked)
     if model is None:

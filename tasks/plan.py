@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Selection, Stage
-from tasks import disk, preflight
+from tasks import disk, preflight, preflight_method
 from tasks.artifacts import Dataset, digest_of, rows_digest
 from tasks.download import downloaded
 from tasks.labels import flat
@@ -121,6 +121,7 @@ def plan(experiment: Experiment) -> Plan:
     data, no_data = _prompt_sets(experiment, output)
     start, no_start, parameters = _base(experiment)
     manifests, remarks = read_manifests(output)
+    remarks = [*preflight_method.warnings(experiment), *remarks]
     earlier = {folder: manifest for folder, manifest in manifests.items() if manifest}
     makers = {start.digest: f"the base model {experiment.model.path}"} if start else {}
     makers |= {

@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.load import ConfigError
 from conf.schema import Experiment, Hardware
-from tasks import disk
+from tasks import disk, preflight_method
 from tasks.artifacts import Dataset
 from tasks.download import paths
 from tasks.prepare import comparison_sources
@@ -23,14 +23,14 @@ from trainer.rewards import answer_is_parsable, grade
 def check_settings(experiment: Experiment) -> None:
     """Refuse settings that cannot work. Takes milliseconds, reads no data and no network.
 
-    Looks at group sizes, at ranks, at local files, at what this machine has (a GPU, vLLM, an
+    Looks at the method, at ranks, at local files, at what this machine has (a GPU, vLLM, an
     attention kernel), at the output folder and, where it is here, at the model: its weights, its
     positions, and the disk its checkpoints need.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    _check_groups(experiment)
+    preflight_method.check(experiment)
     _check_prompt_sets(experiment)
     _check_ranks(experiment)
     check_sources(experiment)
@@ -138,16 +138,6 @@ def _as_config_error(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _check_groups(experiment: Experiment) -> None:
-    for position, stage in enumerate(experiment.stages):
-        if stage.group_size < 2:
-            raise _refusal(
-                f"stages.{position}.group_size: found 1 rollout, needed 2 or more for the "
-                f"advantage {experiment.method.advantage!r}: alone, a rollout has no baseline",
-                f"set stages.{position}.group_size=8",
-            )
 
 
 def _check_prompt_sets(experiment: Experiment) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from conf.schema import Experiment, Stage
 from tasks.artifacts import digest_of, folder_digest, read_json
+from trainer import functions
 
 MANIFEST = "stage.json"
 LOCK = "lock"
@@ -45,9 +46,14 @@ def identity(
     kept = stage.optimizer == "carry" or stage.reference == "keep"
     return {
         "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
-        "method": experiment.method.model_dump(mode="json", exclude={"name"}),
-        "selection": experiment.selection.identity(),
+        "method": {
+            **experiment.method.model_dump(mode="json", exclude={"name"}),
+            # A file of the user's counts by what it says, wherever it lies.
+            "advantage": functions.source(experiment.method.advantage),
+            "loss": functions.source(experiment.method.loss),
+        },
         "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
+        "selection": experiment.selection.identity(),
         "seed": experiment.seed_of(stage),
         "data": data,
         "max_prompt_length": experiment.data.max_prompt_length,

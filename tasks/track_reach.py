@@ -8,9 +8,11 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from conf import telemetry
 
@@ -40,6 +42,7 @@ def reached(uri: str) -> Iterator[Any]:
     """
     client_of, its_errors = _mlflow()
     try:
+        _make_sqlite(uri)
         _check_sqlite(uri)
         yield client_of(uri)
     except (*its_errors, sqlite3.Error, OSError) as error:
@@ -63,6 +66,28 @@ def _mlflow() -> tuple[Any, tuple[type[Exception], ...]]:
     for chatter in ("mlflow", "alembic"):
         logging.getLogger(chatter).setLevel(logging.CRITICAL)  # told once, and by us
     return cache(lambda uri: MlflowClient(tracking_uri=uri)), (MlflowException, SQLAlchemyError)
+
+
+def _make_sqlite(uri: str) -> None:
+    """Make a new database aside, and give it its name when it is whole.
+
+    MLflow makes one in dozens of steps, none of which may be repeated: a run killed in between
+    would leave a file that no later run could open.
+    """
+    name = uri.removeprefix("sqlite:///")
+    if name == uri or name.startswith((":", "file:")) or os.path.exists(name):
+        return
+    from mlflow import MlflowClient
+
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{aside}")
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _check_sqlite(uri: str) -> None:

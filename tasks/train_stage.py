@@ -110,7 +110,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
         optimizer_from=optimizer,
         reference=Path(reference["path"]) if stage.reference == "keep" else None,
     )
-    flags = verl_settings.environment(hardware)
+    flags = verl_settings.environment(hardware, experiment.method)
     manifest["engine"] = {"settings": values, "environment": flags}
     write_json(folder / MANIFEST, manifest)
     try:

@@ -34,6 +34,7 @@ import psutil
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
+LOOK_AGAIN = 0.5  # the same, where a file of shared memory has come or gone
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
 NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
@@ -197,13 +198,15 @@ class Guard:
             signal.signal(number, self._stop)
         self._write_note()
         child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
-        looked = 0.0
+        looked, changed = 0.0, 0
         while child.poll() is None and not self.told_to_stop:
             # A poll and not PDEATHSIG: that one fires when the parent's *thread* ends.
             if os.getppid() != parent:
                 self.told_to_stop = True
-            if time.monotonic() - looked > LOOK:
-                looked = time.monotonic()
+            # A file that comes just before its maker dies must be seen in between.
+            now = SHARED_MEMORY.stat().st_mtime_ns
+            if time.monotonic() - looked > (LOOK if now == changed else LOOK_AGAIN):
+                looked, changed = time.monotonic(), now
                 self._look()
             time.sleep(POLL)
         if self.told_to_stop:

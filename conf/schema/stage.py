@@ -35,11 +35,14 @@ class Stage(Knobs):
     batch_size: int = knob(128, "Prompts per step.", "prompts", gt=0)
     mini_batch_size: int = knob(64, "Prompts per optimizer update.", "prompts", gt=0)
     group_size: int = knob(8, "Rollouts per prompt.", "rollouts", gt=0)
-    learning_rate: float = knob(1e-6, "AdamW learning rate, constant.", "1", gt=0)
+    learning_rate: float = knob(1e-6, "AdamW learning rate, constant after the warm-up.", "1", gt=0)
+    warmup_steps: int = knob(
+        0, "Steps over which the learning rate grows from 0; the first makes none.", "steps", ge=0
+    )
     temperature: float = knob(0.6, "Sampling temperature of rollouts.", "1", gt=0)
     top_p: float = knob(1.0, "Nucleus of rollouts.", "probability", gt=0, le=1)
     kl_coefficient: float = knob(
-        0.0, "Weight of KL(policy, stage start) in the loss; 0 keeps no reference.", "1", ge=0
+        0.0, "Weight of KL(policy, reference); 0 keeps no reference.", "1", ge=0
     )
     entropy_coefficient: float = knob(0.0, "Weight of the entropy bonus in the loss.", "1", ge=0)
     optimizer: Literal["fresh", "carry"] = knob(
@@ -69,5 +72,19 @@ class Stage(Knobs):
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of mini_batch_size "
                 f"{self.mini_batch_size}\n\nhint: every update must see as many prompts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> "Stage":
+        if self.reference == "keep" and self.kl_coefficient == 0:
+            raise ValueError(
+                "reference is keep, but no reference is asked for: kl_coefficient is 0\n\n"
+                "hint: raise kl_coefficient, or leave reference at start"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, but there are {self.steps} steps: the "
+                "learning rate is never reached\n\nhint: lower warmup_steps or raise steps"
             )
         return self

@@ -4,6 +4,7 @@ Every process of a run inherits a mark in its environment. Where the system allo
 `/dev/shm` of its own, so that what it leaves there cannot be another's.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -58,7 +60,7 @@ class Attempt:
         self.mark = uuid4().hex
         self.output = output
         self.shared_memory = _private_shared_memory()
-        self._scratch_before = set(scratch_folders())
+        self._scratch: set[str] = set()
         folder = output.parent / "attempts"
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{len(list(folder.glob('*.log'))):03}-{self.mark[:6]}.log"
@@ -80,6 +82,7 @@ class Attempt:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        threading.Thread(target=self._note_scratch, daemon=True).start()
 
     def _apart(self) -> list[str]:
         if not self.shared_memory:
@@ -118,17 +121,13 @@ class Attempt:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still runs after {seconds:.0f} s:\n{self.text}") from None
 
-    def last_words(self) -> str:
-        """What a person reads last, without Prefect's log lines: the message, if it failed."""
-        lines = [line for line in self.text.splitlines() if line.strip()]
-        said = [line for line in lines if not re.match(r"\d\d:\d\d:\d\d\.\d+ \|", line)]
-        return said[-1].strip() if said else (lines[-1] if lines else "")
-
     def message(self) -> str:
-        """The first sentence of the error that ended it, or what it printed last."""
-        paragraphs = self.text.split("\n\n")
-        told = [p for p in paragraphs if not re.match(r"\s*(\d\d:\d\d:\d\d|hint:|log:)", p)]
-        return told[-1].strip().splitlines()[0] if len(told) > 1 else self.last_words()
+        """The first line of what it said when all was over: the error, if it failed."""
+        lines = self.text.rstrip().splitlines()
+        logged = [at for at, line in enumerate(lines) if re.search(r"Finished in state", line)]
+        after = lines[logged[-1] + 1 :] if logged else lines[-1:]
+        said = [line for line in after if line and not re.match(r"\d\d:\d\d:\d\d\.\d", line)]
+        return said[0].strip()[:200] if said else ""
 
     # --- its processes --------------------------------------------------------------------------
 
@@ -171,8 +170,15 @@ class Attempt:
         return []
 
     def _left_scratch(self) -> list[str]:
-        new = set(scratch_folders()) - self._scratch_before
-        return sorted(name for name in new if not _in_use(name))
+        return sorted(name for name in self._scratch if Path(name).exists())
+
+    def _note_scratch(self) -> None:
+        while self.alive():
+            for process in marked(self.mark):
+                with contextlib.suppress(psutil.Error):
+                    self._scratch.add(process.environ().get("RAY_TMPDIR", ""))
+            self._scratch.discard("")
+            time.sleep(1)
 
     def release(self) -> None:
         """Give back its private shared memory."""
@@ -218,21 +224,6 @@ def marked(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def scratch_folders() -> list[str]:
-    """Ray's folders of runs, whoever's."""
-    return [str(path) for path in Path("/tmp").glob("stagecraft-*")]
-
-
-def _in_use(scratch: str) -> bool:
-    for process in psutil.process_iter():
-        try:
-            if scratch in process.cmdline() or process.environ().get("RAY_TMPDIR") == scratch:
-                return True
-        except psutil.Error:
-            continue
-    return False
 
 
 def _private_shared_memory() -> Path | None:

@@ -26,6 +26,8 @@ class Row:
         left: What was left behind: processes, shared memory, scratch folders.
         held: Whether everything that must hold did.
         seconds: How long it took.
+        commit: Which code was harmed; `+` if it was changed.
+        command: What harmed it.
     """
 
     fault: str = ""
@@ -36,105 +38,147 @@ class Row:
     left: dict[str, list[str]] = field(default_factory=dict)
     held: bool = False
     seconds: float = 0.0
+    commit: str = ""
+    command: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a later run of the same replaces."""
+        return (self.fault, self.trainer)
 
 
 @dataclass
 class Table:
-    """What one run of the matrix found."""
+    """What runs of the matrix found: this one, and what earlier ones found that it did not do."""
 
     seed: int
     rows: list[Row] = field(default_factory=list)
-    kills: list[dict] = field(default_factory=list)
-    kills_asked: int = 0
-    kills_held: bool = False
+    campaigns: list["Campaign"] = field(default_factory=list)
     began: float = field(default_factory=time.time)
+    folder: Path | None = None
+    command: str = ""
 
-    def write(self, folder: Path, command: str) -> None:
-        """Write `faults.json` and `faults.md`."""
+    def to(self, folder: Path, command: str) -> None:
+        """Where it is written, and which command fills it."""
+        self.folder, self.command = folder, command
+
+    def write(self) -> None:
+        """Write `faults.json` and `faults.md` as they are by now."""
+        folder = self.folder
+        if folder is None:
+            return
+        for one in (*self.rows, *self.campaigns):
+            one.commit, one.command = one.commit or _commit(), self.command
+        before = self._before()
+        rows = _newest([Row(**row) for row in before.get("rows", [])], self.rows)
+        kills = [Campaign(**campaign) for campaign in before.get("random_kills", [])]
+        kills = _newest(kills, self.campaigns)
         facts = {
-            "command": command,
-            "commit": _commit(),
             "seed": self.seed,
             "minutes": round((time.time() - self.began) / 60, 1),
             "cpus": len(os.sched_getaffinity(0)),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES},
         }
-        kills = {
-            "asked": self.kills_asked,
-            "made": len(self.kills),
-            "held": self.kills_held,
-            "log": self.kills,
-        }
-        rows = [asdict(row) for row in self.rows]
-        text = json.dumps({**facts, "rows": rows, "random_kills": kills}, indent=2)
+        plain = {"rows": [asdict(row) for row in rows], "random_kills": [asdict(k) for k in kills]}
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "faults.json").write_text(text + "\n")
-        (folder / "faults.md").write_text(self._markdown(facts))
+        (folder / "faults.json").write_text(json.dumps({**facts, **plain}, indent=2) + "\n")
+        (folder / "faults.md").write_text(_markdown(facts, rows, kills))
 
-    def _markdown(self, facts: dict) -> str:
-        packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
-        lines = [
-            "# What was done to runs, and what became of them",
-            "",
-            f"`{facts['command']}`: commit {facts['commit']}, seed {facts['seed']}, "
-            f"{facts['cpus']} cores, {facts['minutes']} minutes. Python {facts['python']}, "
-            f"{packages}. Written by that run; the log of every kill is in `faults.json`.",
-            "",
-            "Every row holds only if, after the fault and after the run that followed: each step "
-            "is recorded once; each step's prompts are those that torchdata's sampler draws from "
-            "the stage's seed, none skipped and none repeated; counters are exact; what says "
-            "finished is whole; and no process, no file in shared memory and no scratch folder is "
-            "left.",
-            "",
-        ]  # fmt: skip
-        if self.rows:
-            lines += [
-                "| fault | trainer | the user sees | kept | the next run | left behind | held |",
-                "|---|---|---|---|---|---|---|",
-            ]
-            for row in self.rows:
-                left = ", ".join(
-                    f"{len(names)} {what}" for what, names in row.left.items() if names
-                )
-                cells = (row.fault, row.trainer, row.sees, row.kept, row.then, left or "nothing")
-                held = "yes" if row.held else "**no**"
-                lines.append("| " + " | ".join(_cell(cell) for cell in (*cells, held)) + " |")
-            lines.append("")
-        if self.kills_asked:
-            lines += self._random_kills()
-        return "\n".join(lines).rstrip() + "\n"
+    def _before(self) -> dict:
+        path = self.folder / "faults.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
 
-    def _random_kills(self) -> list[str]:
-        held = "yes" if self.kills_held else "**no**"
-        lines = [
-            "## SIGKILL of random processes at random moments",
-            "",
-            f"{len(self.kills)} of {self.kills_asked} asked for, all on verl. Held: {held}. "
-            "Moments are uniform over twice the time that a run needs to its first step; the "
-            "victim is any process of the run.",
-            "",
-            "| killed | times | of them: the run failed or ended | went on to its end |",
-            "|---|---|---|---|",
-        ]  # fmt: skip
-        for part in sorted({kill["part"] for kill in self.kills}):
-            mine = [kill for kill in self.kills if kill["part"] == part]
-            ended = sum(kill["ended"] for kill in mine)
-            lines.append(f"| {part} | {len(mine)} | {ended} | {len(mine) - ended} |")
+
+def _newest(before: list, now: list) -> list:
+    again = {one.key for one in now}
+    return [*(one for one in before if one.key not in again), *now]
+
+
+def _markdown(facts: dict, rows: list[Row], kills: list["Campaign"]) -> str:
+    packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
+    lines = [
+        "# What was done to runs, and what became of them",
+        "",
+        f"`make test-faults`, or parts of it: {facts['cpus']} cores, Python {facts['python']}, "
+        f"{packages}. Written by the runs themselves, the last with seed {facts['seed']} in "
+        f"{facts['minutes']} minutes; `faults.json` has the command of each row and the log of "
+        "every kill.",
+        "",
+        "A row holds only if, after the fault and after the run that followed: each step is "
+        "recorded once; each step's prompts are those that torchdata's sampler (or the "
+        "stand-in's) draws from the stage's seed, none skipped and none repeated; counters are "
+        "exact; what says finished is whole; and no process, no file in shared memory and no "
+        "scratch folder is left.",
+        "",
+    ]
+    if rows:
+        lines += [
+            "| fault | trainer | the user sees | kept | the next run | left behind | held | of |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+    for row in rows:
+        left = ", ".join(f"{len(names)} {what}" for what, names in row.left.items() if names)
+        cells = (row.fault, row.trainer, row.sees, row.kept, row.then, left or "nothing")
+        held = "yes" if row.held else "**no**"
+        lines.append("| " + " | ".join(_cell(one) for one in (*cells, held, row.commit)) + " |")
+    if kills:
+        lines += ["", "## SIGKILL of random processes at random moments", ""]
+    for campaign in kills:
+        lines += campaign.markdown()
+    return "\n".join(lines).rstrip() + "\n"
+
+
+@dataclass
+class Campaign:
+    """Random kills, one after the other.
+
+    Attributes:
+        trainer: verl, or a stand-in for it.
+        asked: How many kills were asked for.
+        log: One entry for each.
+        held: Whether all that were asked for were made, and nothing was lost or left.
+    """
+
+    trainer: str
+    asked: int
+    log: list[dict] = field(default_factory=list)
+    held: bool = False
+    commit: str = ""
+    command: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a later run of the same replaces."""
+        return (self.trainer,)
+
+    def markdown(self) -> list[str]:
+        """What was killed how often, and what that did."""
+        held = "yes" if self.held else "**no**"
         totals = {
-            key: sum(len(kill[key]) for kill in self.kills)
+            key: sum(len(kill[key]) for kill in self.log)
             for key in ("faults", "processes left", "shared memory left", "scratch left")
         }
-        lost = sum(kill["stages lost"] for kill in self.kills)
-        lines += [
+        lines = [
+            f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}, commit "
+            f"{self.commit}. Moments "
+            "are uniform over twice the time that a run needs to its first step; the victim is any "
+            "process of the run.",
             "",
-            f"Stages lost: {lost}. Faults of records, prompts, counters or results: "
-            f"{totals['faults']}. Left behind: {totals['processes left']} processes, "
-            f"{totals['shared memory left']} files in shared memory, "
-            f"{totals['scratch left']} scratch folders.",
+            f"Stages lost: {sum(kill['stages lost'] for kill in self.log)}. Faults of records, "
+            f"prompts, counters or results: {totals['faults']}. Left behind: "
+            f"{totals['processes left']} processes, {totals['shared memory left']} files in shared "
+            f"memory, {totals['scratch left']} scratch folders. All asked for, and all held: "
+            f"{held}.",
             "",
+            "| killed | times | and the run failed | and the run went on |",
+            "|---|---|---|---|",
         ]
-        return lines
+        for part in sorted({kill["part"] for kill in self.log}):
+            mine = [kill for kill in self.log if kill["part"] == part]
+            ended = sum(kill["ended"] for kill in mine)
+            lines.append(f"| {part} | {len(mine)} | {ended} | {len(mine) - ended} |")
+        return [*lines, ""]
 
 
 def _cell(text: str) -> str:

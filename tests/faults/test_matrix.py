@@ -14,25 +14,25 @@ import pytest
 from attempts import ROOT, Attempt, manifests, may_mount
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
-STEPS = 40
-# Silence of two minutes is a stall here: a worker whose peer was killed may wait for it for ever.
-SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}", "hardware.stall_timeout=120"]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
+STEPS = 60
+SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}"]
 NOTHING = {"processes": [], "shared memory": [], "scratch": []}
-START, END = 600, 900  # seconds that a run may take to its first step, and to its end
+START, END = 900, 1800  # seconds that a run may take to its first step, and to its end
 CLOCK = str(Path(__file__).parent / "clock")
 
 
 class Chain:
     """An output folder, and the run that works on it at the moment."""
 
-    def __init__(self, output: Path, attempts):
+    def __init__(self, output: Path, settings: list[str], attempts):
         self.output = output
+        self.settings = settings
         self.attempts = attempts
         self.run: Attempt | None = None
 
     def start(self, **keywords) -> Attempt:
-        return self.attempts(self.output, *SETTINGS, **keywords)
+        return self.attempts(self.output, *self.settings, **keywords)
 
     def at_a_step(self) -> Attempt:
         """The run that works, once it has made a step; a new one where none does."""
@@ -54,8 +54,9 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, attempts) -> Chain:
-    return Chain(tmp_path_factory.mktemp("matrix") / "outputs", attempts)
+def chain(tmp_path_factory, stall, attempts) -> Chain:
+    output = tmp_path_factory.mktemp("matrix") / "outputs"
+    return Chain(output, [*SETTINGS, stall], attempts)
 
 
 def check_end(run: Attempt, row) -> None:
@@ -70,9 +71,7 @@ DEATHS = {
     "the trainer worker": 1,
     "the task runner": 1,
     "Ray's raylet": 1,
-    "Ray's GCS server": 1,
     "the rollout server": 1,
-    "the trainer": 1,
     "the guard": 1,
     "the flow": -9,
 }
@@ -83,7 +82,7 @@ def test_a_run_whose_part_is_killed_leaves_nothing_and_the_next_goes_on(part, ch
     row.fault = f"SIGKILL of {part}"
     run = chain.at_a_step()
     run.kill(part)
-    code = run.end(300)
+    code = run.end(900)
     row.sees = f"exit {code}: {run.message()}" if code > 0 else f"exit {code}"
     assert code == DEATHS[part], run.text
     check_end(run, row)
@@ -97,7 +96,7 @@ def test_prefects_temporary_server_is_killed(chain, row):
     row.fault = "SIGKILL of Prefect's temporary server"
     run = chain.at_a_step()
     run.kill("Prefect's temporary server")
-    code = run.end(300)
+    code = run.end(900)
     row.sees = f"exit {code}: {run.message()}"
     check_end(run, row)
     chain.resume(row)
@@ -109,7 +108,7 @@ def test_a_flow_that_is_told_to_end_says_how_to_go_on(chain, row):
     run.kill("the flow", signal.SIGTERM)
     began = time.monotonic()
     code = run.end(60)
-    row.sees = f"exit {code} after {time.monotonic() - began:.0f} s: {run.last_words()}"
+    row.sees = f"exit {code} after {time.monotonic() - began:.0f} s: {run.message()}"
     check_end(run, row)
     assert code == 143, run.text
     assert "goes on from the last checkpoint" in run.text
@@ -171,7 +170,7 @@ def test_two_pipelines_at_once_train_each_stage_once(chain, row):
     assert sum(trained_by) == 1, trained_by
     assert "already trained" in first.text + second.text
     again = chain.start()
-    assert again.end(120) == 0, again.text
+    assert again.end(300) == 0, again.text
     row.then = resumed(again.text)
     assert again.text.count("already trained") == 2
     check_end(again, row)
@@ -197,7 +196,7 @@ def test_a_damaged_manifest_or_checkpoint_is_told_and_made_good(chain, row):
     after = manifests(chain.output)
     assert [one["checkpoint"] for one in after] == [one["checkpoint"] for one in before]
     assert len(finished_stages(chain.output)) == 2
-    assert " step " not in run.text  # no step was made twice
+    assert not re.search(r" step \d+/", run.text)  # no step was made twice
 
 
 def test_a_checkpoint_of_a_finished_stage_that_was_deleted_is_made_again(chain, row):
@@ -214,7 +213,7 @@ def test_a_checkpoint_of_a_finished_stage_that_was_deleted_is_made_again(chain, 
     assert [one["checkpoint"] for one in manifests(chain.output)] == [
         one["checkpoint"] for one in before
     ]
-    assert run.text.count("already trained") == 1 and " step " not in run.text
+    assert run.text.count("already trained") == 1 and not re.search(r" step \d+/", run.text)
 
 
 # --- A full disk ---------------------------------------------------------------------------------
@@ -234,7 +233,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_during_a_save_costs_no_step_that_was_saved(small_disk, attempts, row):
+def test_a_disk_that_fills_during_a_save_costs_no_step_that_was_saved(
+    small_disk, stall, attempts, row
+):
     row.fault = "the disk is full during a save (tmpfs of 300 MiB)"
     settings = [
         "experiment=lab/smoke",
@@ -253,7 +254,7 @@ def test_a_disk_that_fills_during_a_save_costs_no_step_that_was_saved(small_disk
             file.close()
     with ballast.open("r+b") as file:
         file.truncate(max(0, ballast.stat().st_size - (256 << 10)))
-    code = run.end(300)
+    code = run.end(900)
     row.sees = f"exit {code}: {run.message()}"
     assert code == 1, run.text
     assert re.search(r"[Nn]o space left on device|disk is full", run.text), run.text

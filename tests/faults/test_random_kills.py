@@ -1,139 +1,157 @@
 """SIGKILL of random processes of the lab pipeline at random moments, again and again.
 
-An output folder is resumed until its experiment is finished, then comes another seed.
+An output folder is resumed until its experiment is finished, then comes another seed. Once with a
+stand-in for the trainer, which is quick, and once with verl.
 """
 
 import random
+import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import truth
 from attempts import Attempt, part_of
-from truth import faults_of, finished_stages, recorded_steps, resumed
+from stand_in_trainer import prompts_in_order
+from table import Campaign
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(0)]
-SETTINGS = ["experiment=lab/smoke", "stages.0.steps=10", "stages.1.steps=6"]
-SETTINGS += ["hardware.stall_timeout=120"]
+STEPS = ["experiment=lab/smoke", "stages.0.steps=10", "stages.1.steps=6"]
 FIRST_GUESS = 40.0  # seconds to the first step, until one was measured
-STOPS = 20.0  # seconds after a kill in which the run ends, or goes on
-STALLS = 300.0  # seconds in which a run that neither ends nor goes on must have been stopped
+# Seconds after a kill in which a run ends, if it does not go on.
+SETTLES = {"verl": 20.0, "a stand-in for verl": 3.0}
+END = 3600.0  # seconds in which a run has ended whatever happened to it
 
 
-class Campaign:
-    """Kills one after the other, and what was found after each."""
+class Killer:
+    """Harms one run after the other, and looks at what is there after each."""
 
-    def __init__(self, folder: Path, seed: int, attempts):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        start: Callable[..., Attempt],
+        faults_of: Callable[[Path], list[str]],
+        campaign: Campaign,
+    ):
         self.folder = folder
-        self.seed = seed
-        self.attempts = attempts
+        self.start = start
+        self.faults_of = faults_of
+        self.campaign = campaign
         self.random = random.Random(seed)
         self.experiment = 0  # seed of the experiment at work
         self.start_up = FIRST_GUESS
         self.seen: set[Attempt] = set()
-        self.log: list[dict] = []
         self.faults: list[str] = []
 
     @property
     def output(self) -> Path:
+        """Folder of the experiment at work."""
         return self.folder / str(self.experiment) / "outputs"
 
     def attempt(self, kills: int) -> None:
-        """One run: killed at least once, unless it ends before; then everything is checked."""
-        run = self.attempts(self.output, *SETTINGS, f"seed={self.experiment}")
-        finished = finished_stages(self.output)
+        """One run, killed until it ends or so many kills were made; then everything is checked."""
+        run = self.start(self.output, f"seed={self.experiment}")
+        finished = truth.finished_stages(self.output)
         mine: list[dict] = []
-        while run.alive() and len(self.log) + len(mine) < kills:
-            if not self._wait(run, run.seconds + self.random.random() * 2 * self.start_up):
+        while len(self.campaign.log) + len(mine) < kills:
+            if not self._alive_at(run, run.seconds + self.random.random() * 2 * self.start_up):
                 break
-            victims = run.processes()
             choice = self.random.random()
-            if victims:
-                mine.append(self._kill(run, victims[int(choice * len(victims))]))
-        if run.alive():
-            run.end(1200)
+            if victims := run.processes():
+                mine.append(self._kill(run, victims[int(choice * len(victims))], len(mine)))
+        run.end(END)
         self._check(run, finished, mine)
 
-    def _wait(self, run: Attempt, until: float) -> bool:
-        """Whether the run is still alive at that moment of its life."""
-        while run.alive() and run.seconds < until:
+    def _alive_at(self, run: Attempt, second: float) -> bool:
+        while run.alive() and run.seconds < second:
             self._learn(run)
             time.sleep(0.1)
         return run.alive()
 
     def _learn(self, run: Attempt) -> None:
         """How long a run needs to its first step on this machine."""
-        if run not in self.seen and " step " in run.text:
+        if run not in self.seen and re.search(r" step \d+/", run.text):
             self.seen.add(run)
             self.start_up = run.seconds
 
-    def _kill(self, run: Attempt, victim) -> dict:
-        part, moment = part_of(victim), run.seconds
-        said = len(run.text)
-        steps = recorded_steps(self.output)
-        victim.kill()
-        deadline = time.monotonic() + STALLS
-        quiet = time.monotonic() + STOPS
-        while run.alive() and time.monotonic() < deadline:
-            went_on = time.monotonic() > quiet and len(run.text) > said
-            if went_on:
-                break
-            time.sleep(0.1)
-        return {
-            "kill": len(self.log) + 1,
+    def _kill(self, run: Attempt, victim, earlier: int) -> dict:
+        made = {
+            "kill": len(self.campaign.log) + earlier + 1,
             "seed": self.experiment,
-            "second": round(moment, 1),
-            "part": part,
-            "steps": sum(steps.values()),
-            "ended": not run.alive(),
+            "second": round(run.seconds, 1),
+            "part": part_of(victim),
+            "steps": sum(truth.recorded_steps(self.output).values()),
         }
+        said = len(run.text)
+        victim.kill()
+        settled = time.monotonic() + SETTLES[self.campaign.trainer]
+        while run.alive() and (time.monotonic() < settled or len(run.text) == said):
+            assert run.seconds < END, f"neither ends nor goes on:\n{run.text}"
+            time.sleep(0.1)
+        return made
 
     def _check(self, run: Attempt, finished: dict[str, int], kills: list[dict]) -> None:
-        code = run.process.returncode
-        left = run.left()
-        faults = faults_of(self.output)
+        code, left, faults = run.process.returncode, run.left(), self.faults_of(self.output)
         # What was finished before is finished now, and was not trained again.
-        now = finished_stages(self.output)
+        now = truth.finished_stages(self.output)
         lost = [name for name, attempts in finished.items() if now.get(name) != attempts]
         for kill in kills:
             last = kill is kills[-1]
-            kill["exit"] = code if last else None
-            kill["said"] = run.message() if last and code > 0 else ""
-            kill["processes left"] = left["processes"] if last else []
-            kill["shared memory left"] = left["shared memory"] if last else []
-            kill["scratch left"] = left["scratch"] if last else []
-            kill["faults"] = faults if last else []
-            kill["stages lost"] = len(lost) if last else 0
-            kill["next run"] = ""
-        before = self.log[-1] if self.log else None
-        if before and before["seed"] == self.experiment:
-            before["next run"] = resumed(run.text)
-        self.log += kills
-        self.faults += [f"{run.log}: {fault}" for fault in faults]
-        self.faults += [f"{run.log}: {name} was finished, and lost" for name in lost]
-        self.faults += [f"{run.log}: left {what}" for what in left.items() if what[1]]
-        if code != 0 and not any(kill["ended"] for kill in kills):
-            self.faults.append(f"{run.log}: failed by itself, exit {code}: {run.message()}")
-        if code == 0:
-            if len(now) != 2:
-                self.faults.append(f"{run.log}: exit 0 with {len(now)} finished stages")
-            self.experiment += 1
+            kill |= {
+                "ended": last and code != 0,
+                "exit": code if last else None,
+                "said": run.message() if last and code > 0 else "",
+                "faults": faults if last else [],
+                "stages lost": len(lost) if last else 0,
+                "next run": "" if last else "the same",
+            }
+            kill |= {f"{what} left": names if last else [] for what, names in left.items()}
+        log = self.campaign.log
+        if log and log[-1]["seed"] == self.experiment and not log[-1]["next run"]:
+            log[-1]["next run"] = truth.resumed(run.text)
+        log += kills
+        found = [*faults, *(f"{name} was finished, and is not" for name in lost)]
+        found += [f"left {names}" for names in left.values() if names]
+        if code != 0 and not kills:
+            found.append(f"failed by itself, exit {code}: {run.message()}")
+        if code == 0 and len(now) != 2:
+            found.append(f"exit 0 with {len(now)} finished stages")
+        self.faults += [f"{run.log}: {one}" for one in found]
+        self.experiment += code == 0
         run.destroy()
 
 
-def test_no_kill_at_any_moment_loses_or_leaves_anything(request, table, tmp_path_factory, attempts):
-    kills = request.config.getoption("--faults-kills")
-    minutes = request.config.getoption("--faults-minutes")
-    campaign = Campaign(tmp_path_factory.mktemp("kills"), table.seed, attempts)
-    table.kills, table.kills_asked = campaign.log, kills
-    deadline = time.monotonic() + 60 * minutes
+@pytest.mark.parametrize("trainer", ["a stand-in for verl", "verl"])
+def test_no_kill_at_any_moment_loses_or_leaves_anything(
+    trainer, request, table, tmp_path_factory, stall, attempts
+):
+    option = request.config.getoption
+    kills, seed = option("--faults-kills"), option("--faults-seed")
+    if trainer == "verl":
+        start = lambda output, *more: attempts(output, *STEPS, stall, *more)  # noqa: E731
+        faults_of = truth.faults_of
+    else:
+        start = lambda output, *more: attempts(  # noqa: E731
+            output, *STEPS, "wait=0.3", *more, module="stand_in"
+        )
+        faults_of = partial(truth.faults_of, sampler=prompts_in_order)
+    campaign = Campaign(trainer, kills)
+    table.campaigns.append(campaign)
+    killer = Killer(tmp_path_factory.mktemp("kills"), seed, start, faults_of, campaign)
+    deadline = time.monotonic() + 60 * option("--faults-minutes")
     while len(campaign.log) < kills and time.monotonic() < deadline:
-        campaign.attempt(kills)
-    # The experiment that was killed last is brought to its end: nothing of it was lost.
-    while campaign.log and campaign.log[-1]["ended"] and not campaign.faults:
-        before = campaign.experiment
-        campaign.attempt(0)
-        if campaign.experiment != before:
-            break
-    assert campaign.faults == []
-    assert len(campaign.log) >= kills, f"only {len(campaign.log)} kills in {minutes:g} minutes"
-    table.kills_held = True
+        killer.attempt(kills)
+        table.write()
+    # The experiment that was killed last is brought to its end.
+    at_work = killer.experiment
+    if campaign.log and campaign.log[-1]["seed"] == at_work:
+        killer.attempt(0)
+        table.write()
+    assert killer.faults == []
+    assert killer.experiment > 0, "no experiment was brought to its end"
+    assert len(campaign.log) >= kills, f"only {len(campaign.log)} kills in the time that was given"
+    campaign.held = True
+    table.write()

@@ -2,14 +2,17 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from tasks.artifacts import folder_digest
 from trainer.records import read_records
 from trainer.selection.cursor import Cursor
+
+Sampler = Callable[[Path, int, int, int], list[list[str]]]
 
 
 def stage_folders(output: Path) -> list[Path]:
@@ -50,52 +53,48 @@ def prompts_in_order(folder: Path, seed: int, batch: int, steps: int) -> list[li
     return steps_of_ids
 
 
-def faults_of(output: Path, *, prompts: bool = True) -> list[str]:
+def faults_of(output: Path, *, sampler: Sampler = prompts_in_order) -> list[str]:
     """What is not as it must be in an output folder; empty if all is well.
 
     Args:
         output: The output folder.
-        prompts: Whether to compare each step's prompts with the sampler's. A stand-in draws none.
+        sampler: Gives each step's prompts from folder, seed, batch size and number of steps.
     """
     found = []
     for folder in stage_folders(output):
-        found += [f"{folder.name}: {fault}" for fault in _faults_of_stage(folder, prompts)]
+        found += [f"{folder.name}: {fault}" for fault in _faults_of_stage(folder, sampler)]
     for folder in (output / "evaluations").glob("[!.]*"):
         found += [f"{folder.name}: {fault}" for fault in _faults_of_evaluation(folder)]
     return found
 
 
-def _faults_of_stage(folder: Path, prompts: bool) -> list[str]:
+def _faults_of_stage(folder: Path, sampler: Sampler) -> list[str]:
     if not (folder / "stage.json").is_file():  # killed before it was begun
         return ["a checkpoint without a manifest"] if (folder / "checkpoint").exists() else []
     manifest = json.loads((folder / "stage.json").read_text())
     metrics = read_records(folder / "metrics.jsonl")
-    order = read_records(folder / "order.jsonl")
     found = []
     steps = [record["step"] for record in metrics]
     if steps != list(range(1, len(steps) + 1)):
         found.append(f"steps recorded: {steps}")
-    asked = manifest["identity"]["stage"]
-    # The order is written first: a kill between the two leaves one more of it.
-    drawn = [record["prompts"] for record in order]
-    if prompts and not len(metrics) <= len(drawn) <= len(metrics) + 1:
+    drawn = [record["prompts"] for record in read_records(folder / "order.jsonl")]
+    # A step's prompts are written before its metrics: a kill between the two leaves one more.
+    if not len(metrics) <= len(drawn) <= len(metrics) + 1:
         found.append(f"{len(metrics)} steps recorded, and the prompts of {len(drawn)}")
-    if prompts:
-        expected = prompts_in_order(
-            folder, manifest["identity"]["seed"], asked["batch_size"], len(drawn)
-        )
-        wrong = [i + 1 for i, (a, b) in enumerate(zip(drawn, expected, strict=True)) if a != b]
-        if wrong:
-            found.append(f"prompts skipped or repeated at steps {wrong}")
+    batch, seed = manifest["identity"]["stage"]["batch_size"], manifest["identity"]["seed"]
+    expected = sampler(folder, seed, batch, len(drawn))
+    wrong = [i + 1 for i, (a, b) in enumerate(zip(drawn, expected, strict=True)) if a != b]
+    if wrong:
+        found.append(f"prompts skipped or repeated at steps {wrong}")
     firsts = [attempt["first_step"] for attempt in manifest["attempts"]]
     if firsts != sorted(firsts):
         found.append(f"attempts began at steps {firsts}: work was lost")
     if manifest["outcome"] == "finished":
-        found += _faults_of_finished(folder, manifest, metrics, order if prompts else None)
+        found += _faults_of_finished(folder, manifest, len(metrics), len(drawn))
     return found
 
 
-def _faults_of_finished(folder, manifest, metrics, order) -> list[str]:
+def _faults_of_finished(folder: Path, manifest: dict, steps: int, drawn: int) -> list[str]:
     found = []
     asked = manifest["identity"]["stage"]
     checkpoint = folder / "checkpoint"
@@ -110,15 +109,12 @@ def _faults_of_finished(folder, manifest, metrics, order) -> list[str]:
         "rollouts": asked["steps"] * asked["batch_size"] * asked["group_size"],
     }
     counted = {name: manifest["counters"][name] for name in wanted}
-    if counted != wanted or len(metrics) != wanted["steps"]:
-        found.append(f"counted {counted} in {len(metrics)} records, needed {wanted}")
-    if order is not None and len(order) != wanted["steps"]:
-        found.append(f"the prompts of {len(order)} steps, needed {wanted['steps']}")
+    if counted != wanted or (steps, drawn) != (wanted["steps"], wanted["steps"]):
+        found.append(f"counted {counted} in {steps} records, {drawn} of prompts, needed {wanted}")
     for weights in checkpoint.glob("*.safetensors"):
-        if weights.stat().st_size > 100:  # a stand-in's weights are words
-            with safe_open(weights, "pt") as file:
-                if not all(file.get_tensor(name).isfinite().all() for name in file.keys()):  # noqa: SIM118
-                    found.append("weights that are no numbers")
+        numbers = load_file(weights)
+        if not numbers or not all(tensor.isfinite().all() for tensor in numbers.values()):
+            found.append(f"{weights.name} holds no numbers")
     return found
 
 

@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -378,3 +379,26 @@ def test_a_report_reaches_a_server_that_came_too_late(server, folder, tmp_path, 
     run = runs(server.uri)[pipeline]
     [file] = MlflowClient(server.uri).list_artifacts(run.info.run_id, "report")
     assert file.path == "report/report.html" and run.info.status == "FINISHED"
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path):
+    """MLflow makes its tables in dozens of steps, and can go on after none of them."""
+    store = tmp_path / "mlflow.db"
+    code = (
+        "import sys\n"
+        "from tasks.track_reach import reached\n"
+        "with reached(f'sqlite:///{sys.argv[1]}') as client: client.create_experiment('x')\n"
+    )
+    made = subprocess.Popen([sys.executable, "-c", code, store], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while not (aside := list(tmp_path.glob(".mlflow.db.*"))) or aside[0].stat().st_size < 20_000:
+        assert made.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    made.kill()
+    made.wait(10)
+    assert not store.exists()
+    subprocess.run([sys.executable, "-c", code, store], cwd=ROOT, check=True, timeout=120)
+    with closing(sqlite3.connect(store)) as file:
+        assert ("x",) in file.execute("SELECT name FROM experiments").fetchall()
+    left = {path.name.removesuffix("-journal") for path in tmp_path.glob(".mlflow.db.*")}
+    assert len(left) == 1  # of what was killed

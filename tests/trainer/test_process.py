@@ -245,3 +245,10 @@ def test_a_guard_at_work_is_not_swept_away(run, tmp_path):
     )
     assert code == 0
     assert "True" in (tmp_path / "log").read_text()
+
+
+def test_shared_memory_of_a_program_that_dies_at_once_is_removed(run, tmp_path):
+    end = "    print(path, flush=True); time.sleep(1); os.kill(os.getpid(), 9)"
+    code = run("    import os, time\n" + SHARED + end)
+    assert "SIGKILL" in how_it_ended(code)
+    assert not Path((tmp_path / "log").read_text().split()[0]).exists()

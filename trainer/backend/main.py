@@ -20,6 +20,7 @@ from verl.utils.device import auto_set_device
 
 import trainer.backend.stage_trainer  # noqa: F401  registers itself
 from conf.compose import compose
+from trainer.backend.advantages import register
 from trainer.backend.export import export
 from trainer.backend.settings import overrides
 from trainer.backend.stop import StopRequestedError
@@ -39,6 +40,7 @@ class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
         Raises:
             StopRequestedError: it was asked to stop, and has saved its last whole step.
         """
+        register(config.algorithm)  # here: verl computes advantages in this process
         super().run(config)
         verl_folder = Path(config.trainer.default_local_dir)
         export(

@@ -28,3 +28,5 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
 
     cpu.install()
 register_torch_rollout()
+if "STAGECRAFT_LOSS" in os.environ:  # `trainer.backend.settings.LOSS_VARIABLE`
+    import trainer.backend.losses  # noqa: F401  registers itself

@@ -4,15 +4,20 @@ Plain data, so that reading or testing it needs no verl. A key that starts with 
 verl's own configuration and is added to it.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Experiment, Stage
+from conf.schema import Experiment, Method, Stage
 from trainer.backend.stop import STOP
+from trainer.functions import absolute
 
 PLUGIN = "trainer.backend.plugin"
 STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
 TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
+LOSS = "stagecraft"  # in verl's registry: a loss that is not verl's own
+LOSS_VARIABLE = "STAGECRAFT_LOSS"
+NO_DUAL_CLIP = 1e9  # verl cannot leave the dual clip out; its ratios end at e^20, below this
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
 
 
@@ -74,9 +79,7 @@ def settings(
         **_model(hardware, start),
         **_actor(stage, method, hardware, context, rows),
         **_rollout(stage, hardware, context, seed, rows),
-        "algorithm.adv_estimator": method.advantage,
-        "algorithm.norm_adv_by_std_in_grpo": method.advantage == "grpo",
-        "algorithm.use_kl_in_reward": False,
+        **_algorithm(stage, method),
         "critic.enable": False,
         **_reward(experiment, stage),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
@@ -87,6 +90,7 @@ def settings(
         "+trainer.stagecraft.group_size": stage.group_size,
         "+trainer.stagecraft.seed": seed,
         "+trainer.stagecraft.seeded": hardware.seeded,
+        "+trainer.stagecraft.overlong_filter": method.overlong_filter,
         "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
         **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
@@ -96,6 +100,37 @@ def last_saved_step(verl_folder: Path) -> int:
     """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
     tracker = verl_folder / TRACKER
     return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:
+    """Advantages and the KL term. Only what verl looks at: it ignores the rest silently."""
+    actor = "actor_rollout_ref.actor"
+    in_reward = stage.kl_coefficient > 0 and method.kl_in == "reward"
+    in_loss = stage.kl_coefficient > 0 and method.kl_in == "loss"
+    result = {
+        "algorithm.adv_estimator": f"stagecraft_{method.advantage.rpartition(':')[2]}",
+        "+algorithm.stagecraft.estimator": absolute(method.advantage),
+        "+algorithm.stagecraft.settings": dict(method.advantage_settings),
+        "algorithm.use_kl_in_reward": in_reward,
+        f"{actor}.use_kl_loss": in_loss,
+        f"{actor}.entropy_coeff": stage.entropy_coefficient,
+        f"{actor}.clip_ratio_low": method.clip_low,
+        f"{actor}.clip_ratio_high": method.clip_high,
+        f"{actor}.clip_ratio_c": method.dual_clip or NO_DUAL_CLIP,
+        f"{actor}.policy_loss.loss_mode": "vanilla" if method.loss == "clip" else LOSS,
+        f"{actor}.loss_agg_mode": method.loss_average,
+    }
+    if in_reward:
+        result["algorithm.kl_penalty"] = method.kl_estimator
+        result["algorithm.kl_ctrl.type"] = "fixed"
+        result["algorithm.kl_ctrl.kl_coef"] = stage.kl_coefficient
+    if in_loss:
+        result[f"{actor}.kl_loss_type"] = method.kl_estimator
+        result[f"{actor}.kl_loss_coef"] = stage.kl_coefficient
+    if method.loss_average == "seq-mean-token-sum-norm":
+        # Not set, verl divides by the longest response of each micro-batch.
+        result[f"{actor}.loss_scale_factor"] = stage.context_length
+    return result
 
 
 def _data(experiment: Experiment, stage: Stage, prompts: Path, seed: int) -> dict[str, Any]:
@@ -137,19 +172,14 @@ def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str,
         f"{actor}.fsdp_config.optimizer_offload": hardware.offload,
         f"{actor}.optim.lr": stage.learning_rate,
         f"{actor}.optim.weight_decay": method.weight_decay,
+        f"{actor}.optim.betas": [method.adam_beta1, method.adam_beta2],
+        f"{actor}.optim.override_optimizer_config": {"eps": method.adam_epsilon},
+        f"{actor}.optim.lr_warmup_steps": stage.warmup_steps,
         f"{actor}.optim.lr_warmup_steps_ratio": 0.0,
         f"{actor}.optim.clip_grad": method.gradient_clip,
         f"{actor}.ppo_epochs": 1,
         f"{actor}.ppo_mini_batch_size": stage.mini_batch_size,
         f"{actor}.use_dynamic_bsz": dynamic,
-        f"{actor}.clip_ratio": method.clip_low,
-        f"{actor}.clip_ratio_low": method.clip_low,
-        f"{actor}.clip_ratio_high": method.clip_high,
-        f"{actor}.loss_agg_mode": method.loss_average,
-        f"{actor}.entropy_coeff": stage.entropy_coefficient,
-        f"{actor}.use_kl_loss": stage.kl_coefficient > 0,
-        f"{actor}.kl_loss_coef": stage.kl_coefficient,
-        f"{actor}.kl_loss_type": "low_var_kl",
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
     }
@@ -253,16 +283,16 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
-        **_ray(hardware),
+        **_ray(hardware, experiment.method),
     }
 
 
-def _ray(hardware) -> dict[str, Any]:
+def _ray(hardware, method: Method) -> dict[str, Any]:
     """A Ray of its own on this machine, or one that is there and spans several."""
     ray_init = "ray_kwargs.ray_init"
     if hardware.ray_address:
         # Its processes were not started by us, so what they must know goes with the job.
-        variables = {**environment(hardware), "PYTHONPATH": str(Path(__file__).parents[2])}
+        variables = {**environment(hardware, method), "PYTHONPATH": str(Path(__file__).parents[2])}
         return {
             f"+{ray_init}.address": hardware.ray_address,
             **{
@@ -277,8 +307,13 @@ def _ray(hardware) -> dict[str, Any]:
     return result
 
 
-def environment(hardware) -> dict[str, str]:
-    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub."""
+def environment(hardware, method: Method | None = None) -> dict[str, str]:
+    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub.
+
+    Args:
+        hardware: Where it runs.
+        method: For a loss that is not verl's own; None: none is trained.
+    """
     result = {
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,
         "VERL_USE_EXTERNAL_PLUGINS": "none",
@@ -289,6 +324,9 @@ def environment(hardware) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "RAY_prestart_worker_first_driver": "0",  # idle ones, as many as there are logical cores
     }
+    if method and method.loss != "clip":
+        chosen = {"loss": absolute(method.loss), "settings": dict(method.loss_settings)}
+        result[LOSS_VARIABLE] = json.dumps(chosen)
     if hardware.device == "cpu":
         result |= {
             "VERL_PLATFORM": "cpu",
@@ -314,6 +352,8 @@ def _literal(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(_literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value)

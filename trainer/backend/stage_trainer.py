@@ -29,6 +29,7 @@ from trainer.backend.metrics import (
     rollout_metrics,
     translated,
 )
+from trainer.backend.overlong import drop_truncated
 from trainer.backend.rows import WAITING, correct_for_age, only_trained, restore, waiting_rows
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
@@ -220,10 +221,13 @@ class StageTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch, metrics):
         """Advantages among all rollouts of a group; then those stay that train."""
         batch = super()._compute_advantage(batch, metrics)
+        self.filtered_tokens = 0
         choices = self.replay_buffer.choices
-        if all(choice.trained == choice.baseline for choice in choices):
-            return batch
-        return super()._balance_batch(only_trained(batch, choices), metrics)
+        if any(choice.trained != choice.baseline for choice in choices):
+            batch = super()._balance_batch(only_trained(batch, choices), metrics)
+        if self.own.overlong_filter:
+            self.filtered_tokens = drop_truncated(batch, self.ends)
+        return batch
 
     def _update_actor(self, batch, metrics):
         check_stop(self.stop_file)
@@ -290,6 +294,7 @@ class StageTrainer(PPOTrainerSync):
             **self.stream.ledger.record(),
             "epoch": epoch,
         }
+        ours["tokens/trained"] -= self.filtered_tokens
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
         if ours["selection/short"]:
             print(

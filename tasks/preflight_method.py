@@ -1,0 +1,153 @@
+"""Refuse method settings that cannot work, or that nothing would look at; warn of doubtful ones."""
+
+from conf.load import ConfigError
+from conf.schema import Experiment, Method
+from conf.schema.method import ADVANTAGES, LOSSES
+from trainer.functions import check_arguments, find
+
+# Arguments that the trainer gives; all others are the user's settings.
+GIVEN_TO_ESTIMATORS = ("rewards", "present", "lengths", "token_rewards", "mask")
+GIVEN_TO_LOSSES = (
+    "log_probs",
+    "old_log_probs",
+    "advantages",
+    "mask",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+)
+BASELINES_OF_THEIR_OWN = ("reinforce_plus_plus", "batch_return")  # no second rollout needed
+FEW_PROMPTS = {"published": 8, "corrected": 16}  # of james_stein: rloo is safer below
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse a method that cannot work or a setting of it that would be ignored.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    method = experiment.method
+    _check_functions(method)
+    _check_ignored(experiment)
+    for position, stage in enumerate(experiment.stages):
+        needs = _rollouts_needed(method)
+        if stage.group_size < needs:
+            raise _refusal(
+                f"stages.{position}.group_size: found {stage.group_size} rollout, needed {needs} "
+                f"or more for the advantage {method.advantage!r}: alone, a rollout has no baseline",
+                f"set stages.{position}.group_size=8",
+            )
+    if method.advantage == "maxrl" and _negative_rewards(experiment):
+        raise _refusal(
+            "method.advantage: found maxrl with rewards below 0, needed none: it divides by the "
+            "pass rate",
+            "use rewards of 1 and 0 without penalties, or another advantage",
+        )
+
+
+def warnings(experiment: Experiment) -> list[str]:
+    """What will run, but perhaps not as meant: one sentence each."""
+    method, found = experiment.method, []
+    for stage in experiment.stages:
+        updates = stage.batch_size // stage.mini_batch_size
+        usual = Method()
+        clips = any(
+            getattr(method, key) not in (None, getattr(usual, key))
+            for key in ("clip_low", "clip_high", "dual_clip")
+        )
+        if updates == 1 and clips and _all_train(experiment):
+            found.append(
+                f"{stage.name}: one update a step, so the policy is still the one that sampled and "
+                f"the clip {method.clip_low:g}/{method.clip_high:g} never acts"
+            )
+        if method.advantage == "james_stein":
+            variant = str(method.advantage_settings.get("variant", "published"))
+            if stage.batch_size < FEW_PROMPTS.get(variant, 0):
+                found.append(
+                    f"{stage.name}: {stage.batch_size} prompts are few for james_stein "
+                    f"({variant}), whose baseline may be worse than rloo's there"
+                )
+    if method.advantage == "james_stein" and filters_equal_groups(experiment):
+        found.append(
+            "james_stein gives groups of equal rewards an advantage that is not 0; "
+            f"selection={experiment.selection.name} takes those groups out"
+        )
+    if method.overlong_filter and method.loss_average.startswith("seq-mean"):
+        found.append(
+            f"overlong_filter with {method.loss_average}: verl divides by all rollouts, those "
+            "filtered out included"
+        )
+    return found
+
+
+def filters_equal_groups(experiment: Experiment) -> bool:
+    """Whether prompt groups of equal rewards are kept from training."""
+    return experiment.selection.name in ("dapo", "speed", "speed_mopps")
+
+
+def _check_functions(method: Method) -> None:
+    for key, ours in (("advantage", ADVANTAGES), ("loss", LOSSES)):
+        name, settings = getattr(method, key), getattr(method, f"{key}_settings")
+        if name in ours and not settings:
+            continue  # nothing to look up, which would import torch
+        functions, given = _functions(key)
+        try:
+            function = find(name, functions)
+        except ValueError as error:
+            raise ConfigError(f"method.{key}: {error}") from error
+        try:
+            check_arguments(function, settings, given, f"method.{key}_settings")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    variant = method.advantage_settings.get("variant", "published")
+    if method.advantage == "james_stein" and variant not in FEW_PROMPTS:
+        raise _refusal(
+            f"method.advantage_settings.variant: found {variant!r}, needed published or corrected",
+            "choose one of these",
+        )
+
+
+def _functions(key: str) -> tuple[dict, tuple[str, ...]]:
+    """What ships for `advantage` or `loss`, and the arguments that are not the user's to set."""
+    if key == "loss":
+        from trainer import losses
+
+        return losses.LOSSES, GIVEN_TO_LOSSES
+    from trainer import advantages
+
+    return {**advantages.ESTIMATORS, **advantages.PER_TOKEN}, GIVEN_TO_ESTIMATORS
+
+
+def _check_ignored(experiment: Experiment) -> None:
+    method, default = experiment.method, Method()
+    if all(stage.kl_coefficient == 0 for stage in experiment.stages):
+        for key in ("kl_in", "kl_estimator"):
+            if getattr(method, key) != getattr(default, key):
+                raise _refusal(
+                    f"method.{key}: found {getattr(method, key)}, but no stage has a KL term: "
+                    "there is no reference to compare with",
+                    "set kl_coefficient on a stage, or leave it out",
+                )
+
+
+def _rollouts_needed(method: Method) -> int:
+    if method.advantage in BASELINES_OF_THEIR_OWN:
+        return 1
+    if method.advantage == "james_stein":
+        return 1 if method.advantage_settings.get("variant") == "corrected" else 2
+    return 2 if method.advantage in ADVANTAGES else 1
+
+
+def _negative_rewards(experiment: Experiment) -> bool:
+    reward = experiment.reward
+    penalised = reward.overlong_share > 0 and reward.overlong_penalty > 0
+    return penalised or min(reward.right, reward.wrong, reward.malformed) < 0
+
+
+def _all_train(experiment: Experiment) -> bool:
+    """Whether the rollouts of a step are all of the policy that the step began with."""
+    return experiment.selection.name in ("uniform", "mopps", "greso", "e2h")
+
+
+def _refusal(fact: str, hint: str) -> ConfigError:
+    return ConfigError(f"{fact}\n\nhint: {hint}")

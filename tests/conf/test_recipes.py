@@ -1,0 +1,107 @@
+"""The papers' numbers, and that each recipe has its twin and its single-stage arm."""
+
+from functools import cache
+
+import pytest
+
+from conf import load as settings
+from conf.load import choices
+from tasks.plan import amounts
+
+load = cache(settings.load)  # 0.1 s each
+
+RECIPES = [name for name in choices("experiment") if not name.startswith("lab/")]
+STAGED = [name for name in RECIPES if len(load(f"experiment={name}").stages) > 1]
+
+
+def stages(name):
+    return load(f"experiment={name}").stages
+
+
+def total(name, what):
+    return sum(amounts(stage, stage.steps)[what] for stage in stages(name))
+
+
+def twin(name):
+    for size in ("_1_5b_", "_7b_"):
+        if name.startswith("speed/"):
+            name = name.partition(size)[0]
+    return f"lab/{name}"
+
+
+def test_fastcurl_preview_is_860_steps_of_128_prompts_and_1720_updates():
+    assert total("fastcurl", "prompts") == 110_080 == 860 * 128
+    assert total("fastcurl", "updates") == 1_720
+    assert total("fastcurl", "rollouts") == 1_177_600
+
+
+@pytest.mark.parametrize(("name", "steps"), [("fastcurl_v2", 1_710), ("fastcurl_v3", 2_620)])
+def test_its_successors_are_as_long_as_the_readme_says(name, steps):
+    assert total(name, "prompts") / 128 == steps
+    *preview, last = stages(name)
+    assert [s.steps for s in preview] == [160, 590, 230, 580] and last.kl_coefficient == 0
+
+
+def test_deepscaler_is_1750_steps_of_128_and_3500_updates():
+    assert total("deepscaler", "prompts") == 1_750 * 128
+    assert total("deepscaler", "updates") == 3_500
+    assert [s.steps for s in stages("deepscaler")] == [1_040, 480, 230]
+
+
+def test_areal_makes_one_update_a_step_then_four():
+    for name, updates, rate in (("v0_1", 1, 1e-6), ("v0_1_1", 4, 1e-5)):
+        experiment = load(f"experiment=areal/1_5b_{name}")
+        assert total(f"areal/1_5b_{name}", "rollouts") == 437 * 1024 * 8  # 3.58 M
+        assert {s.batch_size // s.mini_batch_size for s in experiment.stages} == {updates}
+        assert {s.learning_rate for s in experiment.stages} == {rate}
+        assert (experiment.reward.right, experiment.reward.wrong) == (5, -5)
+    zero = load("experiment=areal/7b_zero")
+    assert (zero.reward.right, zero.reward.wrong) == (1, 0)
+
+
+def test_the_ablation_s_sixth_experiment_is_preview():
+    assert stages("fastcurl_ablation/6") == stages("fastcurl")
+    ninth = [(s.prompts, s.context_length, s.group_size) for s in stages("fastcurl_ablation/9")]
+    assert ninth == [
+        ("L1", 8192, 8), ("L2", 16384, 8), ("L3", 24576, 8), ("L2", 16384, 16), ("L2", 8192, 16)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ["rloo", "speed_rloo", "dapo", "speed_dapo"])
+def test_speed_has_four_arms_on_two_models_and_three_data_sets(arm):
+    found = [name for name in RECIPES if name.startswith(f"speed/{arm}_")]
+    assert len(found) == 6
+    for name in found:
+        experiment = load(f"experiment={name}")
+        [stage] = experiment.stages
+        sizes = (stage.batch_size, stage.group_size, stage.context_length, stage.warmup_steps)
+        assert sizes == (16, 24, 3072, 10)
+        assert experiment.method.dual_clip == 10 and experiment.method.weight_decay == 0.1
+        assert experiment.method.clip_high == (0.28 if "dapo" in arm else 0.2)
+        assert experiment.reward.overlong_share * 3072 == pytest.approx(512 * ("dapo" in arm))
+        assert experiment.selection.name == {"rloo": "uniform", "dapo": "dapo"}.get(arm, "speed")
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_every_staged_recipe_has_an_arm_of_one_stage_with_its_compute(name):
+    for prefix in ("", "lab/"):
+        [single] = stages(f"{prefix}{name}_single")
+        step = amounts(single, 1)["tokens_at_most"]
+        apart = abs(
+            total(f"{prefix}{name}", "tokens_at_most")
+            - total(f"{prefix}{name}_single", "tokens_at_most")
+        )
+        assert apart <= step / 2
+        staged, one = (load(f"experiment={prefix}{n}") for n in (name, f"{name}_single"))
+        assert staged.method == one.method and staged.reward == one.reward
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_twin_of_the_same_structure_in_the_lab(name):
+    paper, lab = load(f"experiment={name}"), load(f"experiment={twin(name)}")
+    assert lab.hardware.device == "cpu" and lab.model.path == "lab"
+    assert paper.method == lab.method and paper.selection == lab.selection
+    assert [s.prompts for s in paper.stages] == [s.prompts for s in lab.stages]
+    order = [[s.context_length for s in experiment.stages] for experiment in (paper, lab)]
+    ranks = [[sorted(set(lengths)).index(length) for length in lengths] for lengths in order]
+    assert ranks[0] == ranks[1]

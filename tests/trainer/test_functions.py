@@ -1,0 +1,56 @@
+import pytest
+
+from trainer.functions import absolute, check_arguments, find, source
+
+
+def test_a_file_s_function_is_found_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def twice(x, *, by=2):\n    return x * by\n")
+    monkeypatch.chdir(tmp_path)
+    name = absolute("mine.py:twice")
+    assert name == f"{tmp_path / 'mine.py'}:twice"
+    monkeypatch.chdir("/")
+    assert find(name, {})(4) == 8
+
+
+def test_a_file_counts_by_what_it_says_not_by_where_it_lies(tmp_path):
+    for folder, factor in (("a", 2), ("b", 2), ("c", 3)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"def f(x):\n    return {factor} * x\n")
+    names = [source(f"{tmp_path / folder / 'mine.py'}:f") for folder in "abc"]
+    assert names[0] == names[1] != names[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("grop", "did you mean grpo?"),
+        ("no_such_module:f", "no_such_module cannot be loaded: ModuleNotFoundError"),
+        ("no/such.py:f", "no/such.py cannot be loaded: FileNotFoundError"),
+        ("math:no_such", "math has no function 'no_such'"),
+    ],
+)
+def test_a_name_of_nothing_is_refused(name, told):
+    with pytest.raises(ValueError, match=r"\n\nhint: ") as refused:
+        find(name, {"grpo": abs})
+    assert told in str(refused.value)
+
+
+def test_a_file_that_raises_is_told_and_forgotten(tmp_path):
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ZeroDivisionError: division by zero"):
+            find(f"{tmp_path / 'bad.py'}:f", {})
+
+
+def test_arguments_are_those_that_the_function_takes():
+    def function(rewards, *, scale, shift=0.0):
+        return rewards * scale + shift
+
+    check_arguments(function, {"scale": 2}, ["rewards"], "knob")
+    for settings, told in (
+        ({"scale": 1, "shfit": 2}, "did you mean shift?"),
+        ({"scale": 1, "rewards": 2}, "found rewards, which function does not take"),
+        ({}, "found no scale, which function needs"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            check_arguments(function, settings, ["rewards"], "knob")

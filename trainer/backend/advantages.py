@@ -1,0 +1,71 @@
+"""Our advantage estimators under verl's registry: `stagecraft_grpo`, `stagecraft_rloo`, …
+
+verl computes advantages in the process of its task runner, which imports this. Rows come in any
+order, since verl balances lengths before: groups are told by verl's `uid`.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from trainer.advantages import ESTIMATORS, PER_TOKEN, by_prompt
+from trainer.functions import find
+
+
+def register(config) -> None:
+    """Make the estimator that verl's `algorithm` settings name known to verl.
+
+    Args:
+        config: verl's `algorithm` node, with our `stagecraft.estimator` and `stagecraft.settings`.
+    """
+    name = config.stagecraft.estimator
+    settings = dict(config.stagecraft.settings)
+    register_adv_est(config.adv_estimator)(for_verl(estimator(name), settings))
+
+
+def estimator(name: str) -> Callable[..., Tensor]:
+    """The estimator of that name, in its form for tokens where it has one."""
+    return find(name, {**ESTIMATORS, **PER_TOKEN})
+
+
+def per_token(function: Callable) -> bool:
+    """Whether an estimator wants a reward for each token rather than one for each rollout."""
+    first = next(iter(inspect.signature(function).parameters), "")
+    return first == "token_rewards"
+
+
+def for_verl(function: Callable[..., Tensor], settings: dict) -> Callable:
+    """An estimator as verl calls it.
+
+    A rollout's reward is the sum over its tokens, so a KL penalty in the reward counts. The
+    advantage of a rollout stands on each of its tokens.
+
+    Args:
+        function: An estimator of rewards [P, G], or of `token_rewards` and mask [N, T].
+        settings: Its own settings.
+    """
+
+    def advantage(
+        token_level_rewards: Tensor, response_mask: Tensor, index, **_: object
+    ) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            mask = response_mask.to(token_level_rewards)
+            if per_token(function):
+                rewards = token_level_rewards.double()
+                result = function(rewards, response_mask.double(), **settings)
+                result = result.to(mask) * mask
+            else:
+                of_rollouts = by_prompt(
+                    function,
+                    token_level_rewards.sum(-1),
+                    list(index),
+                    lengths=response_mask.sum(-1),
+                    **settings,
+                )
+                result = of_rollouts.to(mask).unsqueeze(-1) * mask
+        return result, result
+
+    return advantage
