@@ -76,7 +76,8 @@ def test_a_resumed_stage_decides_as_the_interrupted_one_would_have(simulate, mix
 @pytest.mark.parametrize("name", ALL)
 def test_memory_is_bounded_over_a_thousand_steps(simulate, mixed, name):
     rates, levels = mixed[:300], LEVELS[:300]
-    run = simulate(name, rates, levels=levels, batch_size=4, group_size=4, speed={"screening": 2})
+    sizes_of = {"batch_size": 4, "group_size": 4, "steps": 1000}
+    run = simulate(name, rates, levels=levels, speed={"screening": 2}, **sizes_of)
     sizes = []
     for step, _ in enumerate(run.steps(1000)):
         run.stream.released.clear()
