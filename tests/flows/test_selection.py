@@ -92,7 +92,7 @@ def whole(folder):
 @pytest.fixture(scope="module")
 def resumed(folder):
     with pytest.raises(KilledError):
-        run(folder, "cut", Killer(2))
+        run(folder, "cut", Killer(1))
     return run(folder, "cut", NoTracker())
 
 
