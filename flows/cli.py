@@ -4,12 +4,14 @@ stagecraft plan experiment=lab/fastcurl stages.1.steps=20
 stagecraft status --output outputs
 stagecraft gc --output outputs --keep experiment=lab/fastcurl
 stagecraft reindex --output outputs --store sqlite:///fresh.db
+stagecraft compare lab_fastcurl-seed0 my_rloo-seed0
 stagecraft up
 """
 
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -88,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--older-than", type=float, default=24, metavar="HOURS",
         help="spare what was written to since (default: 24)",
     )  # fmt: skip
+    compared = command(
+        "compare",
+        _compare,
+        "Compare two runs on the same problems: differences, intervals, power, budgets",
+        "Runs are named as their folders below reports/ are: lab_fastcurl-seed0.",
+    )
+    compared.add_argument("runs", nargs=2, metavar="RUN", help="a run; the first is the baseline")
+    compared.add_argument("--html", default="", metavar="FOLDER", help="write the report there too")
     indexed = command(
         "reindex",
         _reindex,
@@ -99,11 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         help="MLflow store (default: MLFLOW_TRACKING_URI, or mlflow.db in the output folder)",
     )  # fmt: skip
     services.add_to(commands)
-    for each in (shown, cleaned, indexed):
+    for each in (shown, cleaned, indexed, compared):
         each.add_argument(
             "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
         )
-    for each in (planned, shown, cleaned):
+    for each in (planned, shown, cleaned, compared):
         each.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -242,6 +252,28 @@ def _reindex(given: argparse.Namespace) -> int:
         f"{done.store}: added {things(done.stages, 'run')} of stages and "
         f"{done.evaluations} of evaluations; {done.found} were there"
     )
+    return 0
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from tasks.pair import pair
+
+    found, shared = pair(given.output, *given.runs)
+    if given.html:
+        from tasks.study_report import write_study_report
+
+        command = shlex.join(["stagecraft", "compare", *given.runs, "--output", given.output])
+        written = write_study_report(found, shared, folder=given.html, command=command)
+        print(f"report: {written.html}", file=sys.stderr)
+    if given.json:
+        from tasks.page import without_nan
+
+        arms = {name: on.arms for name, on in found.benchmarks.items()}
+        _say(json.dumps(without_nan(arms), indent=2))
+    else:
+        from tasks.study_verdict import terminal
+
+        _say(terminal(found, shared))
     return 0
 
 

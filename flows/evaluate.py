@@ -2,29 +2,41 @@
 
 python -m flows.evaluate experiment=lab/fastcurl
 python -m flows.evaluate experiment=lab/fastcurl stage=3
+python -m flows.evaluate checkpoint=Nickyang/FastCuRL-1.5B-Preview evaluation=sober hardware=gpu8
 """
 
+import os
 import sys
+from pathlib import Path
 
 from prefect import flow
 
+from conf.load import ConfigError
+from conf.schema import Experiment, Model
 from flows import steps
 from flows.terminal import run
+from tasks import preflight
+from tasks.model import starting_model
 
 
 @flow(name="evaluate", log_prints=True)
 def evaluate(
     experiment: str = "lab/fastcurl",
     stage: int | str | None = None,
+    checkpoint: str | None = None,
     overrides: list[str] | None = None,
     output: str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Score the starting model and every finished stage, or one of them.
+    """Score the starting model and every finished stage, or one of them, or any other model.
 
     Args:
         experiment: Name of a file under conf/experiment.
         stage: Number, from 1, or name of the only stage to score; 0 or "base": the starting model.
-        overrides: Settings that differ from the experiment's, such as "evaluation.samples=32".
+        checkpoint: A model instead of the experiment's: a folder in Hugging Face format, a stage's
+            folder, or a name on the Hub. Of the experiment only benchmarks, sampling and hardware
+            count then.
+        overrides: Settings that differ from the experiment's, such as "evaluation.samples=32" or
+            "evaluation=sober".
         output: Folder that everything is written under; none: the experiment's own.
 
     Returns:
@@ -32,10 +44,12 @@ def evaluate(
 
     Raises:
         ConfigError: an unknown experiment, setting or stage.
-        ValueError: the stage is not finished, or one before it.
+        ValueError: the stage is not finished, or one before it; there is no such model.
         RuntimeError: the sampling process failed.
     """
     settings = steps.settings_of(experiment, overrides, output)
+    if checkpoint is not None:
+        return _one(settings, experiment, checkpoint, stage, overrides, output)
     wanted = None if stage is None else steps.position_of(settings, stage)
     command = ["python", "-m", "flows.evaluate", *([] if stage is None else [f"stage={stage}"])]
     scores = {}
@@ -46,11 +60,36 @@ def evaluate(
         stage_at = steps.found if wanted is None else steps.required
         for at in steps.milestones(work, given, stage_at):
             if wanted in (None, at.position):
-                results = steps.score(work, given, at)
+                results = steps.score(work, given.benchmarks, at)
                 scores[at.label] = {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}
             if wanted == at.position:
                 break
     return scores
+
+
+def _one(
+    settings: Experiment,
+    experiment: str,
+    checkpoint: str,
+    stage: int | str | None,
+    overrides: list[str] | None,
+    output: str | None,
+) -> dict[str, dict[str, float]]:
+    if stage is not None:
+        raise ConfigError("stage and checkpoint: found both, needed one\n\nhint: drop one of them")
+    folder = Path(os.path.expanduser(checkpoint))
+    inside = folder / "checkpoint"
+    path = str(inside.absolute()) if inside.is_dir() else checkpoint
+    label = folder.absolute().name if folder.is_dir() else checkpoint
+    command = ["python", "-m", "flows.evaluate", f"checkpoint={checkpoint}"]
+    with steps.session(
+        settings, [*command, *steps.lines(experiment, overrides, output)], f"evaluation of {label}"
+    ) as work:
+        model = steps.step(starting_model)(Model(path=path))
+        steps.step(preflight.check_scored_model)(settings, model.path)
+        at = steps.Milestone(label, steps.BASE, model)
+        results = steps.score(work, steps.benchmarks_of(work), at)
+    return {label: {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def pipeline(
         stages, evaluations = [], []
         for at in steps.milestones(work, given, steps.trained):
             stages += [at.stage] if at.stage else []
-            evaluations += steps.score(work, given, at)
+            evaluations += steps.score(work, given.benchmarks, at)
         written = steps.report(work, given, stages, evaluations)
     return steps.show(written, settings)
 

@@ -35,9 +35,7 @@ def report(
     command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
     with steps.session(settings, command, "report") as work:
         given = steps.inputs(work)
-        there = list(steps.milestones(work, given, steps.found))
-        stages = [at.stage for at in there if at.stage]
-        evaluations = [one for at in there for one in steps.scored(work, given, at)]
+        stages, evaluations = steps.there(work, given)
         if not stages and not evaluations:
             raise ValueError(
                 f"{work.output} holds no finished stage and no score of {settings.name} seed "

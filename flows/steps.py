@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -221,6 +221,14 @@ def prompts_of(work: Session, given: Inputs, position: int, before: Milestone) -
     return pruned(prompts, stage, recorded(order), work.output)
 
 
+def benchmarks_of(work: Session) -> dict[str, Dataset]:
+    """The test sets, on disk."""
+    return {
+        source.name: step(download)(source, work.settings.data, work.output)
+        for source in work.settings.evaluation.benchmarks
+    }
+
+
 def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Milestone]:
     """The starting model, then each stage's checkpoint, made from the one before it.
 
@@ -279,7 +287,7 @@ def folder_of(work: Session, given: Inputs, position: int, before: Milestone) ->
     return again.folder_of(work.settings, position, prompts, before.checkpoint)
 
 
-def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
+def score(work: Session, benchmarks: Mapping[str, Dataset], at: Milestone) -> list[dict[str, Any]]:
     """The checkpoint's evaluation on each benchmark, made or found."""
     return [
         step(evaluation.evaluate, task_run_name=f"evaluate {at.label} on {name}")(
@@ -291,7 +299,7 @@ def score(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
             work.tracker,
             work.run,
         )
-        for name, benchmark in given.benchmarks.items()
+        for name, benchmark in benchmarks.items()
     ]
 
 
@@ -302,6 +310,13 @@ def scored(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
         for benchmark in given.benchmarks.values()
     ]
     return [one for one in there if one]
+
+
+def there(work: Session, given: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Manifests of the stages and of the evaluations that are finished, in order of training."""
+    at = list(milestones(work, given, found))
+    stages = [each.stage for each in at if each.stage]
+    return stages, [one for each in at for one in scored(work, given, each)]
 
 
 def report(

@@ -13,28 +13,40 @@ from prefect.server.api.server import SubprocessASGIServer
 
 from conf.load import ConfigError
 from flows.steps import settings_of
+from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
 from trainer.backend.launch import StageFailedError
 from trainer.process import StalledError, under_guard, with_our_modules
 
 # Errors whose message says all: where in our code they were raised helps nobody.
-EXPLAINED = (ValueError, StageFailedError, StalledError, EvaluationFailedError)
+EXPLAINED = (
+    ValueError,
+    StageFailedError,
+    StalledError,
+    EvaluationFailedError,
+    StudyIncompleteError,
+)
 
 
 def run(
-    flow: Flow, arguments: list[str], check: Callable[[str, list[str]], Any] = settings_of
+    flow: Flow,
+    arguments: list[str],
+    *,
+    given: tuple[str, str] = ("experiment", "lab/fastcurl"),
+    check: Callable[[str, list[str]], Any] = settings_of,
 ) -> int:
     """Run a flow; what is none of its parameters is a setting of the experiment.
 
     Args:
-        flow: Takes `experiment`, `overrides`, and parameters of its own.
+        flow: Takes what `given` names, `overrides`, and parameters of its own.
         arguments: `key=value` each.
-        check: Refuses settings before the flow starts, from experiment and overrides.
+        given: What the settings are settings of, and which one by default.
+        check: Refuses settings that cannot be used, from that name and the overrides.
 
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
     """
-    parameters = {"experiment": "lab/fastcurl"}
+    parameters = dict([given])
     own = set(flow.parameters.properties) - {"overrides", "output"}
     overrides = []
     for argument in arguments:
@@ -49,7 +61,7 @@ def run(
         logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
-        check(parameters["experiment"], overrides)
+        check(parameters[given[0]], overrides)
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

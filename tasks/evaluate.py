@@ -1,11 +1,7 @@
 """Score a checkpoint on a benchmark: sample, grade, and keep every response."""
 
 import math
-import os
-import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +9,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf import telemetry
 from conf.schema import Experiment
+from tasks import generations
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
+from tasks.generations import EvaluationFailedError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint
 from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
-from trainer.backend import settings as verl_settings
 from trainer.checkpoint import opens_thought
 from trainer.generate import Request
-from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
+
+__all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
 GRADER_VERSION = 2
-
-
-class EvaluationFailedError(RuntimeError):
-    """A checkpoint could not be sampled: why, and where the log is."""
 
 
 def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
@@ -55,6 +48,7 @@ def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) 
         memory_share=hardware.memory_share,
         max_prompt_length=experiment.data.max_prompt_length,
         tensor_parallel=hardware.tensor_parallel,
+        shards=generations.shards(experiment),
     )
 
 
@@ -78,10 +72,7 @@ def _identity(
 ) -> tuple[dict[str, Any], str, Path]:
     """How is sampled, the digest of all that decides the score, and the folder it lies in."""
     wanted = request(experiment, benchmark, checkpoint)
-    sampling = {
-        key: getattr(wanted, key)
-        for key in ("samples", "temperature", "top_p", "context_length", "seed", "engine", "dtype")
-    }
+    sampling = generations.describe(wanted)
     sampling |= {"think": experiment.reward.think, "boxed": experiment.reward.boxed}
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
@@ -99,8 +90,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score `checkpoint` on `benchmark`, or find it scored.
 
-    The same checkpoint, problems and sampling are never sampled twice. While it is sampled its
-    files lie in a folder whose name starts with a dot: the log among them, if it fails.
+    No response is sampled twice, see `tasks.generations`: more samples are added to those that are
+    there, and a grader of another version reads them.
 
     Args:
         experiment: For sampling and hardware.
@@ -132,12 +123,11 @@ def evaluate(
         [benchmark],
     ) as run:
         if not (folder / MANIFEST).is_file():
-            work = folder.with_name(f".{folder.name}")
+            work = generations.folder_of(folder.parents[1], benchmark, checkpoint, wanted)
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
-                    seconds = _sample(experiment, benchmark, wanted, work, label)
-                    _grade(experiment, benchmark, checkpoint, sampling, work, folder, seconds)
-                shutil.rmtree(work)
+                    generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
+                    _grade(experiment, benchmark, checkpoint, sampling, work, folder)
         manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)
@@ -151,65 +141,14 @@ def evaluate(
     return {**manifest, "label": label, "position": position, "folder": folder}
 
 
-def _sample(experiment, benchmark, wanted: Request, folder: Path, label: str) -> float:
-    """Leave every response in `folder`; how many seconds that took. What is whole is kept."""
-    if (folder / "generated.parquet").exists():
-        return read_json(folder / "progress.json")["seconds"]
-    started = time.monotonic()
-    write_json(folder / "request.json", asdict(wanted))
-    log = folder / "generate.log"
-    shown = 0.0
-
-    def progress() -> bool:
-        nonlocal shown
-        if not (folder / "progress.json").exists():
-            return False
-        state = read_json(folder / "progress.json")
-        moved = state["done"] > shown
-        if moved and state["done"] < state["wanted"]:
-            left = state["seconds"] / state["done"] * (state["wanted"] - state["done"])
-            print(
-                f"{label} on {benchmark.name}: {state['done']}/{state['wanted']} responses, "
-                f"{state['tokens'] / state['seconds']:,.0f} tokens/s, {left:.0f} s left"
-            )
-        shown = state["done"]
-        return moved
-
-    hardware = experiment.hardware
-    # Both cores sample: nothing else of the pipeline runs meanwhile.
-    threads = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    cpu = threads if hardware.device == "cpu" else {}
-    code = run_guarded(
-        "trainer.generate",
-        [str(folder)],
-        log=log,
-        environment={**verl_settings.environment(hardware), **telemetry.OFF, **cpu},
-        progress=progress,
-        stall_timeout=hardware.stall_timeout,
-    )
-    if code != 0:
-        raise EvaluationFailedError(
-            f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
-            f"{last_lines(log)}\n\nlog: {log}"
-        )
-    return time.monotonic() - started
-
-
-def _grade(
-    experiment, benchmark, checkpoint, sampling, work: Path, folder: Path, seconds: float
-) -> None:
+def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path) -> None:
     """Grade what was sampled in `work`, and leave the finished evaluation in `folder`."""
+    responses, seconds = generations.read(work, benchmark, sampling["samples"])
     reward = experiment.reward
     configure(Limits(reward.seconds, reward.memory, reward.workers))
-    graded = grade(
-        pq.read_table(work / "generated.parquet"),
-        benchmark,
-        Form(reward.think, reward.boxed),
-        opens_thought(checkpoint.path),
-    )
+    form = Form(reward.think, reward.boxed)
+    graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
     with new_folder(folder) as aside:
-        for name in ("request.json", "generate.log"):
-            shutil.copy(work / name, aside / name)
         pq.write_table(graded, aside / "responses.parquet")
         write_json(
             aside / MANIFEST,
@@ -219,6 +158,7 @@ def _grade(
                 "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
                 "data_digest": benchmark.digest,
                 "sampling": sampling,
+                "generations": work.name,
                 "problems": benchmark.rows,
                 "metrics": scores(graded, sampling["samples"]),
                 "tokens": int(np.sum(graded["tokens"].to_numpy())),
@@ -256,16 +196,25 @@ def grade(
 
 
 def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
-    """avg@k, pass@k, shares, and mean lengths in tokens, of `samples` responses per problem."""
+    """Every score of `trainer.metrics`, shares, and mean lengths in tokens.
+
+    Args:
+        graded: What `grade` gave, `samples` rows for each problem.
+        samples: Responses per problem.
+    """
     ordered = graded.sort_by([("id", "ascending"), ("sample", "ascending")])
     correct = ordered["correct"].to_numpy(zero_copy_only=False).reshape(-1, samples)
     tokens = ordered["tokens"].to_numpy().reshape(-1, samples)
+    answers = np.array(ordered["answer"].to_pylist(), dtype=object).reshape(-1, samples).tolist()
     lengths = metrics.lengths_by_correctness(tokens, correct)
     reasons = graded["reason"].to_pylist()
     return {
         "k": samples,
         "avg_at_k": metrics.avg_at_k(correct),
         "pass_at_k": metrics.pass_at_k(correct, samples),
+        "maj_at_k": metrics.maj_at_k(answers, correct),
+        "m_g_pass_at_k": metrics.m_g_pass_at_k(correct, samples) if samples > 1 else None,
+        "spread_over_samples": _known(metrics.spread_over_samples(correct)),
         "truncated_share": metrics.truncation_share(
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),

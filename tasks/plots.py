@@ -23,7 +23,7 @@ from tasks.drawing import (
     legend,
     short,
 )
-from tasks.words import count, duration, points
+from tasks.words import brief, count, duration, points
 
 
 def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -258,7 +258,7 @@ def tokens(stages: Sequence[Mapping[str, Any]]) -> Figure:
     values = [stage["tokens_generated"] for stage in stages]
     axes.barh(range(len(stages)), [value or 0 for value in values], height=0.6, color=BLUE)
     _bars(axes, stages, values, [count(value) for value in values])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _brief(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
     return figure
 
 
@@ -281,7 +281,7 @@ def seconds(stages: Sequence[Mapping[str, Any]]) -> Figure:
             axes.barh(range(len(stages)), width, left=left, height=0.6, color=colour, label=name)
             left += width
     _bars(axes, stages, left.tolist(), [duration(total) for total in totals])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _brief(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
     legend(figure)
     return figure
 
@@ -309,13 +309,6 @@ def _bars(
         )  # fmt: skip
     axes.set_xlim(0, 1.28 * max([end or 0 for end in ends] + [1e-9]))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _brief(value: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
-    return f"{value:,g}"
 
 
 def length_needed(series: Mapping[str, Sequence[tuple[int, float, float, int]]]) -> Figure:

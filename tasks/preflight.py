@@ -100,19 +100,19 @@ def check_model(experiment: Experiment, folder: Path) -> None:
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    if not (folder / "config.json").is_file():
-        raise _refusal(
-            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
-            "set model.path to the folder that holds config.json and *.safetensors",
-        )
-    if not has_weights(folder):
-        raise _refusal(
-            f"model.path: found no weights in {folder}, needed *.safetensors or "
-            "pytorch_model*.bin, all shards of them",
-            "a trainer's folder may hold tokenizer and config only; export the weights there",
-        )
+    _check_files(folder)
     _check_positions(experiment, folder)
     disk.check_room(experiment, folder)
+
+
+def check_scored_model(experiment: Experiment, folder: Path) -> None:
+    """Refuse a model that is only to be evaluated, for want of weights or positions.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_files(folder)
+    _check_positions(experiment, folder, stages=False)
 
 
 def check_grader() -> None:
@@ -277,14 +277,28 @@ def _local_model(path: str) -> Path | None:
     return None
 
 
-def _check_positions(experiment: Experiment, folder: Path) -> None:
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise _refusal(
+            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
+            "set model.path to the folder that holds config.json and *.safetensors",
+        )
+    if not has_weights(folder):
+        raise _refusal(
+            f"model.path: found no weights in {folder}, needed *.safetensors or "
+            "pytorch_model*.bin, all shards of them",
+            "a trainer's folder may hold tokenizer and config only; export the weights there",
+        )
+
+
+def _check_positions(experiment: Experiment, folder: Path, *, stages: bool = True) -> None:
     positions = disk.read_config(folder).get("max_position_embeddings")
     if not positions:
         return
     prompt = experiment.data.max_prompt_length
     wanted = {
         f"stages.{position}.context_length": stage.context_length
-        for position, stage in enumerate(experiment.stages)
+        for position, stage in enumerate(experiment.stages if stages else ())
     } | {"evaluation.context_length": experiment.evaluation.context_length}
     for key, context in wanted.items():
         if prompt + context > positions:

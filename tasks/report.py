@@ -7,13 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from conf.schema import Experiment
 from tasks import pictures, results
 from tasks.artifacts import Dataset, new_folder, write_json
-from tasks.drawing import COLOURS
+from tasks.page import page, without_nan
 from tasks.tables import Table, cost, data, handoff, scores, versions
 from tasks.verdict import outcome, terminal_summary, tiles, verdict
 from tasks.words import things
@@ -82,6 +81,11 @@ def write_report(
             {key: value for key, value in row.items() if key != "metrics"} for row in stage_rows
         ],
         "totals": totals,
+        "settings": experiment.model_dump(mode="json"),
+        "kept": {
+            "stages": [_kept(each, output) for each in stages],
+            "evaluations": [_kept(each, output) for each in evaluations],
+        },
     }
     sets = [data(train, segments, experiment, benchmarks or {})]
     checks = [table for table in [handoff(stage_rows)] if table]
@@ -121,10 +125,17 @@ def write_report(
             file = folder / "figures" / f"{picture.name}.svg"
             file.write_text(picture.svg, encoding="utf-8")
             file.with_suffix(".png").write_bytes(picture.png)
-        (folder / "report.html").write_text(_page(content), encoding="utf-8")
+        (folder / "report.html").write_text(page("report.html.j2", content), encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
-        write_json(folder / "summary.json", _without_nan(summary))
+        write_json(folder / "summary.json", without_nan(summary))
     return Report(final / "report.html", text, final, summary)
+
+
+def _kept(manifest: Mapping[str, Any], output: Path | str) -> dict[str, Any]:
+    """Where a stage or an evaluation lies, from the output folder, and its place in this run."""
+    folder = Path(manifest["folder"]).absolute().relative_to(Path(output).absolute())
+    names = ("name", "label", "position")
+    return {"folder": str(folder), **{key: manifest[key] for key in names if key in manifest}}
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -148,17 +159,6 @@ def _literal(text: str) -> str:
     return Table.literal(text)
 
 
-def _page(content: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(**content, colours=COLOURS)
-
-
 def _all_pictures(content: Mapping[str, Any]) -> list[pictures.Picture]:
     accuracy = [picture for each in content["accuracy"] for picture in each["pictures"]]
     return accuracy + content["curves"] + content["cost_pictures"] + content["data_pictures"]
@@ -177,12 +177,3 @@ def _machine(records: Sequence[dict]) -> str:
         f"commit {first['git_commit']}" if first.get("git_commit") else "",
     ]
     return ", ".join(part for part in parts if part) + "."
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with null for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and value != value else value

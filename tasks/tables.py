@@ -40,6 +40,26 @@ class Table:
         notes = ["", *(f"{self.literal(note)}  " for note in self.notes)] if self.notes else []
         return "\n".join([*title, *body, *notes])
 
+    def text_lines(self) -> str:
+        """The table for a terminal: what stands first in each cell, and its first remark."""
+        rows = [[self._cell(cell) for cell in row] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.columns, *rows, strict=True)]
+        ruled = [self.columns, ["-" * width for width in widths], *rows]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if self.text or place == 0 else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in ruled
+        ]
+        return "\n".join([*([self.title] if self.title else []), *lines, *self.notes])
+
+    @staticmethod
+    def _cell(cell: Cell) -> str:
+        main, small = cell
+        remark = small.split("\n")[0]
+        return f"{main} ({remark})" if remark and main != ABSENT else main
+
     @staticmethod
     def literal(text: str) -> str:
         """Text as it is, where markdown would read marks in it."""

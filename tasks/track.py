@@ -314,9 +314,9 @@ class Child:
         self._journal.alive()
         self._tracker._send(self._journal, step=True)
 
-    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def log_metrics(self, metrics: Mapping[str, Any], step: int = 0) -> None:
         """Write metrics that belong to the whole run, such as an evaluation's scores."""
-        self._run.metrics.append(_record(metrics, 0))
+        self._run.metrics.append(_record(metrics, step))
         self._tracker._begun(self._journal)
 
     def log_checkpoint(self, path: Path | str, digest: str, step: int = 0) -> None:

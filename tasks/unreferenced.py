@@ -95,12 +95,13 @@ def unreferenced(
         if path.parent not in whole and _written(path) < before
     ]
     scored = evaluations(output)
-    unused = _evaluations(scored, manifests, output)
+    sampled = _generations(output)
+    unused = _evaluations({**scored, **sampled}, manifests, output)
     found += [item for item in unused if _written(Path(item.path)) < before]
     if None in manifests.values():  # nothing says which data that stage used
         return found
     used = {manifest["identity"].get("data", "") for manifest in manifests.values() if manifest}
-    used |= {manifest.get("data_digest", "") for manifest in scored.values()}
+    used |= {manifest.get("data_digest", "") for manifest in (*scored.values(), *sampled.values())}
     found += [
         _of(folder, "no stage and no score used this data set")
         for folder in _unused_data(output, used)
@@ -159,13 +160,7 @@ def _written(path: Path) -> float:
 
 
 def _asides(output: Path) -> list[Path]:
-    # An evaluation is filled in a folder of its own name with a dot, which it holds.
     found = {
-        path
-        for path in output.glob("evaluations/.*")
-        if re.fullmatch(r"\..+-[0-9a-f]{12}", path.name)
-    }
-    found |= {
         path
         for pattern in ("*", "*/*", "stages/*/*")
         for path in output.glob(pattern)
@@ -207,7 +202,7 @@ def _evaluations(
     manifests: Mapping[Path, dict[str, Any] | None],
     output: Path,
 ) -> list[Unreferenced]:
-    """Scores of checkpoints that neither a stage made nor one started from."""
+    """Scores and responses of checkpoints that neither a stage made nor one started from."""
     known = set()
     for manifest in manifests.values():
         if manifest:
@@ -222,7 +217,22 @@ def _evaluations(
         if made_in.parent != output / "stages" or made_in.name in unreadable:
             continue
         if checkpoint.get("digest") not in known:
-            found.append(_of(folder, f"a score of a checkpoint that is gone ({made_in.name})"))
+            what = "a score" if manifest.get("kind") == "evaluation" else "responses"
+            why = f"{what} of a checkpoint that is gone ({made_in.name})"
+            found.append(_of(folder, why, folder if (folder / LOCK).is_file() else None))
+    return found
+
+
+def _generations(output: Path) -> dict[Path, dict[str, Any]]:
+    """Folders of responses with their manifests; a damaged one is left out."""
+    found = {}
+    for path in sorted((output / "generations").glob("*/generations.json")):
+        try:
+            manifest = read_json(path)
+        except ValueError:
+            continue
+        if isinstance(manifest, dict) and manifest.get("kind") == "generations":
+            found[path.parent] = manifest
     return found
 
 

@@ -83,6 +83,18 @@ def count(value: float | None) -> str:
     return f"{value / 1e6:.1f} million" if value >= 1e7 else f"{value:,.0f}"
 
 
+def brief(value: float) -> str:
+    """A number for the mark of an axis.
+
+    >>> brief(250_000), brief(1_500_000), brief(4_000)
+    ('250k', '1.5M', '4,000')
+    """
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{value:,g}"
+
+
 def duration(seconds: float | None) -> str:
     """A stretch of time.
 

@@ -1,17 +1,20 @@
 """Responses of a checkpoint to a set of prompts, in a process of its own.
 
-python -m trainer.generate FOLDER, where FOLDER/request.json holds the fields of `Request`.
-Leaves FOLDER/generated.parquet (id, sample, response, tokens, truncated), written aside and
-renamed, and meanwhile FOLDER/progress.json with what is done.
+python -m trainer.generate FOLDER [SHARD], where FOLDER/request.json holds the fields of `Request`.
+
+Leaves parts, FOLDER/part-*.parquet (id, sample, response, tokens, truncated), each written aside
+and renamed. What earlier processes left there is not sampled again: a response depends on the
+checkpoint, its prompt and its own seed, and not on which process made it, or with which others.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +28,9 @@ COLUMNS = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+SECONDS = b"stagecraft.seconds"
+"""Key in a part's metadata: what sampling it took."""
+OFTEN = 30.0  # seconds between parts of vLLM, which ends responses in no order
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Request:
         memory_share: Share of GPU memory (vLLM).
         max_prompt_length: Longest prompt, tokens; sizes vLLM's cache.
         tensor_parallel: GPUs that hold one model (vLLM).
+        shards: Processes that divide the work, each with an engine of its own.
     """
 
     checkpoint: str
@@ -62,6 +69,7 @@ class Request:
     memory_share: float
     max_prompt_length: int
     tensor_parallel: int = 1
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,11 @@ class Response:
     truncated: bool
 
 
-Prompts = list[tuple[str, list[int]]]
+Job = tuple[str, int, list[int]]
+"""A response to make: the prompt's id, which sample of it, and the prompt's tokens."""
 
 
-def torch_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[list[Response]]:
+def torch_responses(request: Request, jobs: Sequence[Job], tokenizer) -> Iterator[list[Response]]:
     """Batches of responses by `trainer.sampling`, prompts of like length together."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -91,11 +100,7 @@ def torch_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[l
     model.to(request.device).eval()
     ends = eos_ids(folder)
     # By length: less padding, and what is left of a batch ends at about the same time.
-    jobs = [
-        (name, number, ids)
-        for name, ids in sorted(prompts, key=lambda prompt: len(prompt[1]))
-        for number in range(request.samples)
-    ]
+    jobs = sorted(jobs, key=lambda job: len(job[2]))
     for start in range(0, len(jobs), request.batch_size):
         batch = jobs[start : start + request.batch_size]
         samples = sample(
@@ -120,9 +125,15 @@ def torch_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[l
         ]
 
 
-def vllm_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[list[Response]]:
-    """Batches of responses by vLLM, each request with a seed of its own."""
+def vllm_responses(request: Request, jobs: Sequence[Job], tokenizer) -> Iterator[list[Response]]:
+    """Responses by vLLM as they end, each request with a seed of its own.
+
+    All requests are given to the engine at once, and it is stepped by hand: no request waits for
+    the longest of a batch, and what has ended is kept every half minute.
+    """
     from vllm import LLM, SamplingParams
+
+    from trainer.sampling import seed_of
 
     engine = LLM(
         model=request.checkpoint,
@@ -132,87 +143,117 @@ def vllm_responses(request: Request, prompts: Prompts, tokenizer) -> Iterator[li
         max_model_len=request.max_prompt_length + request.context_length,
         enforce_eager=request.device == "cpu",
         **({} if request.device == "cpu" else {"gpu_memory_utilization": request.memory_share}),
-    )
-    jobs = [(name, number, ids) for name, ids in prompts for number in range(request.samples)]
-    batch_size = max(request.batch_size, 1024)  # vLLM schedules by itself; this is for progress
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
-        outputs = engine.generate(
-            [{"prompt_token_ids": ids} for _, _, ids in batch],
-            [
-                SamplingParams(
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    max_tokens=request.context_length,
-                    seed=request.seed * 1_000_003 + start + offset,
-                )
-                for offset in range(len(batch))
-            ],
-            use_tqdm=False,
+    ).llm_engine
+    for place, (name, number, ids) in enumerate(jobs):
+        sampling = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.context_length,
+            seed=seed_of(request.seed, name, number),
         )
-        yield [
-            Response(
-                name,
-                number,
-                tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True),
-                len(output.outputs[0].token_ids),
-                output.outputs[0].finish_reason == "length",
+        engine.add_request(str(place), {"prompt_token_ids": ids}, sampling)
+    ended, since = [], time.monotonic()
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            if not output.finished:
+                continue
+            # vLLM may lengthen a request's id; ours stands before its first dash.
+            name, number, _ = jobs[int(output.request_id.split("-")[0])]
+            made = output.outputs[0]
+            ended.append(
+                Response(
+                    name,
+                    number,
+                    tokenizer.decode(made.token_ids, skip_special_tokens=True),
+                    len(made.token_ids),
+                    made.finish_reason == "length",
+                )
             )
-            for (name, number, _), output in zip(batch, outputs, strict=True)
-        ]
+        if ended and time.monotonic() - since > OFTEN:
+            yield ended
+            ended, since = [], time.monotonic()
+    yield ended
 
 
 ENGINES: dict[str, Callable] = {"torch": torch_responses, "vllm": vllm_responses}
 
 
-def generate(request: Request, folder: Path) -> None:
-    """Sample every response and leave them in `folder`.
+def generate(request: Request, folder: Path, shard: int = 0) -> None:
+    """Sample what is missing in `folder` of one shard, a part after each batch.
 
     Raises:
-        ValueError: the engine gave another number of responses than asked for.
+        ValueError: the engine gave other responses than asked for.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(request.checkpoint)
-    table = pq.read_table(request.prompts, columns=["id", "prompt"]).to_pylist()
-    prompts = [
-        (
-            row["id"],
-            tokenizer.apply_chat_template(
-                row["prompt"], add_generation_prompt=True, return_dict=False
-            ),
+    there = made(folder)
+    wanted = missing(request, there, shard, request.shards)
+    chats = {
+        row["id"]: row["prompt"]
+        for row in pq.read_table(request.prompts, columns=["id", "prompt"]).to_pylist()
+    }
+    tokens = {
+        name: tokenizer.apply_chat_template(
+            chats[name], add_generation_prompt=True, return_dict=False
         )
-        for row in table
-    ]
-    wanted = len(prompts) * request.samples
-    started = time.monotonic()
-    responses: list[Response] = []
-    for batch in ENGINES[request.engine](request, prompts, tokenizer):
-        responses += batch
-        _write(folder / "progress.json", _progress(responses, wanted, started))
-    if len(responses) != wanted:
-        raise ValueError(f"the engine gave {len(responses)} responses of {wanted}")
-    rows = [vars(response) for response in sorted(responses, key=lambda r: (r.id, r.sample))]
-    aside = folder / "generated.part"
-    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), aside)
-    os.replace(aside, folder / "generated.parquet")
+        for name in {name for name, _ in wanted}
+    }
+    jobs = [(name, number, tokens[name]) for name, number in wanted]
+    left, since = set(wanted), time.monotonic()
+    for batch in ENGINES[request.engine](request, jobs, tokenizer) if jobs else ():
+        got = [(one.id, one.sample) for one in batch]
+        if len(set(got)) < len(got) or not left.issuperset(got):
+            raise ValueError("the engine gave a response twice, or one that nobody asked for")
+        left -= set(got)
+        now = time.monotonic()
+        write_part(folder, batch, now - since)
+        since = now
+    if left:
+        raise ValueError(f"the engine gave {len(jobs) - len(left)} responses of {len(jobs)}")
 
 
-def _progress(responses: list[Response], wanted: int, started: float) -> dict:
+def missing(
+    request: Request, there: set[tuple[str, int]], shard: int = 0, shards: int = 1
+) -> list[tuple[str, int]]:
+    """Prompt and number of each response that is asked for and not there, in order.
+
+    Shards divide what is asked for and not what is missing: they begin at different times, and
+    would else see different things missing.
+    """
+    names = pq.read_table(request.prompts, columns=["id"])["id"].to_pylist()
+    asked = [(name, number) for name in names for number in range(request.samples)]
+    return [job for job in asked[shard::shards] if job not in there]
+
+
+def parts(folder: Path) -> list[Path]:
+    """The whole parts in a folder."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def made(folder: Path) -> set[tuple[str, int]]:
+    """Prompt and number of each response in a folder."""
     return {
-        "done": len(responses),
-        "wanted": wanted,
-        "tokens": sum(response.tokens for response in responses),
-        "seconds": time.monotonic() - started,
+        (row["id"], row["sample"])
+        for path in parts(folder)
+        for row in pq.read_table(path, columns=["id", "sample"]).to_pylist()
     }
 
 
-def _write(path: Path, record: dict) -> None:
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(record))
-    os.replace(aside, path)
+def write_part(folder: Path, responses: Sequence[Response], seconds: float) -> None:
+    """Leave responses in `folder` as one more part; a reader sees all of it or nothing."""
+    table = pa.Table.from_pylist([vars(one) for one in responses], schema=COLUMNS)
+    table = table.replace_schema_metadata({SECONDS: repr(seconds).encode()})
+    name = f"part-{time.time_ns()}-{uuid4().hex[:8]}.parquet"
+    aside = folder / f".{name}"
+    pq.write_table(table, aside)
+    os.replace(aside, folder / name)
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    generate(Request(**json.loads((target / "request.json").read_text())), target)
+    generate(
+        Request(**json.loads((target / "request.json").read_text())),
+        target,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 0,
+    )

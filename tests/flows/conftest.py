@@ -1,17 +1,20 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tasks import evaluate as evaluation
+from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
+from trainer.generate import Request, Response, made, missing, write_part
+from trainer.lab import BASE
 from trainer.records import append_record
+
+TEMPLATE = "chat_template.jinja"
 
 
 @pytest.fixture
@@ -26,24 +29,21 @@ def quick(monkeypatch) -> SimpleNamespace:
             on_step(_record(step, stage))
         (folder / "checkpoint").mkdir()
         (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE):
+            shutil.copy(BASE / name, folder / "checkpoint" / name)
         (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
         done.trained.append(stage["name"])
 
     def sample(_module, arguments, **_) -> int:
         folder = Path(arguments[0])
         asked = read_json(folder / "request.json")
-        ids = pq.read_table(asked["prompts"])["id"].to_pylist()
-        rows = [{"id": id_, "sample": k} for id_ in ids for k in range(asked["samples"])]
-        answer = {"response": "</think>\\boxed{0}", "tokens": 5, "truncated": False}
-        pq.write_table(
-            pa.Table.from_pylist([{**row, **answer} for row in rows]), folder / "generated.parquet"
-        )
-        (folder / "generate.log").touch()
+        wanted = missing(Request(**asked), made(folder))
+        write_part(folder, [Response(*job, "</think>\\boxed{0}", 5, False) for job in wanted], 2.0)
         done.scored.append(asked["checkpoint"])
         return 0
 
     monkeypatch.setattr(training, "launch", launch)
-    monkeypatch.setattr(evaluation, "run_guarded", sample)
+    monkeypatch.setattr(generations, "run_guarded", sample)
     return done
 
 

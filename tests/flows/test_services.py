@@ -156,7 +156,10 @@ def test_up_says_that_each_is_healthy_and_how_to_reach_it(here):
     lines = here.up.stdout.splitlines()
     for name, line in zip(("prefect-server", "mlflow", "worker"), lines, strict=False):
         assert re.fullmatch(rf"{name} .* pid \d+ +healthy in \d+\.\d s", line), line
-    assert "pipeline/local, train-stage/local, evaluate/local, report/local" in here.up.stdout
+    assert (
+        "pipeline/local, train-stage/local, evaluate/local, study/local, report/local"
+        in here.up.stdout
+    )
     assert lines[-1] == f"export PREFECT_API_URL=http://127.0.0.1:{here.ports[0]}/api"
 
 

@@ -24,7 +24,7 @@ SMOKE = "lab/smoke"
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect():
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=180):
         yield
 
 

@@ -34,11 +34,13 @@ def _made_up_run(
     benchmark: str = "lab",
     stages: tuple[tuple[str, str, int], ...] = CURRICULUM,
     seed: int = 0,
+    problem_seed: int | None = None,
     recorded: tuple[str, ...] = (),
 ) -> SimpleNamespace:
     """Four stages that learn `gain` each, evaluated before and after; keywords of `write_report`.
 
-    Only metrics named in `recorded` are written, or all.
+    Only metrics named in `recorded` are written, or all. Runs with one `problem_seed` have the same
+    problems.
 
     Returns:
         `experiment` and `given`, so that `write_report(run.experiment, **run.given)` works.
@@ -59,8 +61,9 @@ def _made_up_run(
             },
         }
     )  # fmt: skip
-    train = _problems(output / "data" / "train", "train", 900, random)
-    test = _problems(output / "data" / benchmark, benchmark, problems, random)
+    theirs = random if problem_seed is None else np.random.default_rng(problem_seed)
+    train = _problems(output / "data" / "train", "train", 900, theirs)
+    test = _problems(output / "data" / benchmark, benchmark, problems, theirs)
     lengths = np.array([len(question) for question in train.table()["question"].to_pylist()])
     threshold = round(lengths.mean())
     rule = {"rule": "raw_question", "threshold": threshold, "mean": float(lengths.mean())}
@@ -136,6 +139,9 @@ def _stage(
                 "zero_variance_share": 0.2 + 0.05 * done + random.normal(0, 0.03),
                 "probability_difference/max": 10 ** (-5 + random.normal(0, 0.2)),
                 "tokens_per_second": 2400 + random.normal(0, 90),
+                "updates": 1,
+                "tokens/generated": 256 * (45 + position),
+                "seconds/step": 7.0,
                 "seconds/generate": 4.0,
                 "seconds/old_log_prob": 0.5,
                 "seconds/update": 2.0,

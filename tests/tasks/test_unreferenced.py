@@ -150,10 +150,11 @@ def test_a_stage_that_was_moved_aside_is_listed_with_its_time(smoke, train, outp
     assert delete(item).spared == "" and not moved.exists()
 
 
-def test_an_interrupted_evaluation_is_listed_unless_a_process_holds_it(output):
-    work = output / "evaluations" / ".lab_test-0123456789ab"
+def test_responses_of_a_checkpoint_that_is_gone_are_listed_unless_a_process_holds_them(output):
+    work = output / "generations" / "lab_test-0123456789ab"
+    gone = {"path": str(output / "stages/a-1/checkpoint"), "digest": "x"}
     with alone(work):
-        (work / "generate.log").write_text("half")
+        write_json(work / "generations.json", {"kind": "generations", "checkpoint": gone})
         age(output)
         [held] = unreferenced(output)
         assert held.path == str(work) and delete(held).spared.startswith("held by process")

@@ -1,19 +1,18 @@
-"""How good is a policy? Scores from graded samples, without models or files.
-
-Vocabulary (papers mix these up; we do not):
-    avg@k   mean correctness over k samples per problem. Many papers print it as "pass@1".
-    pass@k  chance that at least one of k samples is correct.
+"""How sure is a score? Intervals and tests clustered on problems.
 
 The problems of a benchmark are a sample too, and the K samples of one problem are alike. So
 every interval here is clustered on problems: whole rows are drawn, never single samples.
 
-Shapes: N problems, K samples each, R resamples.
+Shapes: N problems, K samples each, R resamples, S training seeds.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from trainer.metrics.design import smallest_difference
+from trainer.metrics.graded import graded_matrix
 
 RESAMPLES = 10_000
 # Draws held in memory together: 4 million int64 are 32 MiB.
@@ -37,6 +36,9 @@ class Difference(NamedTuple):
         p_value: Chance of a mean at least as far from zero if the labels "before" and "after"
             meant nothing, in (0, 1].
         problems: N.
+        detectable: Smallest true difference that a test of this design would find with a chance
+            of 80 %, see `smallest_difference`.
+        seeds: Training seeds that both were compared over.
     """
 
     mean: float
@@ -44,123 +46,13 @@ class Difference(NamedTuple):
     high: float
     p_value: float
     problems: int
+    detectable: float
+    seeds: int = 1
 
     @property
     def resolved(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
-
-
-class Lengths(NamedTuple):
-    """Mean response length in tokens; NaN where there is no such response."""
-
-    all: float
-    correct: float
-    wrong: float
-
-
-def avg_at_k(correct: ArrayLike) -> float:
-    """Mean correctness over all samples of all problems.
-
-    Args:
-        correct: [N, K] bool or {0, 1}. N problems, K samples each.
-
-    Returns:
-        A fraction in [0, 1].
-
-    Raises:
-        ValueError: `correct` is empty, ragged, or holds anything but 0 and 1.
-
-    >>> avg_at_k([[1, 0], [1, 1]])
-    0.75
-    """
-    return float(_graded(correct).mean())
-
-
-def pass_at_k_by_problem(correct: ArrayLike, k: int) -> NDArray[np.float64]:
-    """Unbiased estimate, for each problem, of the chance that one of `k` samples is correct.
-
-        pass@k_n = 1 - C(K - c_n, k) / C(K, k),   c_n correct out of K
-
-    Args:
-        correct: [N, K] bool or {0, 1}. N problems, K samples each.
-        k: Number of tries, 1 <= k <= K.
-
-    Returns:
-        [N] fractions in [0, 1].
-
-    Raises:
-        ValueError: k is below 1, or larger than the number of samples drawn.
-
-    Source:
-        Chen et al. 2021, "Evaluating Large Language Models Trained on Code",
-        arXiv:2107.03374, equation 1.
-    """
-    graded = _graded(correct)
-    samples = graded.shape[1]
-    if k < 1:
-        raise ValueError(f"pass@{k} means nothing\n\nhint: set k to 1 or more")
-    if k > samples:
-        raise ValueError(
-            f"pass@{k} needs at least {k} samples per problem, got {samples}\n\n"
-            f"hint: set `evaluation.samples={k}`"
-        )
-    wrong = samples - graded.sum(axis=1)
-    tries = np.arange(k)
-    # C(wrong, k) / C(K, k) as a product of k fractions: no factorials, no overflow.
-    return 1 - (np.maximum(wrong[:, None] - tries, 0) / (samples - tries)).prod(axis=1)
-
-
-def pass_at_k(correct: ArrayLike, k: int) -> float:
-    """Mean over problems of `pass_at_k_by_problem`. With k = 1 it equals `avg_at_k`.
-
-    One correct of 16 gives pass@16 = 1; drawing 16 of them with replacement would give 0.644.
-
-    >>> pass_at_k([[1] + [0] * 15], 16)
-    1.0
-    """
-    return float(pass_at_k_by_problem(correct, k).mean())
-
-
-def truncation_share(truncated: ArrayLike) -> float:
-    """Share of responses that were cut off by the context length.
-
-    Args:
-        truncated: [N, K] or [B] bool or {0, 1}.
-
-    Returns:
-        A fraction in [0, 1].
-
-    Raises:
-        ValueError: There are no responses, or anything but 0 and 1.
-    """
-    return float(_zeros_and_ones(truncated, "truncated").mean())
-
-
-def lengths_by_correctness(tokens: ArrayLike, correct: ArrayLike) -> Lengths:
-    """Mean response length: of all responses, of correct ones, and of wrong ones.
-
-    Args:
-        tokens: [N, K] or [B] response lengths, in tokens.
-        correct: bool or {0, 1}, as many.
-
-    Returns:
-        `Lengths`, in tokens; NaN for a kind of response that does not occur.
-
-    Raises:
-        ValueError: The two differ in shape, or are empty.
-
-    >>> lengths_by_correctness([10, 20, 60], [1, 1, 0])
-    Lengths(all=30.0, correct=15.0, wrong=60.0)
-    """
-    length = np.asarray(tokens, dtype=float)
-    right = _zeros_and_ones(correct, "correct").astype(bool)
-    if length.shape != right.shape:
-        raise ValueError(
-            f"lengths have shape {length.shape}, correctness {right.shape}\n\n"
-            "hint: pass one length for every graded response"
-        )
-    return Lengths(_mean(length), _mean(length[right]), _mean(length[~right]))
 
 
 def interval(
@@ -229,7 +121,7 @@ def paired_difference(
         Fisher 1935, "The Design of Experiments", section 21 (the sign-flip test); the 1 added
         to both counts: Phipson & Smyth 2010, "Permutation P-values Should Never Be Zero".
     """
-    first, second = _graded(before), _graded(after)
+    first, second = graded_matrix(before), graded_matrix(after)
     if len(first) != len(second):
         raise ValueError(
             f"a paired comparison needs the same problems, got {len(first)} and {len(second)}\n\n"
@@ -238,7 +130,15 @@ def paired_difference(
     differences = second.mean(axis=1) - first.mean(axis=1)
     low, high = _bootstrap(differences, level, resamples, seed)
     p_value = _sign_flip_p_value(differences, resamples, seed)
-    return Difference(float(differences.mean()), low, high, p_value, len(differences))
+    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    return Difference(
+        float(differences.mean()),
+        low,
+        high,
+        p_value,
+        len(differences),
+        smallest_difference(error, len(differences) - 1, level=level),
+    )
 
 
 def _bootstrap(scores: NDArray, level: float, resamples: int, seed: int) -> Interval:
@@ -287,35 +187,6 @@ def _chunks(rows: int, width: int) -> list[int]:
     return [min(most, rows - start) for start in range(0, rows, most)]
 
 
-def _graded(correct: ArrayLike) -> NDArray[np.float64]:
-    graded = _zeros_and_ones(correct, "correct")
-    if graded.ndim != 2:
-        raise ValueError(
-            f"correctness must be [problems, samples], got shape {graded.shape}\n\n"
-            "hint: give every problem a row with the same number of samples"
-        )
-    return graded
-
-
-def _zeros_and_ones(values: ArrayLike, what: str) -> NDArray[np.float64]:
-    try:
-        array = np.asarray(values, dtype=float)
-    except ValueError as ragged:
-        raise ValueError(
-            f"`{what}` has rows of different lengths or values that are no numbers\n\n"
-            "hint: check that every problem got all its samples"
-        ) from ragged
-    if array.size == 0:
-        raise ValueError(f"`{what}` is empty\n\nhint: check that the evaluation wrote responses")
-    if not np.isin(array, (0, 1)).all():
-        strange = array[~np.isin(array, (0, 1))].flat[0]
-        raise ValueError(
-            f"`{what}` must hold 0 and 1 only, found {strange}\n\n"
-            "hint: pass correctness, which is not the reward"
-        )
-    return array
-
-
 def _by_problem(scores: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(scores, dtype=float)
     if array.ndim not in (1, 2):
@@ -329,7 +200,3 @@ def _by_problem(scores: ArrayLike) -> NDArray[np.float64]:
             "hint: leave out or regrade what was not graded, and say so"
         )
     return array if array.ndim == 1 else array.mean(axis=1)
-
-
-def _mean(values: NDArray) -> float:
-    return float(values.mean()) if values.size else float("nan")

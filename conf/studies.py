@@ -1,0 +1,163 @@
+"""The name of a study in, the experiments it is made of out."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from conf.load import FOLDER, ConfigError, choices, load
+from conf.schema import Experiment, Stage
+from conf.schema.study import Arm, Study
+
+OWN = tuple(Study.model_fields)
+"""Keys of a study; every other key of a command line is a setting of all its arms."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed.
+
+    Attributes:
+        arm: The arm.
+        seed: The seed.
+        overrides: What makes its experiment of the arm's.
+        settings: That experiment, checked.
+    """
+
+    arm: Arm
+    seed: int
+    overrides: tuple[str, ...]
+    settings: Experiment
+
+    @cached_property
+    def command(self) -> str:
+        """What trains and scores this run alone."""
+        words = ["python", "-m", "flows.pipeline", f"experiment={self.arm.experiment}"]
+        return shlex.join([*words, *self.overrides])
+
+    @property
+    def label(self) -> str:
+        """What it is called in lines of progress."""
+        return f"{self.arm.name} seed {self.seed}"
+
+
+def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
+    """A study of conf/study, with keys of its own replaced and settings of all arms added.
+
+    Args:
+        name: Name of a file under conf/study.
+        overrides: `seeds=[0,1]` and the like for the study; all else is for every arm.
+
+    Raises:
+        ConfigError: there is no such study, or it cannot be used.
+    """
+    names = choices("study")
+    if name not in names:
+        near = get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"write conf/study/{name}.yaml"
+        raise ConfigError(
+            f"study: found {name!r}, needed one of {', '.join(names)}\n\nhint: {hint}"
+        )
+    values = yaml.safe_load((FOLDER / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
+    own, others = _divided(overrides)
+    values = {"name": name.replace("/", "-"), **values, **own}
+    values["overrides"] = [*values.get("overrides", []), *others]
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_told(name, error)) from error
+
+
+def runs(study: Study, output: str | None = None) -> list[Run]:
+    """Every arm with every seed, arm by arm: neighbours differ in seed, so share no stage.
+
+    Raises:
+        ConfigError: an arm's experiment cannot be used; which one is said.
+    """
+    found = []
+    for arm in study.arms:
+        try:
+            lines, settings = _composed(study, arm, output)
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from error
+        found += [
+            Run(arm, seed, (*lines, f"seed={seed}"), settings.model_copy(update={"seed": seed}))
+            for seed in study.seeds
+        ]
+    return found
+
+
+def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
+    """An arm's overrides, all but the seed, and its experiment."""
+    lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
+    lines += [f"output={_quoted(output)}"] if output else []
+    settings = load(f"experiment={arm.experiment}", *lines)
+    if arm.stages:
+        stages = [_stage(settings.stages, entry, place) for place, entry in enumerate(arm.stages)]
+        lines.append(f"stages={_written(stages)}")
+        settings = load(f"experiment={arm.experiment}", *lines)
+    return lines, settings
+
+
+def _stage(given: Sequence[Stage], entry: dict[str, Any], place: int) -> dict[str, Any]:
+    like = entry.get("like")
+    if not isinstance(like, int) or not 1 <= like <= len(given):
+        raise ConfigError(
+            f"stages.{place}.like: found {like!r}, needed a number from 1 to {len(given)}\n\n"
+            "hint: it names the stage of the arm's experiment that this one is like"
+        )
+    stage = {**given[like - 1].model_dump(mode="json"), **entry}
+    del stage["like"]
+    if "name" not in entry:
+        short = stage["context_length"]
+        size = f"{short // 1024}k" if short >= 4096 else f"{short}"
+        stage["name"] = f"{place + 1}-{stage['prompts']}-{size}"
+    return stage
+
+
+def _written(value: Any) -> str:
+    """A value as Hydra's grammar of overrides reads it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, str):
+        return _quoted(value, always=True)
+    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+
+
+def _quoted(text: str, always: bool = False) -> str:
+    if not always and not set(text) & set(" ,=[]{}()'\":"):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    own, others = {}, []
+    for line in overrides:
+        key, equals, value = line.partition("=")
+        if equals and key in OWN and key not in ("overrides", "arms"):
+            own[key] = yaml.safe_load(value)
+        elif key in ("overrides", "arms", "experiment"):
+            raise ConfigError(
+                f"{key}: cannot be set for a study as a whole\n\n"
+                "hint: write a file of your own under conf/study"
+            )
+        else:
+            others.append(line)
+    return own, others
+
+
+def _told(name: str, error: ValidationError) -> str:
+    facts, hints = [], []
+    for fault in error.errors():
+        where = ".".join(map(str, fault["loc"])) or "study"
+        fact, _, hint = str(fault.get("ctx", {}).get("error", fault["msg"])).partition("\n\n")
+        facts.append(f"{where}: {fact}")
+        hints.append(hint.removeprefix("hint: ") or f"look at conf/study/{name}.yaml")
+    return "\n".join(facts) + "\n\n" + "\n".join(f"hint: {hint}" for hint in dict.fromkeys(hints))

@@ -1,0 +1,231 @@
+"""Responses of checkpoints, kept by what they were made from: nothing is sampled twice.
+
+A folder holds the responses of one checkpoint to one benchmark with one way of sampling. The
+number of samples is no part of its name, nor is the grader: more samples are added to those that
+are there, and grading anew reads them. A process that is killed loses what it had in hand.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf import telemetry
+from conf.schema import Experiment
+from tasks.artifacts import Dataset, digest_of, write_json
+from tasks.model import Checkpoint
+from tasks.train_stage import clock
+from trainer.backend import settings as verl_settings
+from trainer.generate import COLUMNS, SECONDS, Request, made, missing, parts
+from trainer.process import how_it_ended, last_lines, run_guarded
+
+MANIFEST = "generations.json"
+DETERMINING = ("temperature", "top_p", "context_length", "seed", "engine", "dtype")
+"""What of a request determines a response, beside checkpoint, prompt and the sample's number."""
+QUIET = 10.0  # seconds between lines of progress
+
+
+class EvaluationFailedError(RuntimeError):
+    """A checkpoint could not be sampled: why, and where the log is."""
+
+
+def folder_of(output: Path, benchmark: Dataset, checkpoint: Checkpoint, wanted: Request) -> Path:
+    """Where these responses lie or would lie."""
+    sampling = {key: getattr(wanted, key) for key in DETERMINING}
+    digest = digest_of([checkpoint.digest, benchmark.digest, sampling])
+    return output / "generations" / f"{benchmark.name}-{digest[:12]}"
+
+
+def complete(
+    experiment: Experiment,
+    benchmark: Dataset,
+    checkpoint: Checkpoint,
+    wanted: Request,
+    folder: Path,
+    label: str,
+) -> None:
+    """Sample what is missing of `wanted` in `folder`, on every GPU there is. The caller holds it.
+
+    Raises:
+        EvaluationFailedError: a sampling process failed; what it had written is kept.
+    """
+    there = made(folder)
+    total = benchmark.rows * wanted.samples
+    left = len(missing(wanted, there))
+    write_json(
+        folder / MANIFEST,
+        {
+            "kind": "generations",
+            "benchmark": benchmark.name,
+            "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
+            "data_digest": benchmark.digest,
+            "sampling": {key: getattr(wanted, key) for key in DETERMINING},
+        },
+    )
+    if left == 0:
+        return
+    if left < total:
+        print(f"{label} on {benchmark.name}: {total - left} of {total} responses are there already")
+    write_json(folder / "request.json", asdict(wanted))
+    line = Progress(f"{label} on {benchmark.name}", folder, benchmark.rows, wanted.samples, left)
+    failed = Event()
+
+    def one(shard: int) -> None:
+        log = folder / f"generate-{shard}.log"
+
+        def progress() -> bool:
+            if failed.is_set():
+                raise InterruptedError("another sampling process failed")
+            return line.look() if shard == 0 else False
+
+        code = run_guarded(
+            "trainer.generate",
+            [str(folder), str(shard)],
+            log=log,
+            environment=environment(experiment, shard),
+            progress=progress,
+            stall_timeout=experiment.hardware.stall_timeout,
+        )
+        if code != 0:
+            failed.set()
+            raise EvaluationFailedError(
+                f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
+                f"{last_lines(log)}\n\nlog: {log}"
+            )
+
+    if wanted.shards == 1:
+        one(0)
+        return
+    with ThreadPoolExecutor(wanted.shards) as pool:
+        try:
+            errors = [
+                done.exception() for done in [pool.submit(one, n) for n in range(wanted.shards)]
+            ]
+        except BaseException:  # Ctrl-C, while we waited
+            failed.set()
+            raise
+    # The one that failed by itself, not those that were stopped for it.
+    for error in sorted(
+        filter(None, errors), key=lambda error: isinstance(error, InterruptedError)
+    ):
+        raise error
+
+
+def shards(experiment: Experiment) -> int:
+    """How many engines sample at the same time: one for each group of GPUs that holds a model."""
+    hardware = experiment.hardware
+    if hardware.device == "cpu":
+        return 1
+    return max(1, hardware.ranks // hardware.tensor_parallel)
+
+
+def environment(experiment: Experiment, shard: int) -> dict[str, str]:
+    """What a sampling process gets: threads on a CPU, its own GPUs where there are several."""
+    hardware = experiment.hardware
+    given = {**verl_settings.environment(hardware), **telemetry.OFF}
+    if hardware.device == "cpu":
+        # All cores sample: nothing else of the pipeline runs meanwhile.
+        return {**given, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    if shards(experiment) == 1:
+        return given
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(hardware.ranks)))
+    each = hardware.tensor_parallel
+    mine = visible.split(",")[each * shard : each * (shard + 1)]
+    return {**given, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+def read(folder: Path, benchmark: Dataset, samples: int) -> tuple[pa.Table, float]:
+    """The first `samples` responses to each problem, and the seconds that they took.
+
+    Returns:
+        A table of `trainer.generate.COLUMNS`, sorted by problem and sample; and the time of all
+        engines together, that of a part shared equally by its responses.
+
+    Raises:
+        ValueError: a response is missing, or there twice.
+    """
+    tables, seconds = [], 0.0
+    for path in parts(folder):
+        table = pq.read_table(path, schema=COLUMNS)
+        took = float((pq.read_schema(path).metadata or {}).get(SECONDS, b"nan"))
+        kept = table.filter(pc.less(table["sample"], samples))
+        seconds += took * kept.num_rows / max(1, table.num_rows)
+        tables.append(kept)
+    table = pa.concat_tables(tables) if tables else COLUMNS.empty_table()
+    table = table.sort_by([("id", "ascending"), ("sample", "ascending")]).combine_chunks()
+    found = list(zip(table["id"].to_pylist(), table["sample"].to_pylist(), strict=True))
+    ids = sorted(benchmark.table()["id"].to_pylist())
+    asked = [(name, number) for name in ids for number in range(samples)]
+    if found != asked:
+        absent, extra = len(set(asked) - set(found)), len(found) - len(set(found) & set(asked))
+        raise ValueError(
+            f"{folder} has {len(found)} responses, needed {len(asked)}: {samples} to each of "
+            f"{len(ids)} problems ({absent} are missing, {extra} are too many)\n\n"
+            "hint: delete the folder; they are sampled again"
+        )
+    return table, seconds
+
+
+class Progress:
+    """A line now and then: problems done, problems per second, time left."""
+
+    def __init__(self, label: str, folder: Path, problems: int, samples: int, left: int) -> None:
+        """Of what is to be shown.
+
+        Args:
+            label: Whose responses, to what.
+            folder: Where parts appear.
+            problems: How many the benchmark has.
+            samples: Responses to each.
+            left: Responses still to make.
+        """
+        self._label, self._folder = label, folder
+        self._total, self._samples, self._left = problems * samples, samples, left
+        self._begun = self._shown = time.monotonic()
+        self._before: Mapping[Path, int] = {path: 0 for path in parts(folder)}
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def look(self) -> bool:
+        """Whether there is a new part; shows a line if the last one is long enough ago."""
+        new = [
+            path for path in parts(self._folder)
+            if path not in self._before and path not in self._seen
+        ]  # fmt: skip
+        for path in new:
+            tokens = pq.read_table(path, columns=["tokens"])["tokens"]
+            self._seen[path] = (len(tokens), sum(tokens.to_pylist()))
+        now = time.monotonic()
+        if self._seen and now - self._shown >= QUIET and self.made < self._left:
+            self._shown = now
+            print(self.line(now - self._begun))
+        return bool(new)
+
+    @property
+    def made(self) -> int:
+        """Responses that came since the beginning."""
+        return sum(count for count, _ in self._seen.values())
+
+    def line(self, seconds: float) -> str:
+        """What is done after so many seconds."""
+        done = self._total - self._left + self.made
+        rate = self.made / seconds / self._samples
+        tokens = sum(tokens for _, tokens in self._seen.values()) / seconds
+        left = (self._left - self.made) / self.made * seconds
+        return (
+            f"{self._label}  {done / self._samples:,.0f}/{self._total // self._samples:,} problems"
+            f"  {rate:,.2f} problems/s  {tokens:,.0f} tokens/s  left {clock(left)}"
+        )
+
+
+def describe(wanted: Request) -> dict[str, Any]:
+    """How was sampled, for a manifest."""
+    keys = ("samples", *DETERMINING)
+    return {key: getattr(wanted, key) for key in keys}

@@ -1,0 +1,78 @@
+"""Every shipped study composes; what its arms share is what a hand count says."""
+
+import pytest
+
+from conf.load import ConfigError, choices, load
+from conf.schema.study import Arm, Study
+from conf.studies import load_study, runs
+from tasks.sharing import sharing
+
+
+def labelled(study: Study) -> list:
+    return [(run.label, run.settings) for run in runs(study)]
+
+
+@pytest.mark.parametrize("name", choices("study"))
+def test_every_study_composes_and_has_a_lab_twin(name):
+    found = runs(load_study(name, ["seeds=[0]"]))
+    assert len({run.settings.name for run in found}) == len(found)
+    if not name.startswith("lab_"):
+        assert f"lab_{name}" in choices("study")
+
+
+def test_the_nine_experiments_share_63_percent_of_their_steps():
+    """Steps of 128 prompts: 7,740 alone; 160 + 295 + 115 + 410 + 115 + 6 x 290 = 2,835 shared."""
+    found = sharing(labelled(load_study("fastcurl_ablation", ["seeds=[0]"])))
+    assert found.alone["steps_at_128"] == 7740
+    assert found.shared["steps_at_128"] == 2835
+    assert found.saved("steps_at_128") == pytest.approx(0.634, abs=0.001)
+    assert [len(stage.runs) for stage in found.stages[:3]] == [9, 8, 7]
+
+
+def test_nothing_is_shared_across_seeds_methods_or_prompts():
+    plain = load("experiment=lab/smoke")
+    others = [
+        load("experiment=lab/smoke", change)
+        for change in ("seed=1", "method=rloo", "data.train.seed=5", "stages.0.steps=3")
+    ]
+    for other in others:
+        assert sharing([("plain", plain), ("other", other)]).saved("steps") == 0
+    renamed = load("experiment=lab/smoke", "name=other", "stages.0.name=x", "output=elsewhere")
+    assert sharing([("plain", plain), ("other", renamed)]).saved("steps") == 0.5
+
+
+def test_the_command_of_a_run_composes_the_run():
+    for run in runs(
+        load_study(
+            "lab_fastcurl_ablation",
+            ["seeds=[3]"],
+        )
+    )[:2]:
+        assert load(f"experiment={run.arm.experiment}", *run.overrides) == run.settings
+
+
+def test_a_stage_may_be_like_another_with_differences():
+    study = Study(arms=[Arm(experiment="lab/smoke", stages=[{"like": 2, "steps": 7}])])
+    [stage] = runs(study)[0].settings.stages
+    assert (stage.name, stage.steps, stage.context_length) == ("1-L2-96", 7, 96)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([{"like": 3}], "arm arm: stages.0.like: found 3, needed a number from 1 to 2"),
+        ([{"steps": 3}], "stages.0.like: found None"),
+        ([{"like": 1, "stepz": 3}], "stepz"),
+    ],
+)
+def test_a_stage_that_is_like_none_is_refused(stages, said):
+    with pytest.raises(ConfigError, match=said):
+        runs(Study(arms=[Arm(experiment="lab/smoke", stages=stages)]))
+
+
+def test_settings_that_are_not_the_studys_go_to_every_arm():
+    study = load_study("lab_smoke", ["seeds=[4]", "evaluation.samples=3"])
+    assert study.seeds == [4]
+    assert {run.settings.evaluation.samples for run in runs(study)} == {3}
+    with pytest.raises(ConfigError, match="experiment: cannot be set for a study"):
+        load_study("lab_smoke", ["experiment=lab/fastcurl"])

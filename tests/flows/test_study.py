@@ -1,0 +1,144 @@
+"""Which runs a study trains, shares, survives and compares. Nothing learns: see conftest.py."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from prefect.testing.utilities import prefect_test_harness
+
+from conf.load import ConfigError
+from flows.cli import main
+from flows.study import study
+from tasks import drawing
+from tasks import train_stage as training
+from tasks.artifacts import read_json
+from tasks.comparison import StudyIncompleteError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect():
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_store(tmp_path_factory):
+    """One database for all: making one takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        store = tmp_path_factory.mktemp("store") / "mlflow.db"
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        patch.chdir(store.parent)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def plain_figures(monkeypatch):
+    """Figures cost seconds each; they have tests of their own."""
+    monkeypatch.setattr(drawing, "png", lambda _: b"")
+    monkeypatch.setattr(drawing, "svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr(drawing, "inline", lambda *_: "")
+
+
+@pytest.fixture
+def output(tmp_path) -> str:
+    return str(tmp_path / "out")
+
+
+def summary(output: str, name: str = "lab_smoke") -> dict:
+    return read_json(Path(output) / "studies" / name / "report" / "summary.json")
+
+
+def test_a_stage_that_two_arms_begin_with_is_trained_once_for_each_seed(output, quick):
+    report = study("lab_smoke", output=output)
+    assert sorted(quick.trained) == ["1-L1-64"] * 2 + ["2-L2-96"] * 4
+    assert Path(report).is_file()
+    runs = summary(output)["runs"]
+    first = {run["stages"][0] for run in runs if run["seed"] == 0}
+    assert len(runs) == 4 and len(first) == 1
+    quick.trained.clear()
+    study("lab_smoke", output=output)
+    assert quick.trained == []
+
+
+def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
+    study("lab_smoke", overrides=["seeds=[0]"], output=output)
+    runs = ["lab_smoke-short-seed0", "lab_smoke-long-seed0"]
+    capsys.readouterr()
+    assert main(["compare", *runs, "--output", output]) == 0
+    text = capsys.readouterr().out
+    assert "lab_smoke-long-seed0 cannot be told from lab_smoke-short-seed0" in text
+    assert "less lab_smoke-short-seed0" in text and "lab_test at equal budgets" in text
+    assert main(["compare", *runs, "--output", output, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lab_test"][runs[1]]["difference"]["mean"] == 0
+    assert main(["compare", runs[0], "nothing", "--output", output]) == 2
+    assert "nothing is no run: found lab_smoke-long-seed0, " in capsys.readouterr().err
+    assert main(["compare", runs[0], runs[0], "--output", output]) == 2
+
+
+def test_a_study_is_a_run_with_one_below_it_for_each_arm_and_seed(output, quick):
+    study("lab_smoke", overrides=["seeds=[0]"], output=output)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("study-lab_smoke")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    mine = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name for run in mine) == ["long seed 0", "short seed 0"]
+    names = [set(run.data.metrics) for run in mine]
+    assert names[0] == names[1] >= {"eval/lab_test/avg_at_k", "cost/updates"}
+    assert {run.data.params["arm"] for run in mine} == {"long", "short"}
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in files
+
+
+def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys):
+    text = study("lab_smoke", plan=True, output=output)
+    assert quick.trained == [] and not Path(output).exists()
+    assert "4 runs of 8 stages, 6 of them distinct" in text
+    assert "25.0 % saved" in text
+
+
+def test_an_arm_that_fails_stops_no_other_and_is_named_in_the_report(output, quick, monkeypatch):
+    launch = training.launch
+
+    def fails(folder, *rest, **given):
+        stage = read_json(folder / "stage.json")["settings"]["stage"]
+        if stage["context_length"] == 128:
+            raise RuntimeError("out of memory")
+        launch(folder, *rest, **given)
+
+    monkeypatch.setattr(training, "launch", fails)
+    with pytest.raises(StudyIncompleteError, match="2 of 4 runs failed: long seed 0, long"):
+        study("lab_smoke", output=output)
+    assert sorted(quick.trained) == ["1-L1-64"] * 2 + ["2-L2-96"] * 2
+    found = summary(output)
+    assert "long seed 0 failed: out of memory" in found["missing"]
+    assert found["benchmarks"]["lab_test"]["arms"]["long"]["estimate"] is None
+    assert found["benchmarks"]["lab_test"]["arms"]["short"]["seeds"] == [0, 1]
+    monkeypatch.setattr(training, "launch", launch)
+    quick.trained.clear()
+    study("lab_smoke", output=output)  # the same command goes on with what is missing
+    assert quick.trained == ["2-L2-96"] * 2
+    assert [said for said in summary(output)["missing"] if "failed" in said] == []
+
+
+def test_without_training_only_what_is_there_is_compared(output, quick):
+    with pytest.raises(ValueError, match="none of 2 runs of lab_smoke was evaluated"):
+        study("lab_smoke", train=False, overrides=["seeds=[0]"], output=output)
+    assert quick.trained == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"study": "lab_smok"}, "did you mean lab_smoke"),
+        ({"study": "lab_smoke", "overrides": ["seeds=[0,0]"]}, "one of them twice"),
+        ({"study": "lab_smoke", "overrides": ["baseline=none"]}, "needed one of short, long"),
+        ({"study": "lab_smoke", "overrides": ["method.clip_lo=1"]}, "arm short: .*clip_lo"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_anything_runs(given, said, output, quick):
+    with pytest.raises(ConfigError, match=said):
+        study(**given, output=output)
+    assert quick.trained == []

@@ -1,0 +1,212 @@
+"""A made-up study with known gains: what is said of it, and what is said of what is missing."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from conf.schema.study import Arm, Study
+from tasks.artifacts import read_json
+from tasks.comparison import ArmRun, compare, history
+from tasks.sharing import sharing
+from tasks.study_report import write_study_report
+from tasks.study_tables import average, differences, matched, targets
+from tasks.study_tables import scores as score_table
+
+GAINS = {"plain": 0.05, "better": 0.11, "same": 0.05}
+
+
+def made_up_study(made_up_run, output, *, steps=8, seeds=(0, 1, 2), gains=GAINS, **given):
+    """Four stages an arm; `gains` is what each adds to a response's chance of being correct."""
+    study = Study(
+        name="made_up",
+        question="Does the better one do better?",
+        seeds=list(seeds),
+        arms=[
+            Arm(name=name, about=f"gains {gain} a stage", published={"lab": 0.5}, source="Nobody")
+            for name, gain in gains.items()
+        ],
+        baseline="plain",
+        targets={"lab": 0.7},
+    )
+    runs = []
+    for place, (name, gain) in enumerate(gains.items()):
+        for seed in seeds:
+            made = made_up_run(
+                output / f"{name}-{seed}", gain=gain, steps=steps, name=name,
+                seed=100 * place + seed, problem_seed=7, **given,
+            )  # fmt: skip
+            settings = made.experiment.model_copy(update={"seed": seed})
+            runs.append(
+                ArmRun(name, seed, settings, made.given["command"], made.given["stages"],
+                       made.given["evaluations"])
+            )  # fmt: skip
+    return study, runs
+
+
+@pytest.fixture(scope="module")
+def study_and_runs(made_up_run, tmp_path_factory):
+    return made_up_study(made_up_run, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def found(study_and_runs):
+    return compare(*study_and_runs)
+
+
+def shared(runs):
+    return sharing([(f"{run.arm} seed {run.seed}", run.settings) for run in runs])
+
+
+def test_a_difference_that_is_there_is_resolved_and_one_that_is_not_is_not(found):
+    arms = found.benchmarks["lab"].arms
+    assert arms["better"]["difference"]["low"] > 0.1
+    assert arms["better"]["adjusted_p"] < 0.05
+    assert arms["same"]["difference"]["low"] < 0 < arms["same"]["difference"]["high"]
+    assert arms["plain"]["difference"] is None
+    # Two comparisons: Holm doubles the smaller p-value.
+    smaller, larger = sorted(
+        (arms[name]["difference"]["p_value"], arms[name]["adjusted_p"])
+        for name in ("better", "same")
+    )
+    assert smaller[1] == pytest.approx(2 * smaller[0]) and larger[1] == pytest.approx(larger[0])
+
+
+def test_costs_add_up_over_stages(found):
+    x, y = found.benchmarks["lab"].curve("better", 0, "updates")
+    assert x == [0, 8, 16, 24, 32] and len(y) == 5
+    x, _ = found.benchmarks["lab"].curve("better", 0, "tokens_generated")
+    assert x == np.cumsum([0, *(256 * 8 * (45 + place) for place in range(4))]).tolist()
+
+
+def test_a_target_that_was_not_reached_is_said_to_be_censored(found):
+    arms = found.benchmarks["lab"].arms
+    assert arms["better"]["targets"]["updates"]["reached"] == 3
+    assert arms["plain"]["targets"]["updates"]["reached"] == 0
+    speed_up = arms["better"]["targets"]["updates"]["speed_up"]
+    assert speed_up["bound"] == ">" and speed_up["high"] == float("inf")
+    text = targets(found, found.benchmarks["lab"]).markdown()
+    assert "\\> 32" in text and "times less" in text
+
+
+def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
+    study_and_runs, found, tmp_path
+):
+    _, runs = study_and_runs
+    report = write_study_report(found, shared(runs), folder=tmp_path / "report", command="again")
+    page = report.html.read_text()
+    assert re.fullmatch(
+        r"On lab, better is 2\d\.\d points above plain\.", report.summary["verdict"][0]
+    )
+    assert report.summary["verdict"][1].endswith(" by Holm, 120 problems, 3 seeds.")
+    assert "same cannot be told from plain" in " ".join(report.summary["verdict"])
+    assert not re.search(r'(src|href)="https?:', page) and "@import" not in page
+    assert page.count("<svg") >= 10 and "NaN" not in page
+    for text in ("prefers-color-scheme: dark", "@media print", "python -m flows.pipeline"):
+        assert text in page
+    assert (tmp_path / "report" / "figures" / "lineage.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "report" / "summary.json").read_text())["arms"] == list(GAINS)
+    assert "| better" in report.markdown
+
+
+def test_metrics_have_the_same_names_in_every_run(study_and_runs, found):
+    _, runs = study_and_runs
+    names = [{key for _, values in history(found, run) for key in values} for run in runs]
+    assert all(each == names[0] for each in names)
+    assert {"eval/lab/avg_at_k", "cost/updates", "cost/tokens_generated"} <= names[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temperature": 0.9}, "Not compared: temperature is 0.6 in one and 0.9 in the other."),
+        ({"samples": 4}, "Not compared: samples is 8 in one and 4 in the other."),
+    ],
+)
+def test_evaluations_with_other_sampling_are_refused_by_name(study_and_runs, change, said):
+    study, runs = study_and_runs
+    other = []
+    for run in runs:
+        if run.arm == "better":
+            run = replace(run, evaluations=[
+                {**each, "sampling": {**each["sampling"], **change}} for each in run.evaluations
+            ])  # fmt: skip
+        other.append(run)
+    arms = compare(study, other).benchmarks["lab"].arms
+    assert arms["better"]["difference"] is None and arms["better"]["note"] == said
+    assert arms["same"]["difference"] is not None
+
+
+def test_evaluations_of_other_problems_are_refused_by_name(made_up_run, tmp_path):
+    study, runs = made_up_study(made_up_run, tmp_path, steps=2, seeds=(0,), problems=12)
+    folder = runs[1].evaluations[-1]["folder"]
+    table = pq.read_table(folder / "responses.parquet")
+    ids = ["other" if name == "lab-3" else name for name in table["id"].to_pylist()]
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("id"), "id", [ids]),
+        folder / "responses.parquet",
+    )
+    note = compare(study, runs).benchmarks["lab"].arms["better"]["note"]
+    assert note == "Not compared: 2 problems are in one evaluation only, such as lab-3."
+
+
+def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_run, tmp_path):
+    study, runs = made_up_study(made_up_run, tmp_path, steps=3, seeds=(0, 1), problems=20)
+    better = [run for run in runs if run.arm == "better"]
+    rows = [json.loads(line) for line in
+            (better[0].stages[0]["folder"] / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+    rows[1]["reward/mean"] = float("nan")
+    (better[0].stages[0]["folder"] / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    broken = [
+        replace(run, stages=[], evaluations=[], failure="out of memory\nat step 3")
+        if run.arm == "same"
+        else replace(run, evaluations=run.evaluations[:-1])
+        if run is better[1]
+        else run
+        for run in runs
+    ]
+    found = compare(study, broken)
+    assert found.missing.pop(2).startswith("Two seeds: where seeds differ much")
+    assert found.missing == [
+        "same seed 0 failed: out of memory",
+        "same seed 1 failed: out of memory",
+        "better has no score on lab for seed 1.",
+    ]
+    assert found.benchmarks["lab"].arms["better"]["seeds"] == [0]
+    assert found.benchmarks["lab"].arms["better"]["difference"]["seeds"] == 1
+    report = write_study_report(found, shared(broken), folder=tmp_path / "r", command="again")
+    page = report.html.read_text()
+    assert all(sentence in page for sentence in found.missing)
+    read_json(tmp_path / "r" / "summary.json")
+
+
+def test_a_study_without_any_score_is_refused(study_and_runs):
+    study, runs = study_and_runs
+    none = [replace(run, evaluations=[], failure="no disk") for run in runs]
+    with pytest.raises(ValueError, match=r"none of 9 runs of made_up was evaluated.*no disk"):
+        compare(study, none)
+
+
+def test_problems_that_training_saw_are_left_out_of_a_score_of_their_own(study_and_runs):
+    study, runs = study_and_runs
+    ids = {f"lab-{number}" for number in range(10)}
+    on = compare(study, [replace(run, seen={"lab": ids}) for run in runs]).benchmarks["lab"]
+    rows = pq.read_table(runs[0].evaluations[-1]["folder"] / "responses.parquet").to_pylist()
+    kept = [row["correct"] for row in rows if row["id"] not in ids]
+    assert on.points["plain", 0][-1].clean == pytest.approx(np.mean(kept))
+    assert on.arms["plain"]["avg_at_k_clean"] is not None
+    assert compare(study, runs).benchmarks["lab"].arms["plain"]["avg_at_k_clean"] is None
+
+
+def test_tables_name_what_is_compared(found):
+    on = found.benchmarks["lab"]
+    assert score_table(found, on).columns[:4] == ["arm", "avg@8", "less plain", "smallest seen"]
+    assert "published" in score_table(found, on).columns
+    assert average(found) is None
+    assert "at 32 optimizer updates" in matched(found, on).columns
+    assert differences(found).notes == ["All arms have the same settings."]

@@ -1,0 +1,183 @@
+"""Responses that are kept: none is sampled twice, a killed process resumes, counts are checked."""
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from conf.load import load
+from tasks import generations
+from tasks.artifacts import read_json
+from tasks.download import download
+from tasks.evaluate import evaluate, request
+from tasks.model import Checkpoint, starting_model
+from trainer import generate
+from trainer.generate import Response, made, missing, parts, write_part
+
+
+class NoTracker:
+    """Takes what a tracker takes, and keeps nothing."""
+
+    @contextmanager
+    def child_run(self, *_arguments, **_settings):
+        yield SimpleNamespace(run_id="none", log_metrics=lambda *_: None)
+
+    def log(self, *_):
+        pass
+
+
+@pytest.fixture
+def tracked() -> NoTracker:
+    return NoTracker()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    output = tmp_path_factory.mktemp("generations")
+    return load("experiment=lab/smoke", f"output={output}", "evaluation.context_length=24",
+                "evaluation.batch_size=5")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def benchmark(smoke):
+    return download(smoke.evaluation.benchmarks[0], smoke.data, Path(smoke.output))
+
+
+@pytest.fixture(scope="module")
+def base(smoke) -> Checkpoint:
+    return starting_model(smoke.model)
+
+
+@pytest.fixture(scope="module")
+def wanted(smoke, benchmark, base):
+    return request(smoke, benchmark, base)
+
+
+@pytest.fixture(scope="module")
+def whole(wanted, benchmark, tmp_path_factory) -> list[dict]:
+    """Two responses to each of eight problems, sampled in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    generate.generate(wanted, folder)
+    return generations.read(folder, benchmark, 2)[0].to_pylist()
+
+
+def test_a_process_that_was_killed_loses_what_it_had_in_hand_and_no_more(
+    wanted, benchmark, whole, tmp_path, monkeypatch
+):
+    engine = generate.torch_responses
+
+    def killed(*given):
+        batches = engine(*given)
+        yield next(batches)
+        yield next(batches)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(generate.ENGINES, "torch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(wanted, tmp_path)
+    (tmp_path / ".part-1-cut.parquet").write_bytes(b"half of a par")
+    kept = {path: path.stat().st_mtime_ns for path in parts(tmp_path)}
+    assert len(made(tmp_path)) == 10
+    asked = []
+
+    def counted(request, jobs, tokenizer):
+        asked.extend(jobs)
+        return engine(request, jobs, tokenizer)
+
+    monkeypatch.setitem(generate.ENGINES, "torch", counted)
+    generate.generate(wanted, tmp_path)
+    assert len(asked) == 6
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert generations.read(tmp_path, benchmark, 2)[0].to_pylist() == whole
+
+
+def test_more_samples_are_added_to_those_that_are_there(wanted, benchmark, whole, tmp_path):
+    one, two = replace(wanted, samples=1), wanted
+    generate.generate(one, tmp_path)
+    first = {path: path.read_bytes() for path in parts(tmp_path)}
+    generate.generate(two, tmp_path)
+    assert {path: path.read_bytes() for path in first} == first
+    assert generations.read(tmp_path, benchmark, 2)[0].to_pylist() == whole
+    alone, seconds = generations.read(tmp_path, benchmark, 1)
+    assert alone.to_pylist() == [row for row in whole if row["sample"] == 0]
+    assert 0 < seconds < generations.read(tmp_path, benchmark, 2)[1]
+
+
+def test_engines_that_divide_the_work_make_the_responses_of_one(wanted, benchmark, whole, tmp_path):
+    for shard in (0, 1):
+        generate.generate(replace(wanted, shards=2), tmp_path, shard)
+    assert generations.read(tmp_path, benchmark, 2)[0].to_pylist() == whole
+
+
+@pytest.mark.parametrize("fault", ["missing", "twice", "strange"])
+def test_responses_are_counted_before_they_are_graded(wanted, benchmark, tmp_path, fault):
+    jobs = missing(wanted, set())
+    if fault == "missing":
+        jobs = jobs[1:]
+    write_part(tmp_path, [Response(*job, "", 1, False) for job in jobs], 1.0)
+    if fault != "missing":
+        name = jobs[0][0] if fault == "twice" else "nobody"
+        write_part(tmp_path, [Response(name, 0, "", 1, False)], 1.0)
+    with pytest.raises(ValueError, match=r"has \d+ responses, needed 16: 2 to each of 8 problems"):
+        generations.read(tmp_path, benchmark, 2)
+
+
+@pytest.mark.parametrize("fault", ["fewer", "twice"])
+def test_an_engine_that_gives_other_responses_than_asked_is_refused(
+    wanted, tmp_path, monkeypatch, fault
+):
+    def engine(request, jobs, tokenizer):
+        made = [Response(name, number, "", 1, False) for name, number, _ in jobs]
+        yield made[1:] if fault == "fewer" else [*made, made[0]]
+
+    monkeypatch.setitem(generate.ENGINES, "torch", engine)
+    with pytest.raises(ValueError, match=r"15 responses of 16|a response twice"):
+        generate.generate(wanted, tmp_path)
+
+
+def test_grading_anew_and_fewer_samples_read_what_is_kept(
+    smoke, benchmark, base, tracked, monkeypatch, tmp_path
+):
+    output = tmp_path / "out"
+    shutil.copytree(smoke.output, output)
+    experiment = smoke.model_copy(update={"output": str(output)})
+    calls = []
+
+    def sample(_module, arguments, **_):
+        calls.append(arguments)
+        folder = Path(arguments[0])
+        asked = generate.Request(**read_json(folder / "request.json"))
+        jobs = missing(asked, made(folder))
+        write_part(folder, [Response(*job, "</think>\\boxed{0}", 5, False) for job in jobs], 1.0)
+        return 0
+
+    monkeypatch.setattr(generations, "run_guarded", sample)
+
+    def score(experiment):
+        return evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
+
+    first = score(experiment)
+    assert len(calls) == 1 and first["metrics"]["k"] == 2
+    monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", 10_000)
+    assert score(experiment)["folder"] != first["folder"] and len(calls) == 1
+    fewer = experiment.evaluation.model_copy(update={"samples": 1})
+    assert score(experiment.model_copy(update={"evaluation": fewer}))["metrics"]["k"] == 1
+    assert len(calls) == 1
+    more = experiment.evaluation.model_copy(update={"samples": 3})
+    assert score(experiment.model_copy(update={"evaluation": more}))["metrics"]["k"] == 3
+    assert len(calls) == 2
+    tables = [pq.read_table(path) for path in parts(output / "generations" / first["generations"])]
+    assert [table.num_rows for table in tables] == [16, 8]
+
+
+def test_progress_says_problems_rate_and_time_left(tmp_path):
+    line = generations.Progress("base on aime", tmp_path, problems=30, samples=4, left=100)
+    write_part(tmp_path, [Response("a", k, "", 50, False) for k in range(40)], 1.0)
+    assert line.look() and not line.look()
+    assert line.line(20.0) == (
+        "base on aime  15/30 problems  0.50 problems/s  100 tokens/s  left 0:30"
+    )
