@@ -30,7 +30,7 @@ test-vllm: environment-vllm ## the tests that sample with vLLM's CPU build (1.5 
 	@$(bin)/python -m pytest -m vllm
 
 test-faults: environment ## kill, fill and break real runs, and see what they lose (an hour)
-	@$(bin)/python -m pytest tests/faults -m "not gpu" --faults-seed $(SEED) \
+	@$(bin)/python -m pytest tests/faults tests/flows/test_cluster.py -m "not gpu" --faults-seed $(SEED) \
 		--faults-table benchmarks/results
 
 test-methods: environment ## every method and lab recipe for two steps on verl (nightly; 3 hours)

@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,7 +48,8 @@ ARMS = {
     "SPEED-DAPO": ("method=grpo", "method.clip_high=0.28", "selection=speed"),
 }
 RESPONSES = 16  # of the base to each candidate
-SHARES = {"hopeless": 40, "solved": 40, "between": 80}
+SHARES = {"hopeless": 56, "solved": 24, "between": 80}
+LEVELS = {"hopeless": range(12, 17), "solved": range(2, 4), "between": range(3, 11)}
 TEST = {"rows": 120, "samples": 4, "context_length": 96, "first_context_length": 36}
 
 
@@ -56,26 +57,34 @@ def prompts(path: Path, context_length: int) -> dict[str, int]:
     """Write the training prompts, sorted into `SHARES` by the base's own responses; the counts."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    rows = task.problems(1200, 0, "train")
+    rows = task.problems(3000, 0, "train")
     found: dict[str, list[dict]] = {kind: [] for kind in SHARES}
-    for row in rows:
-        if all(len(found[kind]) >= count for kind, count in SHARES.items()):
-            break
-        question = row["prompt"][0]["content"].removesuffix(f" {task.INSTRUCTION}")
-        drawn = sample(
-            model,
-            [prompt_ids(tokenizer, question)] * RESPONSES,
-            max_new_tokens=context_length,
-            temperature=1.0,
-            eos_ids={tokenizer.eos_token_id},
-            pad_id=tokenizer.pad_token_id,
-            seeds=[seed_of("selection_lab", question, k) for k in range(RESPONSES)],
-        )
-        texts = tokenizer.batch_decode([one.tokens for one in drawn], skip_special_tokens=True)
-        right = sum(task.is_correct(question, text) for text in texts)
-        kind = {0: "hopeless", RESPONSES: "solved"}.get(right, "between")
-        if len(found[kind]) < SHARES[kind]:
-            found[kind].append(row)
+    for kind, levels in LEVELS.items():  # where such prompts are likely; the responses decide
+        likely = iter([row for row in rows if row["extra_info"]["level"] in levels])
+        while len(found[kind]) < SHARES[kind]:
+            block = list(islice(likely, 16))
+            if not block:
+                raise SystemExit(f"too few prompts are {kind}: {len(found[kind])}")
+            questions = [
+                row["prompt"][0]["content"].removesuffix(f" {task.INSTRUCTION}") for row in block
+            ]
+            asked = [question for question in questions for _ in range(RESPONSES)]
+            drawn = sample(
+                model,
+                [prompt_ids(tokenizer, question) for question in asked],
+                max_new_tokens=context_length,
+                temperature=1.0,
+                eos_ids={tokenizer.eos_token_id},
+                pad_id=tokenizer.pad_token_id,
+                seeds=[seed_of("selection_lab", q, n) for n, q in enumerate(asked)],
+            )
+            texts = tokenizer.batch_decode([one.tokens for one in drawn], skip_special_tokens=True)
+            correct = [task.is_correct(q, text) for q, text in zip(asked, texts, strict=True)]
+            for place, row in enumerate(block):
+                right = sum(correct[place * RESPONSES : (place + 1) * RESPONSES])
+                if {0: "hopeless", RESPONSES: "solved"}.get(right, "between") == kind:
+                    found[kind].append(row)
+        found[kind] = found[kind][: SHARES[kind]]
     chosen = [row for kind in SHARES for row in found[kind]]
     pq.write_table(pa.Table.from_pylist(chosen), path)
     return {kind: len(kept) for kind, kept in found.items()}
@@ -90,11 +99,14 @@ class Keeper:
     @contextmanager
     def child_run(self, *_arguments, **_settings):
         """A run that nobody records."""
-        quiet = {"log_checkpoint": lambda *_, **__: None, "log_artifact": lambda *_, **__: None}
-        yield SimpleNamespace(run_id="none", log_step=self.keep, **quiet)
+        yield SimpleNamespace(id="", log_step=self.keep, log_checkpoint=lambda *_, **__: None)
 
-    def keep(self, _metrics: dict, step: int) -> None:
+    def found_stage(self, *_arguments):
+        """Nothing to record."""
+
+    def keep(self, record: dict) -> None:
         """Copy a checkpoint before verl drops it."""
+        step = int(record["step"])
         if step % self.every:
             return
         (source,) = self.folder.parent.glob(f"out/stages/*/verl/global_step_{step}/actor")
@@ -174,7 +186,7 @@ def scored(checkpoint: Path, records: list[dict]) -> dict[str, float]:
 
 
 def cost_to(curve: list[dict], target: float, cost: str) -> float | None:
-    """What was spent when accuracy first reached a target, linear between two points."""
+    """What was spent when accuracy first reached a target, by straight lines between points."""
     for before, after in pairwise(curve):
         if after["accuracy"] >= target:
             share = (target - before["accuracy"]) / (after["accuracy"] - before["accuracy"])

@@ -38,7 +38,8 @@ def stage_tags(manifest: Mapping[str, Any], index: int) -> dict[str, str]:
 
 def stage_params(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a stage, flat."""
-    return flat({key: manifest["settings"][key] for key in ("stage", "method", "seed")})
+    settings, shown = manifest["settings"], ("stage", "method", "selection", "seed")
+    return flat({key: settings[key] for key in shown if key in settings})
 
 
 def stage_runs(folder: Path, manifest: Mapping[str, Any], data: dict[str, Any]) -> list[Run]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Experiment, Stage
+from conf.schema import Experiment, Selection, Stage
 from tasks import disk, preflight, preflight_method
 from tasks.artifacts import Dataset, digest_of, rows_digest
 from tasks.download import downloaded
@@ -131,7 +131,8 @@ def plan(experiment: Experiment) -> Plan:
     }
     begins, plans = start.digest if start else "", []
     for position, stage in enumerate(experiment.stages):
-        planned = StagePlan(stage.name, position, expected=amounts(stage, stage.steps))
+        expected = amounts(stage, stage.steps, experiment.selection)
+        planned = StagePlan(stage.name, position, expected=expected)
         prompts, no_prompts = _prompts(data, stage, plans[-1] if plans else None)
         planned.why += [reason for reason in (no_data, no_prompts, no_start) if reason]
         upstream = (plans[-1].digest or "") if plans else ""
@@ -140,7 +141,7 @@ def plan(experiment: Experiment) -> Plan:
         ends = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():
             _explain(planned, what, unknown, earlier, makers)
-        _count_disk(planned, stage, parameters)
+        _count_disk(planned, stage, experiment.selection, parameters)
         plans.append(planned)
         begins = ends
         no_start = "" if ends else f"start: stage {position + 1}, {stage.name}, to be trained"
@@ -169,11 +170,14 @@ def data_folders(experiment: Experiment) -> set[Path]:
     return {dataset.folder for dataset in found if dataset}
 
 
-def amounts(stage: Stage, steps: int) -> dict[str, int]:
+def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, int]:
     """What so many steps of a stage make: updates, prompts, rollouts, and at most so many tokens.
 
-    tokens <= steps * batch_size * group_size * context_length
+    tokens <= steps * (rollouts that a step samples at most) * context_length
+
+    Prompts and rollouts are those that train: how many are sampled for them, a selection finds out.
     """
+    sampled = steps * selection.most_rollouts(stage.batch_size, stage.group_size)
     prompts = steps * stage.batch_size
     rollouts = prompts * stage.group_size
     return {
@@ -181,7 +185,7 @@ def amounts(stage: Stage, steps: int) -> dict[str, int]:
         "updates": prompts // stage.mini_batch_size,
         "prompts": prompts,
         "rollouts": rollouts,
-        "tokens_at_most": rollouts * stage.context_length,
+        "tokens_at_most": sampled * stage.context_length,
     }
 
 
@@ -312,9 +316,11 @@ def _began(manifest: Mapping[str, Any]) -> float:
     return manifest["attempts"][-1].get("started", 0.0) if manifest["attempts"] else 0.0
 
 
-def _count_disk(planned: StagePlan, stage: Stage, parameters: int | None) -> None:
+def _count_disk(
+    planned: StagePlan, stage: Stage, selection: Selection, parameters: int | None
+) -> None:
     done = {CACHED: stage.steps, TO_RUN: 0}.get(planned.state, planned.after_step)
-    planned.left = amounts(stage, max(0, stage.steps - done))
+    planned.left = amounts(stage, max(0, stage.steps - done), selection)
     there = disk.size(Path(planned.folder)) if planned.folder else 0
     if planned.state == CACHED:
         planned.disk_bytes, planned.disk_to_come = there, 0

@@ -78,6 +78,7 @@ def check_data(
     model_folder = Path(model_folder)
     check_model(experiment, model_folder)
     _check_sizes(experiment, segments)
+    _check_levels(experiment, segments)
     tokenizer = _as_config_error(tokenizer_of, model_folder)
     symbolic = False
     for dataset in (segments[experiment.data.segmentation.whole], *benchmarks.values()):
@@ -326,6 +327,20 @@ def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> Non
                 f"stages.{position}.batch_size: found {stage.batch_size} prompts to a step, but "
                 f"{stage.prompts} holds {rows}",
                 f"set stages.{position}.batch_size to {rows} at most, or get more problems",
+            )
+
+
+def _check_levels(experiment: Experiment, segments: Mapping[str, Dataset]) -> None:
+    if experiment.selection.name != "e2h":
+        return
+    for position, stage in enumerate(experiment.stages):
+        rows = segments[stage.prompts]
+        without = rows.table()["level"].null_count
+        if without:
+            raise _refusal(
+                f"stages.{position}.prompts: {without} of the {rows.rows} prompts of "
+                f"{stage.prompts} have no level, and selection=e2h goes by levels",
+                "choose another selection, or a prompt set with levels",
             )
 
 

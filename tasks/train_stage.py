@@ -13,6 +13,7 @@ from conf import telemetry
 from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
 from tasks.attempts import stage_params, stage_tags
+from tasks.ledger import write_ledger
 from tasks.machine import environment
 from tasks.model import Checkpoint
 from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, stage_folder
@@ -84,6 +85,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
         "settings": {
             "stage": stage.model_dump(mode="json"),
             "method": experiment.method.model_dump(mode="json"),
+            "selection": experiment.selection.model_dump(mode="json"),
             "reward": experiment.reward.model_dump(mode="json"),
             "hardware": hardware.model_dump(mode="json"),
             "seed": experiment.seed,
@@ -141,6 +143,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
                 stop_grace=hardware.stop_grace,
             )
             manifest |= _outcome(folder, stage)
+            write_ledger(folder)
             run.log_checkpoint(
                 folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
             )
@@ -208,6 +211,8 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
             "each once\n\nhint: move the stage's folder away and run it again"
         )
     counted = ("updates", "prompts", "rollouts", "tokens/generated", "tokens/trained")
+    # Stages of before the ledger did not count orders to the engine.
+    counted += ("generation_calls",) if "generation_calls" in records[0] else ()
     totals = {name.replace("/", "_"): sum(r[name] for r in records) for name in counted}
     checkpoint = folder / "checkpoint"
     return {

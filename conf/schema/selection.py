@@ -83,6 +83,7 @@ class E2H(Knobs):
     levels: int = knob(4, "Levels, at most.", "levels", gt=0)
     exponent: float = knob(0.5, "Of the Gaussian's centre over time.", "1", gt=0)
     width: float = knob(0.5, "Of the Gaussian.", "levels", gt=0)
+    floor: bool = knob(False, "The Gaussian keeps every level in play.", "switch")
 
 
 class ShuffleR1(Knobs):
@@ -148,9 +149,25 @@ class Selection(Knobs):
             )
         if screens and self.speed.updates == "as_published" and self.speed.rows != "all":
             return "as published SPEED trains on all rows\n\nhint: set selection.speed.rows=all"
+        if screens and self.speed.rows == "continuation" and group_size - self.speed.screening < 2:
+            return (
+                "a continuation of 1 rollout has no baseline\n\n"
+                "hint: lower selection.speed.screening or raise group_size"
+            )
         if self.name == "shuffle_r1" and group_size % 2:
             return f"group_size {group_size} is odd, Shuffle-R1 trains pairs\n\nhint: make it even"
         return ""
+
+    def most_rollouts(self, batch_size: int, group_size: int) -> int:
+        """Rollouts that a step samples at most, those of replaced groups left out."""
+        drawn = int(self.max_draws * batch_size)
+        if self.name == "speed":
+            rest = batch_size * (group_size - self.speed.screening)
+            return drawn * self.speed.screening + rest
+        if self.name in ("dapo", "greso", "speed_mopps"):
+            return drawn * group_size
+        more = self.shuffle_r1.oversample if self.name == "shuffle_r1" else 1
+        return batch_size * group_size * more
 
     def identity(self) -> dict[str, Any]:
         """What of it determines what a stage learns: idle groups of knobs do not."""

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 from safetensors.torch import load_file
-from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from tasks.artifacts import folder_digest
 from trainer.records import read_records
+from trainer.selection.cursor import Cursor
 
 Sampler = Callable[[Path, int, int, int], list[list[str]]]
 
@@ -42,19 +41,16 @@ def finished_stages(output: Path) -> dict[str, int]:
 
 
 def prompts_in_order(folder: Path, seed: int, batch: int, steps: int) -> list[list[str]]:
-    """Ids of the prompts of each step, as torchdata's sampler draws them from the stage's seed.
-
-    An epoch's last, smaller batch is dropped, and the next epoch goes on with the same generator.
-    """
+    """Ids of the prompts of each step, as uniform sampling draws them from the stage's seed."""
     rows = pq.read_table(folder / "prompts.parquet")["extra_info"].to_pylist()
-    ids = [row["id"] for row in rows]
-    sampler = RandomSampler(ids, generator=torch.Generator().manual_seed(seed))
-    steps_of_ids: list[list[str]] = []
-    while len(steps_of_ids) < steps:
-        epoch = [ids[index] for index in sampler]
-        whole = len(epoch) // batch * batch
-        steps_of_ids += [epoch[start : start + batch] for start in range(0, whole, batch)]
-    return steps_of_ids[:steps]
+    cursor = Cursor(len(rows), seed)
+    steps_of_ids = []
+    for _ in range(steps):
+        drawn: list[int] = []
+        for _ in range(batch):
+            drawn.append(cursor.next(drawn))
+        steps_of_ids.append([rows[index]["id"] for index in drawn])
+    return steps_of_ids
 
 
 def faults_of(output: Path, *, sampler: Sampler = prompts_in_order) -> list[str]:

@@ -21,11 +21,10 @@ from uuid import uuid4
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torchdata.stateful_dataloader.sampler import RandomSampler
 
 from tasks.artifacts import read_json
 from trainer.records import read_records
+from trainer.selection.cursor import Cursor
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5
@@ -215,16 +214,19 @@ def test_a_resumed_stage_is_bit_by_bit_the_uninterrupted_one(stages, uninterrupt
     assert orders[0] == orders[1]
 
 
-def test_the_prompts_are_those_of_torchdatas_sampler_epoch_after_epoch(stages):
-    """verl draws them with it from the seed: no prompt is skipped or repeated within an epoch."""
+def test_the_prompts_are_those_of_the_seed_epoch_after_epoch(stages):
+    """No prompt is skipped or repeated within an epoch, whatever interrupted it."""
     folder = Path(stages[0]["checkpoint"]["path"]).parent
     data = pq.read_table(folder / "prompts.parquet")
     ids = [info["id"] for info in data["extra_info"].to_pylist()]
-    sampler = RandomSampler(ids, generator=torch.Generator().manual_seed(0))
-    whole = len(ids) // 8 * 8  # what does not fill a batch waits for another epoch
-    order = [ids[i] for _ in range(2) for i in list(sampler)[:whole]]
+    cursor, expected = Cursor(len(ids), 0), []
+    for _ in range(STEPS):
+        drawn: list[int] = []
+        for _ in range(8):
+            drawn.append(cursor.next(drawn))
+        expected.append([ids[index] for index in drawn])
     seen = [record["prompts"] for record in read_records(folder / "order.jsonl")]
-    assert seen == [order[i : i + 8] for i in range(0, 8 * STEPS, 8)]
+    assert seen == expected
 
 
 def test_what_a_stage_keeps_of_the_one_before_is_told(stages):

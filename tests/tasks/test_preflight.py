@@ -389,3 +389,13 @@ def test_a_grader_that_cannot_compare_is_noticed_where_it_is_needed(smoke, datas
 
 def test_the_grader_of_this_machine_compares_expressions():
     preflight.check_grader()
+
+
+def test_prompts_without_a_level_are_refused_where_levels_are_gone_by(smoke, dataset, model):
+    rows = problems(16, 0, "train")
+    for row in rows[:3]:
+        del row["extra_info"]["level"]
+    sets = dict.fromkeys(("L1", "L2", "L3"), dataset(rows))
+    said = refusal(check_data, smoke("selection=e2h"), sets, {}, model)
+    assert "3 of the 16 prompts of L1 have no level" in said
+    check_data(smoke("selection=uniform"), sets, {}, model)

@@ -113,20 +113,23 @@ def check_probabilities(difference: float, tolerance: float, dtype: str, step: i
     )
 
 
-class RolloutsFailedError(RuntimeError):
-    """Rollouts of a step failed, so that its prompt groups are not whole."""
+class RolloutsLostError(RuntimeError):
+    """Rollouts that a step was to train on are not in the transfer queue any more."""
 
 
 def check_rollouts(found: int, wanted: int, step: int) -> None:
-    """Refuse a step that has fewer rollouts than it was to have.
+    """Refuse a step that has fewer rollouts than were chosen for it.
+
+    Those that fail are no such case: their group is replaced before the step is whole.
 
     Raises:
-        RolloutsFailedError: some are missing.
+        RolloutsLostError: some are missing.
     """
     if found != wanted:
-        raise RolloutsFailedError(
-            f"step {step}: {wanted - found} of {wanted} rollouts failed\n\n"
-            "hint: trainer.log says why, at 'Error in _run_prompt'"
+        raise RolloutsLostError(
+            f"step {step}: {wanted - found} of {wanted} rollouts are lost\n\n"
+            "hint: run the stage again, it goes on from its last checkpoint; a storage unit of the "
+            "transfer queue that died says so in trainer.log"
         )
 
 

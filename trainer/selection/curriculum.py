@@ -90,7 +90,7 @@ class Group:
     @property
     def uid(self) -> str:
         """Its name in the trainer. verl cuts keys at the first underscore, so it has none."""
-        return f"{self.number:08d}"
+        return f"{self.number:09d}"
 
     @property
     def finished(self) -> bool:

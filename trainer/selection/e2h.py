@@ -5,56 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from trainer.schedules import level_probabilities
 from trainer.selection.curriculum import Curriculum, Draw
 from trainer.selection.cursor import Cursor
-
-
-def level_probabilities(
-    schedule: str, progress: float, levels: int, *, exponent: float = 0.5, width: float = 0.5
-) -> np.ndarray:
-    """Probability of each of K levels when a share t/T of the stage is done.
-
-        balanced   1/K
-        classic    1 for level ⌊K·t/T⌋, else 0
-        cosine     w·easy + (1 − w)·hard, w = ½(1 + cos πt/T), hard_k ∝ k + 1, easy its mirror
-        gaussian   ∝ exp(−(k − μ)²/2σ²), μ = (t/T)^exponent·(K − 1), σ = width
-
-    Args:
-        schedule: One of the four.
-        progress: t/T in [0, 1].
-        levels: K, from 1.
-        exponent: Of the Gaussian's centre: below 1 it leaves the easy levels early.
-        width: σ, in levels.
-
-    Returns:
-        [K], summing to 1, the easiest level first.
-
-    Raises:
-        ValueError: an unknown schedule.
-
-    Source:
-        Parashar et al. 2025, "E2H Reasoner", arXiv:2506.06632, section 3, with its defaults.
-
-    >>> level_probabilities("classic", 0.5, 4).tolist()
-    [0.0, 0.0, 1.0, 0.0]
-    """
-    level = np.arange(levels)
-    if schedule == "balanced":
-        weights = np.ones(levels)
-    elif schedule == "classic":
-        weights = (level == min(int(progress * levels), levels - 1)).astype(float)
-    elif schedule == "cosine":
-        easy = (1 + np.cos(np.pi * progress)) / 2
-        weights = easy * (levels - level) + (1 - easy) * (level + 1)
-    elif schedule == "gaussian":
-        centre = progress**exponent * (levels - 1)
-        weights = np.exp(-((level - centre) ** 2) / (2 * width**2))
-    else:
-        raise ValueError(
-            f"schedule {schedule!r}, needed balanced, classic, cosine or gaussian\n\n"
-            "hint: set selection.e2h.schedule"
-        )
-    return weights / weights.sum()
 
 
 def levels_of(values: list[float], most: int) -> list[int]:
@@ -89,15 +42,17 @@ class E2H(Curriculum):
         levels: int = 4,
         exponent: float = 0.5,
         width: float = 0.5,
+        floor: bool = False,
     ) -> None:
-        """Schedule, most levels, and the Gaussian's two parameters."""
+        """Schedule, most levels, and what shapes the Gaussian."""
         values = [prompt.level for prompt in self.prompts]
         if None in values:
             raise ValueError(
                 f"{values.count(None)} of {len(values)} prompts have no level, needed one for "
                 "each\n\nhint: selection=e2h wants a prompt set with levels, or choose another"
             )
-        self.schedule, self.exponent, self.width = schedule, exponent, width
+        self.schedule = schedule
+        self.shape = {"exponent": exponent, "width": width, "floor": floor}
         found = levels_of(values, levels)
         self.members = [
             [prompt for prompt, level in enumerate(found) if level == wanted]
@@ -110,9 +65,7 @@ class E2H(Curriculum):
     def probabilities(self, step: int) -> np.ndarray:
         """[K] probability of each level at a step, counted from 1."""
         progress = (step - 1) / max(1, self.steps - 1)
-        return level_probabilities(
-            self.schedule, progress, len(self.members), exponent=self.exponent, width=self.width
-        )
+        return level_probabilities(self.schedule, progress, len(self.members), **self.shape)
 
     def draw(self, count: int, step: int, busy: Collection[int]) -> list[Draw]:
         """For each slot a level, for each level its next prompt."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from trainer.backend.metrics import (
     ProbabilityMismatchError,
-    RolloutsFailedError,
+    RolloutsLostError,
     check_finite,
     check_probabilities,
     check_rollouts,
@@ -67,7 +67,7 @@ def test_in_bfloat16_the_difference_is_recorded_and_not_judged():
 
 def test_a_step_with_failed_rollouts_is_refused_and_counted():
     check_rollouts(32, 32, step=1)
-    with pytest.raises(RolloutsFailedError, match="step 3: 2 of 32 rollouts failed"):
+    with pytest.raises(RolloutsLostError, match="step 3: 2 of 32 rollouts are lost"):
         check_rollouts(30, 32, step=3)
 
 

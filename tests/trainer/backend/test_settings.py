@@ -9,10 +9,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.load import choices, load
-from conf.schema import Experiment, Hardware, Method, Stage
+from conf.schema import Experiment, Hardware, Method, Selection, Stage
 from tasks import preflight_method
 from trainer.backend.reward import compute_score
-from trainer.backend.settings import environment, micro_batch, overrides, settings
+from trainer.backend.settings import (
+    environment,
+    micro_batch,
+    overrides,
+    rows_per_prompt,
+    settings,
+)
+from trainer.selection import Prompt, make_curriculum
 
 FOLDER = Path("/runs/a stage, with 'quotes'=1")
 
@@ -217,3 +224,28 @@ def test_verl_refuses_a_setting_that_it_does_not_have(compose, quick):
 def test_verl_calls_the_reward_in_a_thread():
     """It awaits what is `async` in its event loop, which a comparison would hold up."""
     assert not inspect.iscoroutinefunction(compute_score)
+
+
+@pytest.mark.parametrize(
+    ("selection", "rows", "updates"),
+    [
+        (Selection(name="uniform"), 24, 1),
+        (Selection(name="speed"), 24, 1),
+        (Selection(name="speed", speed={"updates": "as_published"}), 4, 6),
+        (Selection(name="speed", speed={"rows": "continuation"}), 20, 1),
+        (Selection(name="shuffle_r1"), 24, 1),
+    ],
+)
+def test_a_mini_batch_is_sized_by_the_rollouts_that_train(selection, rows, updates):
+    """SPEED's published 16 prompts of 4 + 20 rollouts: six updates a step, its baseline one."""
+    stage = Stage(batch_size=16, mini_batch_size=16, group_size=24)
+    chosen = experiment(stages=[stage], selection=selection)
+    assert of(chosen)["actor_rollout_ref.rollout.n"] == rows_per_prompt(chosen, stage) == rows
+    curriculum = make_curriculum(
+        selection.model_dump(), [Prompt("a")], group_size=24, seed=0, steps=1
+    )
+    mini = stage.mini_batch_size * rows
+    assert stage.batch_size * curriculum.rows_per_group / mini == updates
+    micro = of(chosen)["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"]
+    assert mini % micro == 0
+    assert json.loads(of(chosen)["+trainer.stagecraft.selection"]) == selection.model_dump()

@@ -13,7 +13,7 @@ from conf.load import choices as files
 from conf.load import load
 from trainer.selection import CURRICULA
 from trainer.selection.cursor import Cursor
-from trainer.selection.e2h import level_probabilities, levels_of
+from trainer.selection.e2h import levels_of
 from trainer.selection.posterior import contrast
 from trainer.selection.shuffle_r1 import contrast_pairs
 from trainer.selection.speed import qualifies
@@ -237,22 +237,6 @@ def test_levels_are_drawn_as_the_schedule_says(simulate, schedule, step):
     counts = Counter(levels[draw.prompt] for draw in drawn)
     for level, probability in enumerate(run.stream.curriculum.probabilities(step)):
         assert agrees(counts[level], 800, probability)
-
-
-@given(
-    schedule=st.sampled_from(["balanced", "classic", "cosine", "gaussian"]),
-    progress=st.floats(0, 1),
-    levels=st.integers(1, 9),
-)
-def test_a_schedule_gives_probabilities(schedule, progress, levels):
-    result = level_probabilities(schedule, progress, levels)
-    assert result.shape == (levels,) and (result >= 0).all()
-    assert result.sum() == pytest.approx(1)
-
-
-def test_cosine_goes_from_an_easy_to_a_hard_linear_profile():
-    assert level_probabilities("cosine", 0.0, 4).tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
-    assert level_probabilities("cosine", 1.0, 4).tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_e2h_gives_each_prompt_of_a_level_before_one_again(simulate):

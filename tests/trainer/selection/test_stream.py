@@ -76,7 +76,8 @@ def test_a_resumed_stage_decides_as_the_interrupted_one_would_have(simulate, mix
 @pytest.mark.parametrize("name", ALL)
 def test_memory_is_bounded_over_a_thousand_steps(simulate, mixed, name):
     rates, levels = mixed[:300], LEVELS[:300]
-    run = simulate(name, rates, levels=levels, batch_size=4, group_size=4, speed={"screening": 2})
+    sizes_of = {"batch_size": 4, "group_size": 4, "steps": 1000}
+    run = simulate(name, rates, levels=levels, speed={"screening": 2}, **sizes_of)
     sizes = []
     for step, _ in enumerate(run.steps(1000)):
         run.stream.released.clear()
@@ -247,7 +248,7 @@ def test_rollouts_of_a_group_that_was_given_up_are_counted_and_let_go(simulate):
 def test_what_nobody_needs_any_more_is_released(simulate, mixed):
     run = simulate("speed", mixed, speed={"screening": 4})
     for choices, _, groups in run.steps(20):
-        left = {f"{group['number']:08d}" for group in groups if group["fate"] != "trained"}
+        left = {f"{group['number']:09d}" for group in groups if group["fate"] != "trained"}
         assert set(run.stream.released) == left
         assert left.isdisjoint(choice.group.uid for choice in choices)
         run.stream.released.clear()
