@@ -76,7 +76,7 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
             made_from = [data, experiment.gates, stage.prompts, stage.drop_solved]
             made_from += [stage.drop_hopeless]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
-            cost = amounts(stage, stage.steps)
+            cost = amounts(stage, stage.steps, experiment.selection)
             cost = {**cost, "steps_at_128": cost["prompts"] / BATCH}
             needed.append(cost)
             found = stages.setdefault(key, Shared(key, stage.name, position, cost, first))

@@ -1,7 +1,6 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,6 @@ from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from trainer.generate import Request, Response, made, missing, write_part
-from trainer.lab import BASE
 from trainer.records import append_record
 
 
