@@ -1,6 +1,7 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from trainer.generate import Request, Response, made, missing, write_part
+from trainer.lab import BASE
 from trainer.records import append_record
 
 
@@ -23,7 +25,7 @@ def quick(monkeypatch) -> SimpleNamespace:
         for step in range(first_step, stage["steps"] + 1):
             append_record(folder / "metrics.jsonl", _record(step, stage))
             on_step(_record(step, stage))
-        (folder / "checkpoint").mkdir()
+        shutil.copytree(BASE, folder / "checkpoint")  # for its tokenizer
         (folder / "checkpoint" / "model.safetensors").write_text(f"weights of {folder.name}")
         (folder / "checkpoint" / "handoff.json").write_text(json.dumps({"parameters": 3}))
         done.trained.append(stage["name"])
