@@ -19,7 +19,8 @@ def stages(name):
 
 
 def total(name, what):
-    return sum(amounts(stage, stage.steps)[what] for stage in stages(name))
+    selection = load(f"experiment={name}").selection
+    return sum(amounts(stage, stage.steps, selection)[what] for stage in stages(name))
 
 
 def twin(name):
@@ -86,7 +87,8 @@ def test_speed_has_four_arms_on_two_models_and_three_data_sets(arm):
 def test_every_staged_recipe_has_an_arm_of_one_stage_with_its_compute(name):
     for prefix in ("", "lab/"):
         [single] = stages(f"{prefix}{name}_single")
-        step = amounts(single, 1)["tokens_at_most"]
+        one = load(f"experiment={prefix}{name}_single")
+        step = amounts(single, 1, one.selection)["tokens_at_most"]
         apart = abs(
             total(f"{prefix}{name}", "tokens_at_most")
             - total(f"{prefix}{name}_single", "tokens_at_most")
