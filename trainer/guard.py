@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,15 +82,23 @@ def end_all(timeout: float = 5.0) -> None:
 
 
 def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
-    """Remove those of `files` that nobody maps any more, and the semaphores that `pids` made."""
-    # Semaphores are mapped for moments only, but carry their maker's pid: sem.loky-4711-x.
-    made = set(pids)
-    for path in SHARED_MEMORY.glob("sem.*"):
-        if any(part.isdigit() and int(part) in made for part in path.name.split("-")):
-            path.unlink(missing_ok=True)
-    for path in files:
+    """Remove what nobody maps any more: those of `files`, and what `pids` named after themselves."""
+    for path in {*files, *_named_after(set(pids))}:
         if not _mapped_by_others(path):
             path.unlink(missing_ok=True)
+
+
+def _named_after(pids: set[int]) -> Iterable[Path]:
+    """Files of this user that carry their maker's pid: sem.loky-4711-x, torch_4711_x_0.
+
+    Semaphores are mapped for moments only, and a short-lived process may be gone before a look.
+    """
+    for path in SHARED_MEMORY.iterdir():
+        number = next(filter(str.isdecimal, re.split(r"[._-]", path.name)), "0")
+        if int(number) in pids:
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_uid == os.getuid():
+                    yield path
 
 
 def sweep(parent: Path) -> list[Path]:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.artifacts import read_json
+from trainer.backend.resume import last_whole_step
 from trainer.records import read_records
 from trainer.selection.cursor import Cursor
 
@@ -137,8 +138,8 @@ def killed_while_exporting(killed_while_saving, output) -> Run:
     stages = output / "stages"
 
     def exporting() -> bool:
-        whole = list(stages.glob(f"1-*/verl/global_step_{STEPS}/data.pt"))
-        return bool(whole) and not list(stages.glob("1-*/checkpoint/handoff.json"))
+        saved = any(last_whole_step(folder) == STEPS for folder in stages.glob("1-*"))
+        return saved and not list(stages.glob("1-*/checkpoint/handoff.json"))
 
     run.kill_when(exporting, 600)
     return run
