@@ -82,7 +82,7 @@ def end_all(timeout: float = 5.0) -> None:
 
 
 def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
-    """Remove what nobody maps any more: those of `files`, and what `pids` named after themselves."""
+    """Remove what nobody maps any more: `files`, and what `pids` named after themselves."""
     for path in {*files, *_named_after(set(pids))}:
         if not _mapped_by_others(path):
             path.unlink(missing_ok=True)
