@@ -5,6 +5,7 @@ verl's own configuration and is added to it.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def rows_per_prompt(experiment: Experiment, stage: Stage) -> int:
         if selection.speed.rows == "continuation":
             return stage.group_size - selection.speed.screening
     return stage.group_size
+
+
+def checkpoints_kept(stage: Stage) -> int:
+    """Checkpoints that a stage keeps: enough that one is older than the windows of its alarm."""
+    longest = max((condition.window for condition in stage.alarm.when), default=0)
+    return max(CHECKPOINTS_KEPT, 1 + math.ceil(longest / stage.save_every))
 
 
 def micro_batch(rollouts: int, most: int) -> int:
@@ -91,6 +98,7 @@ def settings(
         "+trainer.stagecraft.seed": seed,
         "+trainer.stagecraft.seeded": hardware.seeded,
         "+trainer.stagecraft.overlong_filter": method.overlong_filter,
+        "+trainer.stagecraft.endings": stage.model_dump_json(include={"transition", "alarm"}),
         "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
         **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
@@ -278,7 +286,7 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
         "trainer.save_freq": stage.save_every,
-        "trainer.max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
+        "trainer.max_actor_ckpt_to_keep": checkpoints_kept(stage),
         "trainer.resume_mode": "auto",
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
