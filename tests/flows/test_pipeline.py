@@ -36,6 +36,7 @@ SETTINGS += ["stages.1.kl_coefficient=0.001", "stages.1.optimizer=carry", "stage
 ALWAYS = "{metric:truncated_share,below:1.1,window:2}"
 SETTINGS += ["stages.1.steps=4", "stages.1.save_every=3"]
 SETTINGS += [f"stages.1.transition={{policy:any,when:[{ALWAYS}]}}"]
+KEEP = {"STAGECRAFT_KEEP_ADVANTAGES": "1"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -48,7 +49,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", flow, *SETTINGS, f"output={output}", *overrides],
             cwd=output.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark, **KEEP},
             stdout=self.log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -250,6 +251,13 @@ def test_an_export_gives_the_log_probabilities_of_the_trainer(stages):
 def test_a_stage_starts_where_the_one_before_ended(stages):
     assert stages[1]["start"] == stages[0]["checkpoint"]
     assert [stage["steps"] for stage in stages] == [STEPS, 2]
+
+
+def test_every_group_is_given_the_advantages_of_its_own_prompt(stages, groups_not_together):
+    """On one rank verl keeps the order of rows; `test_ranks.py` has two."""
+    for stage in stages:
+        folder = Path(stage["checkpoint"]["path"]).parent
+        assert groups_not_together(folder / "advantages.jsonl", steps=stage["steps"]) == 0
 
 
 def test_a_stage_whose_transition_holds_ends_early_and_is_finished(finished, stages):

@@ -31,7 +31,14 @@ from trainer.backend.metrics import (
 )
 from trainer.backend.overlong import drop_truncated
 from trainer.backend.resume import last_whole_step
-from trainer.backend.rows import WAITING, correct_for_age, only_trained, restore, waiting_rows
+from trainer.backend.rows import (
+    WAITING,
+    advantages,
+    correct_for_age,
+    only_trained,
+    restore,
+    waiting_rows,
+)
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
 from trainer.backend.worker import StageWorker
@@ -40,6 +47,7 @@ from trainer.records import append_record, keep_steps
 from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
 
 NAME = "stagecraft"
+KEEP_ADVANTAGES = "STAGECRAFT_KEEP_ADVANTAGES"  # in the environment: a test wants to see them
 # Rollouts, and first tokens of each, whose log-probabilities an export must give again.
 PROBE_ROWS, PROBE_TOKENS = 8, 256
 
@@ -248,6 +256,9 @@ class StageTrainer(PPOTrainerSync):
         if self.global_steps >= self.total_training_steps:
             self._keep_probe(batch)
         self.updated_batch = batch
+        if os.environ.get(KEEP_ADVANTAGES):
+            record = {"step": self.global_steps, "rollouts": advantages(batch)}
+            append_record(self.metrics_file.with_name("advantages.jsonl"), record)
         return batch
 
     def _keep_probe(self, batch) -> None:
