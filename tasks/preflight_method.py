@@ -91,7 +91,7 @@ def warnings(experiment: Experiment) -> list[str]:
 
 def filters_equal_groups(experiment: Experiment) -> bool:
     """Whether prompt groups of equal rewards are kept from training."""
-    return experiment.selection.name in ("dapo", "speed", "speed_mopps")
+    return experiment.selection.name in ("dapo", "greso", "speed", "speed_mopps")
 
 
 def _check_functions(method: Method) -> None:
@@ -155,7 +155,7 @@ def _negative_rewards(experiment: Experiment) -> bool:
 
 def _all_train(experiment: Experiment) -> bool:
     """Whether the rollouts of a step are all of the policy that the step began with."""
-    return experiment.selection.name in ("uniform", "mopps", "greso", "e2h")
+    return experiment.selection.name in ("uniform", "mopps", "e2h")
 
 
 def _refusal(fact: str, hint: str) -> ConfigError:

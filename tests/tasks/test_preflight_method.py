@@ -56,6 +56,7 @@ def test_what_works_is_not(overrides):
     ("overrides", "told"),
     [
         (["method=james_stein", "selection=dapo"], "selection=dapo takes those groups out"),
+        (["method=james_stein", "selection=greso"], "selection=greso takes those groups out"),
         (
             ["method=james_stein", "stages.0.batch_size=4", "stages.0.mini_batch_size=4"],
             "4 prompts",
