@@ -15,7 +15,7 @@ from attempts import ROOT, Attempt, manifests, may_mount
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
-STEPS = 60
+STEPS = 240  # a start takes as long as twenty steps, and the matrix many starts
 SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}"]
 NOTHING = {"processes": [], "shared memory": [], "scratch": []}
 START, END = 900, 1800  # seconds that a run may take to its first step, and to its end
@@ -68,10 +68,11 @@ def check_end(run: Attempt, row) -> None:
 
 # What a person is told when a part of a run dies under it.
 DEATHS = {
+    "the trainer": 1,
     "the trainer worker": 1,
-    "the task runner": 1,
-    "Ray's raylet": 1,
     "the rollout server": 1,
+    "Ray's raylet": 1,
+    "Ray's GCS server": 1,
     "the guard": 1,
     "the flow": -9,
 }
