@@ -225,14 +225,14 @@ def _shapes(answer: str, truth: str, depth: int) -> bool | None:
         return None if len(left.items) == len(right.items) else False
     if (left.kind == "matrix") != (right.kind == "matrix"):
         return None
+    if "one" in (left.kind, right.kind):
+        return _one_against_many(left, right)
     if left.kind != right.kind:
         for one in (left, right):
             if one.kind == "ordered" and one.brackets not in ("()", "<>") and len(one.items) == 2:
                 return None if one.brackets == "[]" else False  # an interval is no list of its ends
     if left.kind == "matrix" and left.brackets != right.brackets:
         return False
-    if left.kind == "one" or right.kind == "one":
-        return _one_against_many(left, right)
     names = _names(left, right)
     if names is not None:
         left, right = names
@@ -255,17 +255,26 @@ def _names(left: Shape, right: Shape) -> tuple[Shape, Shape] | None:
     return None
 
 
+_SEVERAL = re.compile(r"[,;&|<>]|\\[A-Za-z{]|and|or|to")
+
+
 def _one_against_many(left: Shape, right: Shape) -> bool | None:
     one, many = (left, right) if left.kind == "one" else (right, left)
     if len(many.items) == 1:
         return equal(left.items[0], right.items[0], DEEPEST)[0]
-    if _value(one.items[0]) is None or many.kind == "matrix":
+    if many.kind == "matrix":
         return None
-    return (
-        False
-        if any(equal(one.items[0], item, DEEPEST)[0] is False for item in many.items)
-        else None
-    )
+    known = _value(one.items[0])
+    if known is None:
+        # Where there is nothing between two elements, no parser finds the two.
+        values = [_value(item) for item in many.items]
+        several = all(values) and not any(v.letters for v in values) and len(set(values)) > 1
+        return False if several and not _SEVERAL.search(one.items[0]) else None
+    found = [equal(one.items[0], item, DEEPEST)[0] for item in many.items]
+    # A number is no tuple, interval or set of several, unless all of them are that number.
+    if False in found or (not known.letters and many.kind != "list" and True not in found):
+        return False
+    return None
 
 
 def _in_order(left: tuple[str, ...], right: tuple[str, ...], depth: int) -> bool | None:
@@ -299,20 +308,42 @@ def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _WORKED_OUT = re.compile(r"\\[a-zA-Z]|sqrt|log|ln|sin|cos|tan|gcd|lcm|max|min|mod|pi|exp|choose|!")
 
+_IRRATIONAL = re.compile(r"\\[a-zA-Z]|[ei^!√]|root|log|ln|pi")
+_MAYBE_UNIT = re.compile(r"(?:.*[\d.}]\s*)?[A-Za-z]{1,3}(?:\^\{?\d\}?)?", re.DOTALL)
+_ROUNDED = re.compile(r"\.\d{5}")
 
-def _noise(text: str, known: Value) -> bool:
-    """Whether letters and signs that make no expression hold nothing that could be the number.
 
-    A free letter does not cancel in what is no expression, and a parser that looks for a number
-    within finds none that equals it.
+def _lacks(text: str, known: Value, written: str) -> bool:
+    """Whether a text that makes no expression lacks what the value would have to be read from.
+
+    A parser finds a number, or a part that makes sense, in most texts. But it finds no letter that
+    is not there and nothing irrational among integers, and a free letter does not cancel in what
+    is no expression.
     """
-    if not re.search(r"[A-DF-HJ-Za-df-hj-z]", text) or _WORKED_OUT.search(text):
-        return False
+    if known.letters:
+        there = {*re.findall(r"\\[A-Za-z]+", text), *text}
+        return not known.letters <= there and not _MAYBE_UNIT.fullmatch(written)
+    unsolved = re.search(r"[A-DF-HJ-Za-df-hj-z]", text) and not _WORKED_OUT.search(text)
     numerals = re.findall(r"\d+(?:\.\d+)?(?:/\d+)?", text, re.ASCII)
-    if len(numerals) > 40 or not isinstance(known.number, Fraction):
-        return len(numerals) <= 40
+    if len(numerals) > 40:
+        return False
+    if not isinstance(known.number, Fraction):
+        return bool(unsolved) or not _IRRATIONAL.search(text)
+    if not unsolved:
+        return False
     found = [number(one) for one in numerals] + [number(f".{one}") for one in numerals]
     return not any(one is not None and abs(one) == abs(known.number) for one in found)
+
+
+def _sides(text: str, known: Value) -> list[bool | None]:
+    """For each side of a chain a = b = c, whether it is a value; None where that is not sure."""
+    sides = [(side.strip(), _value(side)) for side in re.split(r"(?<![<>!=])=(?!=)", text)]
+    return [
+        None
+        if one is None or (one.letters and len(side) > 1)
+        else not one.letters and same(one, known)
+        for side, one in sides
+    ]
 
 
 _INFINITE = re.compile(r"[+-]?\\infty|[+-]?\\?infinity")
@@ -331,10 +362,16 @@ def _ones(left: Shape, right: Shape, answer: str, truth: str) -> bool | None:
     x, y = _value(_without_unit(left.items[0])), _value(_without_unit(right.items[0]))
     if x is None or y is None:
         known = x or y
-        other = a if x is None else b
-        if known is None or known.letters:
+        other, written = (a, b) if x is None else (b, a)
+        if known is None or _ROUNDED.search(other):
             return None
-        return False if _INFINITE.fullmatch(other) or _noise(other, known) else None
+        if not known.letters:
+            if _INFINITE.fullmatch(other):
+                return False
+            sides = _sides((left if x is None else right).items[0], known)
+            if True in sides or None not in sides:
+                return None if True in sides else False
+        return False if _lacks(other, known, written) else None
     decided = same(x, y)
     if decided is None and bool(x.letters) != bool(y.letters):
         lettered, number_side = (left, y) if x.letters else (right, x)
@@ -360,6 +397,18 @@ def _rounds_value(text: str, decimal: Value, exact: Value) -> bool:
     return _rounds(text, decimal.number, Fraction(str(exact.number)))
 
 
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,40})\.(\d{0,40})\\(?:overline|bar|dot)\{(\d{1,40})\}", re.ASCII
+)
+
+
+def _fraction(found: re.Match[str]) -> str:
+    r"""0.1\overline{6} is (16 - 1) / 90."""
+    whole, part, repeated = found.groups()
+    up = int(whole + part + repeated) - int(whole + part or 0)
+    return f"{{\\frac{{{up}}}{{{10 ** len(part) * (10 ** len(repeated) - 1)}}}}}"
+
+
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\{?\\circ\}?")
 
 
@@ -371,6 +420,6 @@ def _value(text: str) -> Value | None:
         r"\^\{?\\circ\}?|\\%|%|\\degree(?![A-Za-z])|(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", "", text
     )
     try:
-        return value(text.strip())
+        return value(_REPEATING.sub(_fraction, text).strip())
     except UnknownError:
         return None
