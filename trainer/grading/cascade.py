@@ -337,13 +337,14 @@ def _lacks(text: str, known: Value, written: str) -> bool:
 
 def _sides(text: str, known: Value) -> list[bool | None]:
     """For each side of a chain a = b = c, whether it is a value; None where that is not sure."""
-    sides = [(side.strip(), _value(side)) for side in re.split(r"(?<![<>!=])=(?!=)", text)]
-    return [
-        None
-        if one is None or (one.letters and len(side) > 1)
-        else not one.letters and same(one, known)
-        for side, one in sides
-    ]
+    found = []
+    for side in re.split(r"(?<![<>!=])=(?!=)", text):
+        one = _value(side)
+        if one is None or one.letters:
+            found.append(False if one and len(side.strip()) == 1 else None)
+        else:
+            found.append(same(one, known))
+    return found
 
 
 _INFINITE = re.compile(r"[+-]?\\infty|[+-]?\\?infinity")
