@@ -94,6 +94,12 @@ def test_any_accepted_answer_will_do():
     assert not grade("\\boxed{0.03}", []).correct
 
 
+def test_an_answer_that_takes_too_long_says_so():
+    found = grade("\\boxed{9^{9^{9^9}}+q}", ["q+3"])
+    assert (found.correct, found.reason) == (False, Reason.TIMEOUT)
+    assert found.seconds < 2.0 + 0.5
+
+
 def test_many_are_graded_in_their_order_as_one_by_one():
     responses = ["\\boxed{1}", "\\boxed{x+1}", "\\boxed{1}", "none", "\\boxed{x+1}"]
     answers = [["1"], ["1+x"], ["2"], ["3"], "x+2"]

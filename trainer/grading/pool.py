@@ -138,7 +138,10 @@ class Pool:
                 if self._process is None:
                     ready = [self._free.get() for _ in range(self.limits.size())]
                     try:
-                        ready = [worker or self._fork() for worker in ready]
+                        for worker in filter(None, ready):  # of a process that is no more
+                            worker.channel.close()
+                        ready = [None] * len(ready)
+                        ready = [self._fork() for _ in ready]
                     finally:
                         for worker in ready:
                             self._free.put(worker)

@@ -12,6 +12,7 @@ JSON line.
 Arguments: file descriptor of the control socket, seconds per answer, MiB per fork.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -38,6 +39,7 @@ WARM = [
     ("3(x + = 2^ ) y_", "5"),
     (r"12ab7 - 4\{3", r"6 + 4\pi i"),
 ]
+REAP_SECONDS = 0.3
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 LIBC = ctypes.CDLL(None)
 
@@ -54,11 +56,10 @@ def main(control: socket.socket, seconds: float, memory: int) -> None:
     gc.freeze()  # the forks share these pages as long as nobody touches them
     control.sendall(json.dumps({"canary": canary}).encode() + b"\n")
     forks: set[int] = set()
-    dying: set[int] = set()
     while True:
-        dying = {pid for pid in dying if not os.waitpid(pid, os.WNOHANG)[0]}
-        # Looked for again soon where one is dying: to free gigabytes takes the kernel a while.
-        if not select.select([control], [], [], 0.2 if dying else None)[0]:
+        forks -= reaped()
+        # Looked for every now and then: forks die unasked too, and gigabytes are not freed at once.
+        if not select.select([control], [], [], REAP_SECONDS)[0]:
             continue
         commands = control.recv(4096).decode().splitlines()
         if not commands:
@@ -69,10 +70,17 @@ def main(control: socket.socket, seconds: float, memory: int) -> None:
                 forks.add(fork(control, seconds, memory))
             elif command == "kill" and int(argument) in forks:
                 os.kill(int(argument), signal.SIGKILL)  # not reaped yet: the number is its own
-                forks.discard(int(argument))
-                dying.add(int(argument))
     for pid in forks:
         os.kill(pid, signal.SIGKILL)
+
+
+def reaped() -> set[int]:
+    """The forks that have died since this was last asked; none is left as a zombie."""
+    found = set()
+    with contextlib.suppress(ChildProcessError):  # there are none at all
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            found.add(pid)
+    return found
 
 
 def fork(control: socket.socket, seconds: float, memory: int) -> int:
@@ -105,10 +113,19 @@ def serve(channel: socket.socket, seconds: float, memory: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         reply = compared(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
+        # math-verify takes a MemoryError for "not equal"; how far this process grew tells which.
+        if not reply["correct"] and peak() > limit - (memory << 17):
+            reply = {"correct": False, "error": "MemoryError"}
         last = count >= ANSWERS or reply.get("error") == "MemoryError"
         channel.sendall(json.dumps({**reply, "last": last}).encode() + b"\n")
         if last:
             return
+
+
+def peak() -> int:
+    """The most address space that this process ever had, in bytes."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmPeak"))
 
 
 def compared(asked: dict) -> dict:
