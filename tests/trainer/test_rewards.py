@@ -138,7 +138,7 @@ LATEX = st.lists(st.sampled_from([*PIECES.split(), " "]), max_size=25).map("".jo
 @given(LATEX)
 @settings(deadline=None, max_examples=60)
 def test_no_latex_like_text_hangs_raises_or_is_right_by_chance(text):
-    found = grade(f"<think></think>\\boxed{{{text}}}", ["q^{17}+\\sqrt{z}"])
+    found = grade(f"<think></think>\\boxed{{{text}}}", ["\\int_0^q f(z) dz"])
     assert not found.correct
     assert found.seconds < 2.0 + 0.5
 
