@@ -306,7 +306,8 @@ class Stream:
         )
         return (
             f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
-            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {told}\n\nhint: {hint}"
+            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {told}"
+            f"\n\nhint: {hint}"
         )
 
 
