@@ -123,7 +123,7 @@ class Attempt:
     def message(self) -> str:
         """The first line of what it said when all was over: the error, if it failed."""
         lines = self.text.rstrip().splitlines()
-        told = r"Finished in state| (step|resumes after step) \d+"
+        told = r"Finished in state| step \d+/| resumes after step \d+"
         last = max((at for at, line in enumerate(lines) if re.search(told, line)), default=-1)
         said = [line for line in lines[last + 1 :] if line.strip()]
         said = [line for line in said if not re.match(r"\d\d:\d\d:\d\d\.\d|log: ", line)]
