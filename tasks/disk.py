@@ -105,7 +105,7 @@ def checkpoint_bytes(stage: Stage, count: int) -> int:
         export + kept * (export + 12 * parameters),   export = 4 * parameters
 
     Args:
-        stage: Says how many trainer states there will be; at most two are kept.
+        stage: Says how many trainer states there will be; two are kept, more for an alarm.
         count: Parameters of the model.
     """
     export = EXPORT_BYTES * count
