@@ -20,8 +20,9 @@ def resume_after(folder: Path) -> int:
         folder: The stage's folder.
     """
     chosen = last_whole_step(folder)
-    if chosen != last_saved_step(folder / "verl"):
-        _tell_verl(folder / "verl" / TRACKER, chosen)
+    tracker = folder / "verl" / TRACKER
+    if tracker.exists() and tracker.read_text() != str(chosen):
+        _tell_verl(tracker, chosen)
     return chosen
 
 

@@ -105,9 +105,18 @@ def settings(
 
 
 def last_saved_step(verl_folder: Path) -> int:
-    """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
+    """The last step whose checkpoint is whole, or 0; verl writes its tracker after all others.
+
+    It empties the file first. Killed or looked at between, the newest checkpoint is whole.
+    """
     tracker = verl_folder / TRACKER
-    return int(tracker.read_text()) if tracker.exists() else 0
+    if not tracker.exists():
+        return 0
+    text = tracker.read_text()
+    if text:
+        return int(text)
+    whole = verl_folder.glob("global_step_*/data.pt")
+    return max((int(path.parent.name.rpartition("_")[2]) for path in whole), default=0)
 
 
 def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:

@@ -56,3 +56,11 @@ def test_after_a_collapse_it_resumes_from_the_last_checkpoint_of_before(tmp_path
     (folder / "alarm.json").write_text(json.dumps({"step": 6, "good": good, "evidence": []}))
     assert resume_after(folder) == expected
     assert last_saved_step(folder / "verl") == expected
+
+
+def test_a_tracker_that_was_cut_when_it_was_written_loses_no_step(tmp_path):
+    folder = stage(tmp_path, [2, 4], 4, 4)
+    tracker = folder / "verl" / "latest_checkpointed_iteration.txt"
+    tracker.write_text("")
+    assert resume_after(folder) == 4
+    assert tracker.read_text() == "4"
