@@ -203,7 +203,7 @@ def alone(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 file.seek(0)
                 owner = file.read() or "?"
-                print(f"{folder.name} is being trained by process {owner}: waiting for it")
+                print(f"{folder.name} is being made by process {owner}: waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(folder / LOCK, file.fileno()):
                 continue  # the folder was deleted or moved away while we waited

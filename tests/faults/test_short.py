@@ -150,11 +150,11 @@ def test_two_pipelines_at_once_train_each_stage_once(start, tmp_path, row):
     first = start(output, *SETTINGS, "wait=0.3")
     first.wait_for(r"step 1/12", 170)
     second = start(output, *SETTINGS)
-    second.wait_for(rf"is being trained by process {first.process.pid}: waiting for it", 170)
+    second.wait_for(rf"is being made by process {first.process.pid}: waiting for it", 170)
     assert (first.end(170), second.end(170)) == (0, 0), first.text + second.text
     assert first.left() == second.left() == NOTHING
     assert faults_of(output) == []
-    row.sees = "the second: is being trained by process N: waiting for it"
+    row.sees = "the second: is being made by process N: waiting for it"
     row.kept, row.then = "one folder for each stage", "none is needed"
     for line in [f"1-L1-64  step {n}/12" for n in range(1, 13)] + ["2-L2-96  step 3/3"]:
         assert (first.text + second.text).count(line) == 1, line
