@@ -28,12 +28,14 @@ class ServerSettings:
         dtype: "float32" or "bfloat16".
         prompt_length: Longest prompt, tokens.
         response_length: Longest response, tokens.
+        ignore_eos: Whether end tokens end nothing, so that every response is that long.
     """
 
     model: str
     dtype: str
     prompt_length: int
     response_length: int
+    ignore_eos: bool = False
 
 
 @dataclass
@@ -76,7 +78,7 @@ class TorchServer:
             dtype=getattr(torch, settings.dtype),
             attn_implementation="sdpa",
         ).eval()
-        self.eos_ids = eos_ids(Path(settings.model))
+        self.eos_ids = set() if settings.ignore_eos else eos_ids(Path(settings.model))
         self.pad_id = AutoTokenizer.from_pretrained(settings.model).pad_token_id
         self.global_steps: int | None = None
         self.waiting: list[Request] = []
