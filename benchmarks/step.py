@@ -1,8 +1,12 @@
 """A training step and a launch: ours on verl, stock verl, a plain PyTorch loop, TRL. In turns.
 
-    python -m benchmarks.step                          # 15 minutes; writes results/step.*
-    python -m benchmarks.step --rounds 1 --systems ours plain --output /tmp/step
+    python -m benchmarks.step                          # 10 minutes; writes results/step.*
+    python -m benchmarks.step --rounds 1 --systems ours plain --output somewhere/step
+    python -m benchmarks.step --instant --systems ours stock --prompts 128 --rollouts 16
     python -m pip install --no-deps --target .trl trl==1.16.0      # before, to have TRL measured
+
+The third measures the work around sampling alone: rollouts are made up in no time, and `generate`
+is then what agent loop, reward loop, transfer queue and replay buffer take.
 
 Each round launches every system once, one after the other: the same model, prompts, numbers of
 rollouts and tokens, one optimizer update a step. A launch is the time until its first step has
@@ -30,6 +34,7 @@ from benchmarks.step_work import SYSTEMS, TOLD, Work, missing
 from tasks.machine import environment
 from trainer.lab import BASE
 
+FIGURES = ("launch_s", "launch_cpu_s", "step_s", "step_cpu_s", "peak_gib")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -57,7 +62,7 @@ def summary(results: list[dict[str, dict]]) -> dict[str, dict]:
     found = {}
     for system in results[0]:
         runs = [row[system] for row in results]
-        one = {key: median(run[key] for run in runs) for key in runs[0] if key != "parts"}
+        one = {key: median(run[key] for run in runs) for key in FIGURES}
         parts = {name: median(run["parts"].get(name, 0.0) for run in runs)
                  for name in runs[0]["parts"]}  # fmt: skip
         if "ours" in results[0]:
@@ -102,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     usual = Work(model=str(BASE))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="each launches every system")
     for name in ("prompts", "rollouts", "response", "steps"):
         parser.add_argument(f"--{name}", type=int, default=getattr(usual, name))
     parser.add_argument("--instant", action="store_true", help="rollouts in no time: verl's own")

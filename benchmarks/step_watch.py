@@ -81,7 +81,8 @@ def measured(system: str, work: Work, folder: Path) -> dict:
     Returns:
         `launch_s` to the end of the first step, with `launch_cpu_s` of processor, by process in
         `launch_processes`; `step_s` and
-        `step_cpu_s` of the steps between the first and the last; their `parts`; `peak_gib`.
+        `step_cpu_s`, means of the steps between the first and the last, whose seconds are
+        `steps_s`; their `parts`; `peak_gib`.
 
     Raises:
         RuntimeError: it failed, or made other steps than asked.
@@ -124,6 +125,7 @@ def measured(system: str, work: Work, folder: Path) -> dict:
         "launch_processes": watch.shares,
         "step_s": round((watch.ends[-2] - watch.ends[0]) / len(counted), 3),
         "step_cpu_s": round((watch.processor[-2] - watch.processor[0]) / len(counted), 3),
+        "steps_s": [round(watch.ends[at] - watch.ends[at - 1], 3) for at in counted],
         "parts": {
             name: round(sum(rows[at].get(name, 0.0) for at in counted) / len(counted), 3)
             for name in sorted(names)

@@ -42,6 +42,7 @@ class Work:
         response: Tokens of each rollout.
         steps: Steps of a launch. The first warms up, the last saves: neither is counted.
         hardware: Overlay under conf/hardware.
+        overrides: More settings of the experiment.
         micro_batch: Rollouts of a forward pass.
         instant: Rollouts are made up in no time, so that what is left is the work around them.
     """
@@ -50,8 +51,9 @@ class Work:
     prompts: int = 32
     rollouts: int = 8
     response: int = 32
-    steps: int = 6
+    steps: int = 5
     hardware: str = "cpu"
+    overrides: tuple[str, ...] = ()
     micro_batch: int = 256
     instant: bool = False
 
@@ -98,6 +100,7 @@ def experiment_of(work: Work) -> Experiment:
         f"hardware.micro_batch={work.micro_batch}",
         f"data.train.rows={work.prompts * (work.steps + 1)}",
         "reward=correctness",
+        *work.overrides,
         *(f"stages.0.{name}={value}" for name, value in stage.items()),
     )
 
@@ -151,6 +154,7 @@ def stock_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         "+trainer.stagecraft.",
         "+algorithm.stagecraft.",
         "+actor_rollout_ref.rollout.agent.",
+        "actor_rollout_ref.rollout.router_config_path",
         "trainer.v1.sampler.",
         "+trainer.v1.sampler.",
         "reward.reward_manager.",
