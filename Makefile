@@ -33,8 +33,8 @@ test-faults: environment ## kill, fill and break real runs, and see what they lo
 	@$(bin)/python -m pytest tests/faults tests/flows/test_cluster.py -m "not gpu" --faults-seed $(SEED) \
 		--faults-table benchmarks/results
 
-test-methods: environment ## every method and lab recipe for two steps on verl (nightly; 3 hours)
-	@$(bin)/python -m pytest -m nightly
+test-methods: environment ## every method and lab recipe for two steps on verl (nightly; an hour)
+	@$(bin)/python -m pytest tests/flows/test_methods.py -m nightly --methods-table benchmarks/results
 
 bench: environment ## every benchmark that needs no GPU, into benchmarks/results (20 minutes)
 	@$(bin)/python -m benchmarks.all

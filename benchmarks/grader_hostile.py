@@ -19,7 +19,7 @@ from trainer.rewards import Limits, Reason, configure, grade, grade_many
 RESULTS = Path(__file__).parent / "results"
 SECONDS, SLACK = 2.0, 0.5
 MARKER = "stagecraft-marker"
-TRUTH = r"x^2+\sqrt{y}"  # no number, so that as much as possible is left to the parser
+TRUTH = r"\int_0^x f(t)\,dt"  # of no value known here, so that all is left to the parser
 
 _CODE = [
     f"__import__('os').system('touch {MARKER}')",

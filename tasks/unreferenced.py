@@ -9,14 +9,16 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from conf.schema import Experiment
-from tasks import artifacts, disk
+from tasks import disk
 from tasks.artifacts import read_json
+from tasks.journal import Journal, journals
 from tasks.plan import data_folders, plan
 from tasks.stages import (
     LOCK,
@@ -29,6 +31,7 @@ from tasks.stages import (
     read_manifests,
 )
 from tasks.status import evaluations
+from tasks.unreferenced_data import cards_without_data, unused_data
 
 DAY = 86_400.0
 # What `tasks.artifacts` and `trainer.backend.export` call a thing while they fill it.
@@ -55,18 +58,15 @@ class Unreferenced:
     spared: str = ""
 
 
-# As downloaded, gated, a prompt set, what is left of it between stages.
-_GENERATIONS = 4
-
-
 def unreferenced(
     output: Path | str, *, keep: Iterable[Experiment] = (), older_than: float = DAY
 ) -> list[Unreferenced]:
     """What may be deleted from an output folder.
 
     Leftovers of interrupted writes; stages that are not finished or were moved aside; what a
-    finished stage would have resumed from; scores of checkpoints of no stage; data sets that no
-    stage and no score used (none of them, while a stage has no usable manifest).
+    finished stage would have resumed from; scores of checkpoints of no stage. And, unless a stage
+    has no usable manifest: runs whose stages are all gone, data sets that no stage and no score
+    used, and cards of such data sets.
 
     Args:
         output: The output folder.
@@ -96,16 +96,23 @@ def unreferenced(
     ]
     scored = evaluations(output)
     sampled = _generations(output)
-    unused = _evaluations({**scored, **sampled}, manifests, output)
-    found += [item for item in unused if _written(Path(item.path)) < before]
-    if None in manifests.values():  # nothing says which data that stage used
+    scores = _evaluations({**scored, **sampled}, manifests, output)
+    found += [item for item in scores if _written(Path(item.path)) < before]
+    if None in manifests.values():  # nothing says which data that stage used, or which run made it
         return found
+    found += [item for item in _runs(output, manifests) if _written(Path(item.path)) < before]
     used = {manifest["identity"].get("data", "") for manifest in manifests.values() if manifest}
     used |= {manifest.get("data_digest", "") for manifest in (*scored.values(), *sampled.values())}
-    found += [
-        _of(folder, "no stage and no score used this data set")
-        for folder in _unused_data(output, used)
+    unused = [
+        folder
+        for folder in unused_data(output, used)
         if folder not in kept_data and _written(folder) < before
+    ]
+    found += [_of(folder, "no stage and no score used this data set") for folder in unused]
+    found += [
+        _of(folder, "a card of a data set that is gone, or listed here")
+        for folder in cards_without_data(output, {folder.name for folder in unused})
+        if _written(folder) < before
     ]
     return found
 
@@ -236,34 +243,21 @@ def _generations(output: Path) -> dict[Path, dict[str, Any]]:
     return found
 
 
-def _unused_data(output: Path, used: set[str]) -> list[Path]:
-    """Folders of data sets none of whose family is used: as downloaded, gated, its prompt sets."""
-    sets = {}
-    for path in sorted((output / "data").glob(f"[!.]*/{artifacts.MANIFEST}")):
-        try:
-            manifest = read_json(path)
-        except ValueError:
-            continue
-        if isinstance(manifest, dict) and manifest.get("kind") == "dataset":
-            sets[path.parent] = manifest
-    needed = set(used)
-    for _ in range(_GENERATIONS):
-        needed |= {
-            manifest["parent_digest"]
-            for manifest in sets.values()
-            if manifest["digest"] in needed and manifest.get("parent_digest")
-        }
-    needed |= {  # what its gates compared a set with
-        digest
-        for manifest in sets.values()
-        if manifest["digest"] in needed
-        for digest in manifest.get("against", {}).values()
-    }
-    return [
-        folder
-        for folder, manifest in sets.items()
-        if not {manifest["digest"], manifest.get("parent_digest")} & needed
-    ]
+def _runs(output: Path, manifests: Mapping[Path, dict[str, Any] | None]) -> list[Unreferenced]:
+    """Runs that trained or found stages, none of which is there, and that MLflow has been told."""
+    there = {manifest["digest"] for manifest in manifests.values() if manifest}
+    found = []
+    for folder in journals(output):
+        with suppress(ValueError):
+            journal = Journal.read(folder)
+            stages = {
+                child.tags.get("stagecraft.config_digest")
+                for child in journal.children
+                if child.kind == "stage"
+            }
+            if journal.delivered and stages and not stages & there:
+                found.append(_of(folder, "a run whose stages are gone; MLflow has it", folder))
+    return found
 
 
 def _kept(experiments: Iterable[Experiment]) -> tuple[set[Path], set[Path]]:

@@ -103,6 +103,7 @@ _SAME_SIGN = {
 }  # fmt: skip
 _SIGN = str.maketrans(_SAME_SIGN)
 _UNICODE_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-z]))")
+_PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*(?:\(([^()]*)\)|(?=\{))")
 
 
 def plain(answer: str) -> str:
@@ -112,6 +113,8 @@ def plain(answer: str) -> str:
     ('\\sqrt{3} \\times  \\frac{1}{2}', '\\frac{1}{2}')
     """
     text = _UNICODE_ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", answer)
+    if "sqrt" in text:
+        text = _PLAIN_ROOT.sub(lambda m: "\\sqrt" + (f"{{{m[1]}}}" if m[1] else ""), text)
     text = text.translate(_SIGN).strip().removesuffix("\\").strip()
     if "\\boxed" in text:  # as some truths are written
         text = last_boxed(text) or text

@@ -33,7 +33,6 @@ PARTS = (
     ("the flow", r"-m (flows\.|stand_in\b|prefect\.)"),
     ("Ray's raylet", r"raylet/raylet "),
     ("Ray's GCS server", r"gcs/gcs_server "),
-    ("the task runner", r"^ray::TaskRunner"),
     ("the trainer worker", r"^ray::WorkerDict"),
     ("the rollout server", r"^ray::TorchServer"),
     ("the agent loop", r"^ray::AgentLoopWorker"),
@@ -124,9 +123,10 @@ class Attempt:
     def message(self) -> str:
         """The first line of what it said when all was over: the error, if it failed."""
         lines = self.text.rstrip().splitlines()
-        logged = [at for at, line in enumerate(lines) if re.search(r"Finished in state", line)]
-        after = lines[logged[-1] + 1 :] if logged else lines[-1:]
-        said = [line for line in after if line and not re.match(r"\d\d:\d\d:\d\d\.\d", line)]
+        told = r"Finished in state| step \d+/| resumes after step \d+"
+        last = max((at for at, line in enumerate(lines) if re.search(told, line)), default=-1)
+        said = [line for line in lines[last + 1 :] if line.strip()]
+        said = [line for line in said if not re.match(r"\d\d:\d\d:\d\d\.\d|log: ", line)]
         return said[0].strip()[:200] if said else ""
 
     # --- its processes --------------------------------------------------------------------------

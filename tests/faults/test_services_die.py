@@ -17,7 +17,7 @@ from attempts import ROOT
 from truth import faults_of, finished_stages, recorded_steps
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
-STEPS = 40
+STEPS = 200  # long enough for what is done to the services meanwhile
 MARK = "STAGECRAFT_SERVICES"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 

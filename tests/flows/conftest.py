@@ -15,6 +15,10 @@ from trainer.lab import BASE
 from trainer.records import append_record
 
 
+def pytest_addoption(parser):
+    parser.addoption("--methods-table", help="folder to write methods.md to")
+
+
 @pytest.fixture
 def quick(monkeypatch) -> SimpleNamespace:
     """Stages and scores take no time. `trained` and `scored` are the folders that did run."""

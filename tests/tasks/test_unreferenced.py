@@ -8,6 +8,7 @@ import pytest
 from conf.load import load
 from tasks.again import move_aside
 from tasks.artifacts import new_folder, write_json
+from tasks.journal import Journal
 from tasks.plan import plan
 from tasks.stages import alone, finished
 from tasks.unreferenced import delete, unreferenced
@@ -211,3 +212,47 @@ def test_data_that_nothing_used_is_listed_and_a_family_stays_together(smoke, tra
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*nowhere\n\nhint: "):
         unreferenced(tmp_path / "nowhere")
+
+
+def test_a_run_is_listed_once_mlflow_has_it_and_its_stages_are_gone(smoke, train, output):
+    stages = train(smoke())
+    for stage in stages:
+        shutil.rmtree(stage["folder"] / "verl")
+    journal = Journal.begin(output, "lab_smoke", "sqlite:///x.db", name="run")
+    digests = [stage["digest"] for stage in stages]
+    for digest in digests:
+        journal.child("stage", "1-L1", tags={"stagecraft.config_digest": digest}).end("finished")
+    journal.run.end("finished")
+    journal.delivered = True
+    journal.write()
+    run = f"runs/{journal.run.id}"
+    age(output)
+    assert listed(output) == set()
+    shutil.rmtree(stages[0]["folder"])
+    assert run not in listed(output)  # one of its stages is there
+    shutil.rmtree(stages[1]["folder"])
+    assert run in listed(output)
+    journal.delivered = False
+    journal.write()
+    age(output)
+    assert run not in listed(output)  # nobody else knows of it
+    journal.delivered = True
+    journal.write()
+    age(output)
+    [item] = [one for one in unreferenced(output) if one.path.endswith(run)]
+    with alone(output / run):
+        assert delete(item).spared
+    assert delete(item).spared == "" and not (output / run).exists()
+
+
+def test_a_card_goes_with_the_data_that_it_describes(smoke, train, output):
+    train(smoke(), stages=1)
+    sets = [path.name for path in (output / "data").iterdir()]
+    card = output / "data" / "lab-0123-card"
+    write_json(card / "data_card.json", {"sets": {name: {"folder": name} for name in sets}})
+    shutil.rmtree(next((output / "stages").iterdir()) / "verl")
+    age(output)
+    assert listed(output) == set()
+    write_json(card / "data_card.json", {"sets": {"L1": {"folder": "lab-gone"}}})
+    age(output)
+    assert listed(output) == {f"data/{card.name}"}

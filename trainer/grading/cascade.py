@@ -20,14 +20,19 @@ Conventions, where the field is of two minds:
 """
 
 import re
-from fractions import Fraction
-from functools import lru_cache
 
 from trainer.answers import LONGEST_ANSWER, normalized, number, plain
+from trainer.grading.expressions import same_expression, same_number, value_of
 from trainer.grading.shapes import Shape, shape
-from trainer.grading.values import UnknownError, Value, same, value
+from trainer.grading.wording import (
+    conflict,
+    same_choice,
+    same_numerals,
+    same_words,
+    without_label,
+    without_unit,
+)
 
-PLACES = 6  # decimal places from which on a decimal may stand for what it rounds
 DEEPEST = 3  # lists in lists
 
 
@@ -44,10 +49,10 @@ def equal(answer: str, truth: str, depth: int = 0) -> tuple[bool | None, bool]:
         return True, True
     if not left or not right:
         return False, False
-    for decide in (_numbers, _words, _choices, _numerals):
+    for decide in (_numbers, same_words, _choices, same_numerals):
         decided = decide(answer, truth)
         if decided is not None:
-            return decided, decide in (_words, _choices)
+            return decided, decide in (same_words, _choices)
     return _shapes(answer, truth, depth), False
 
 
@@ -56,183 +61,41 @@ def _numbers(answer: str, truth: str) -> bool | None:
     if left is None and right is None:
         return None
     if left is None:
-        left = number(_without_unit(answer.rpartition("=")[2]))  # "x = 7" and "7 cm" are 7
+        left = number(without_unit(answer.rpartition("=")[2]))  # "x = 7" and "7 cm" are 7
     if right is None:
-        right = number(_without_unit(truth.rpartition("=")[2]))
+        right = number(without_unit(truth.rpartition("=")[2]))
     if left is None or right is None:
         return None
-    if _conflict(answer, truth):
+    if conflict(answer, truth):
         return False
     return same_number(answer, left, truth, right)
 
 
-def same_number(answer: str, left: Fraction, truth: str, right: Fraction) -> bool:
-    """Whether two numbers are the same as written: exactly, rounded, or as a percentage."""
-    if left == right or _rounds(answer, left, right) or _rounds(truth, right, left):
-        return True
-    if ("%" in answer) != ("%" in truth):  # 50 % is 50, and 0.5
-        return left == right * 100 if "%" in answer else left * 100 == right
-    return False
-
-
-def _rounds(text: str, rounded: Fraction, exact: Fraction) -> bool:
-    """Whether a decimal of six or more places is the other number, rounded."""
-    found = re.search(r"\d*\.(\d+)\D*$", text, re.ASCII)
-    if not found or len(found[1]) < PLACES:
-        return False
-    if round(exact, len(found[1])) == rounded:
-        return True
-    # More places than are right, as 0.3333333334: the sixth must be, and must be a leading one.
-    close = abs(exact - rounded) * 200_000 < abs(exact)
-    return close and round(exact, PLACES) == round(rounded, PLACES)
-
-
-# Of two letters at least, and set apart: 7 cm, 7\text{ cm}^2; but not 7n, 7 n or 7 pi.
-_UNIT = re.compile(
-    r"(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}]*[A-Za-z]{1,}[^{}]*)\}"
-    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}(?: +(?:[A-Za-z]+|/))*\.?"
-    r"|(?<=\d )[a-zA-Z]+/[a-zA-Z]+))"
-    r"(?:\^\{?-?\d\}?)?\s*$"
-)
-_CURRENCY = re.compile(r"\\\$|\\(?:text|mathrm)\{\s*\\?\$\s*\}|^\$(?=\d)")
-_DIGIT = re.compile(r"\d|\\pi|\\sqrt|\\frac")
-_SAME_UNIT = {
-    word: name
-    for name, words in {
-        "millimetre": "mm millimeter millimeters millimetre millimetres",
-        "centimetre": "cm centimeter centimeters centimetre centimetres",
-        "metre": "m meter meters metre metres",
-        "kilometre": "km kilometer kilometers kilometre kilometres",
-        "inch": "in inch inches",
-        "foot": "ft foot feet",
-        "yard": "yd yard yards",
-        "mile": "mi mile miles",
-        "second": "s sec second seconds",
-        "minute": "min minute minutes",
-        "hour": "h hr hrs hour hours",
-        "day": "day days",
-        "week": "week weeks",
-        "year": "yr year years",
-        "gram": "g gram grams",
-        "kilogram": "kg kilogram kilograms",
-        "pound": "lb lbs pound pounds",
-        "litre": "l liter liters litre litres",
-        "dollar": "dollar dollars usd",
-        "cent": "cent cents",
-        "degree": "degree degrees deg",
-        "radian": "radian radians rad",
-    }.items()
-    for word in words.split()
-}
-
-
-def _without_unit(text: str) -> str:
-    found = _UNIT.search(_CURRENCY.sub("", text))
-    bare = _CURRENCY.sub("", text)
-    return bare[: found.start()] if found and _DIGIT.search(bare[: found.start()]) else bare
-
-
-def _unit(text: str) -> str:
-    """The known unit that a text ends in, "" where none is known."""
-    if "\\$" in text:
-        return "dollar"
-    found = _UNIT.search(text)
-    words = re.findall(r"[a-z]+", (found["text"] or found["word"] or "").lower()) if found else []
-    return _SAME_UNIT.get(words[-1], "") if words and words[0] != "square" else ""
-
-
-def _conflict(answer: str, truth: str) -> bool:
-    left, right = _unit(answer), _unit(truth)
-    return bool(left and right and left != right)
-
-
-_TEXT_ONLY = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|textrm)\s*\{([^{}\\$]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z '.,!?-]*[A-Za-z.!?)]")
-
-
-def words(text: str) -> str | None:
-    """An answer in words in lower case, letters and digits alone; None for anything else.
-
-    Letters without \\text count as words when there are three of them: ab is a product.
-    """
-    stripped = plain(text)
-    bare = _TEXT_ONLY.sub(r"\1", stripped).strip(" .$*")
-    if not _WORDS.fullmatch(bare) or (bare == stripped.strip(" .$*") and len(bare) < 3):
-        return None
-    if len(bare) < 2:
-        return None
-    return re.sub(r"[^a-z]", "", re.sub(r"^(?:the|an|a) ", "", bare.lower()))
-
-
-def _words(answer: str, truth: str) -> bool | None:
-    left, right = words(answer), words(truth)
-    if left is None or right is None:
-        other = truth if right is None else answer
-        return False if (left or right) and number(other) is not None else None
-    if left == right:
-        return True
-    short = max(len(left), len(right)) <= 4 and "\\" not in answer + truth
-    if short or re.search(r"\b(?:and|or)\b|,", f"{answer} {truth}"):
-        return None  # a product of letters, or a list of words
-    return False
-
-
-_CHOICE = re.compile(
-    r"\(?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Ja-j])\)?\s*[.:)]?\s*\}?\s*\)?"
-    r"\s*[.:)]?"
-)
-_LABEL = re.compile(
-    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[.:)])\s*[.:]?\s*\}?"
-    r"(?:\\[ ,;:!]|\\quad|\s|~)*(?P<rest>.+)",
-    re.DOTALL,
-)
-
-
 def _choices(answer: str, truth: str) -> bool | None:
-    left, right = plain(answer), plain(truth)
-    wanted, given = _CHOICE.fullmatch(right), _CHOICE.fullmatch(left)
-    if wanted and given:
-        return wanted["letter"].upper() == given["letter"].upper() or None
-    labelled = _LABEL.fullmatch(left)
-    if labelled and wanted:
-        return (labelled["a"] or labelled["b"]) == wanted["letter"].upper()
-    if labelled and not _LABEL.fullmatch(right):
-        return equal(labelled["rest"], truth, DEEPEST)[0]
-    return None
-
-
-_NUMERAL = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")
-
-
-def _numerals(answer: str, truth: str) -> bool | None:
-    """Numerals with a base, 101_2; the base may be left out."""
-    left, right = normalized(answer), normalized(truth)
-    found = [_NUMERAL.fullmatch(text) for text in (left, right)]
-    digits = [m[1] if m else text for m, text in zip(found, (left, right), strict=True)]
-    if not any(found) or not all(re.fullmatch("[0-9A-F]+", text) for text in digits):
-        return None
-    same_base = not all(found) or found[0][2] == found[1][2]
-    return digits[0] == digits[1] and same_base
+    decided = same_choice(answer, truth)
+    if decided is None and (rest := without_label(answer, truth)):
+        return equal(rest, truth, DEEPEST)[0]
+    return decided
 
 
 def _shapes(answer: str, truth: str, depth: int) -> bool | None:
     left, right = shape(plain(answer)), shape(plain(truth))
     if left.kind == right.kind == "one":
-        return _ones(left, right, answer, truth)
+        return same_expression(left, right, answer, truth)
     if depth >= DEEPEST:
         return None
     if left.kind == right.kind == "ordered" and left.brackets != right.brackets:
         return None if len(left.items) == len(right.items) else False
     if (left.kind == "matrix") != (right.kind == "matrix"):
         return None
+    if "one" in (left.kind, right.kind):
+        return _one_against_many(left, right)
     if left.kind != right.kind:
         for one in (left, right):
             if one.kind == "ordered" and one.brackets not in ("()", "<>") and len(one.items) == 2:
                 return None if one.brackets == "[]" else False  # an interval is no list of its ends
     if left.kind == "matrix" and left.brackets != right.brackets:
         return False
-    if left.kind == "one" or right.kind == "one":
-        return _one_against_many(left, right)
     names = _names(left, right)
     if names is not None:
         left, right = names
@@ -255,17 +118,26 @@ def _names(left: Shape, right: Shape) -> tuple[Shape, Shape] | None:
     return None
 
 
+_SEVERAL = re.compile(r"[,;&|<>]|\\[A-Za-z{]|and|or|to")
+
+
 def _one_against_many(left: Shape, right: Shape) -> bool | None:
     one, many = (left, right) if left.kind == "one" else (right, left)
     if len(many.items) == 1:
         return equal(left.items[0], right.items[0], DEEPEST)[0]
-    if _value(one.items[0]) is None or many.kind == "matrix":
+    if many.kind == "matrix":
         return None
-    return (
-        False
-        if any(equal(one.items[0], item, DEEPEST)[0] is False for item in many.items)
-        else None
-    )
+    known = value_of(one.items[0])
+    if known is None:
+        # Where there is nothing between two elements, no parser finds the two.
+        values = [value_of(item) for item in many.items]
+        several = all(values) and not any(v.letters for v in values) and len(set(values)) > 1
+        return False if several and not _SEVERAL.search(one.items[0]) else None
+    found = [equal(one.items[0], item, DEEPEST)[0] for item in many.items]
+    # A number is no tuple, interval or set of several, unless all of them are that number.
+    if False in found or (not known.letters and many.kind != "list" and True not in found):
+        return False
+    return None
 
 
 def _in_order(left: tuple[str, ...], right: tuple[str, ...], depth: int) -> bool | None:
@@ -294,83 +166,3 @@ def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
     if unique:
         return all(map(any, table)) and all(map(any, columns))
     return all(sum(row) == sum(columns[row.index(True)]) for row in table)
-
-
-_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
-_WORKED_OUT = re.compile(r"\\[a-zA-Z]|sqrt|log|ln|sin|cos|tan|gcd|lcm|max|min|mod|pi|exp|choose|!")
-
-
-def _noise(text: str, known: Value) -> bool:
-    """Whether letters and signs that make no expression hold nothing that could be the number.
-
-    A free letter does not cancel in what is no expression, and a parser that looks for a number
-    within finds none that equals it.
-    """
-    if not re.search(r"[A-DF-HJ-Za-df-hj-z]", text) or _WORKED_OUT.search(text):
-        return False
-    numerals = re.findall(r"\d+(?:\.\d+)?(?:/\d+)?", text, re.ASCII)
-    if len(numerals) > 40 or not isinstance(known.number, Fraction):
-        return len(numerals) <= 40
-    found = [number(one) for one in numerals] + [number(f".{one}") for one in numerals]
-    return not any(one is not None and abs(one) == abs(known.number) for one in found)
-
-
-_INFINITE = re.compile(r"[+-]?\\infty|[+-]?\\?infinity")
-
-
-def _ones(left: Shape, right: Shape, answer: str, truth: str) -> bool | None:
-    if _conflict(answer, truth):
-        return False
-    if left.names[0] and right.names[0] and left.names != right.names:
-        return None  # y = 2x against x = 2y: whole equations
-    a, b = (normalized(_without_unit(one.items[0])) for one in (left, right))
-    if a == b:
-        return True
-    if re.sub(r"^\+", "", a) == re.sub(r"^\+", "", b):
-        return True
-    x, y = _value(_without_unit(left.items[0])), _value(_without_unit(right.items[0]))
-    if x is None or y is None:
-        known = x or y
-        other = a if x is None else b
-        if known is None or known.letters:
-            return None
-        return False if _INFINITE.fullmatch(other) or _noise(other, known) else None
-    decided = same(x, y)
-    if decided is None and bool(x.letters) != bool(y.letters):
-        lettered, number_side = (left, y) if x.letters else (right, x)
-        before = _LETTER.split(lettered.items[0], maxsplit=1)[
-            0
-        ]  # 5 of 5m: the letter may be a unit
-        bare = _value(before)
-        if bare is None or same(bare, number_side) is False:
-            unequal = same(Value(x.number, frozenset()), Value(y.number, frozenset())) is False
-            return False if unequal else None
-    if decided is False and not (x.letters or y.letters):
-        for text, one, another in ((a, x, y), (b, y, x)):
-            if re.fullmatch(r"-?\d*\.\d{6,}", text) and _rounds_value(text, one, another):
-                return True
-    return decided
-
-
-def _rounds_value(text: str, decimal: Value, exact: Value) -> bool:
-    if isinstance(exact.number, Fraction):
-        return _rounds(text, decimal.number, exact.number)
-    if getattr(exact.number, "imag", 0):
-        return False
-    return _rounds(text, decimal.number, Fraction(str(exact.number)))
-
-
-_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\{?\\circ\}?")
-
-
-@lru_cache(maxsize=4096)
-def _value(text: str) -> Value | None:
-    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
-        text = _ANGLE.sub(r"{\\frac{\1\\pi}{180}}", text)
-    text = re.sub(
-        r"\^\{?\\circ\}?|\\%|%|\\degree(?![A-Za-z])|(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", "", text
-    )
-    try:
-        return value(text.strip())
-    except UnknownError:
-        return None

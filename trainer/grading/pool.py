@@ -88,7 +88,7 @@ class Pool:
     def __init__(self, limits: Limits = Limits()) -> None:
         """Start nothing yet."""
         self.limits = limits
-        self._control_lock = Lock()
+        self._control_lock, self._warm_lock = Lock(), Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
@@ -132,11 +132,19 @@ class Pool:
         return outcome
 
     def warm(self) -> None:
-        """Start what is to be started, so that the next comparison does not wait for it."""
+        """Start every process, so that the next comparison does not wait for one."""
         if self._process is None:
-            with self._control_lock:
+            with self._warm_lock:
                 if self._process is None:
-                    self._start()
+                    ready = [self._free.get() for _ in range(self.limits.size())]
+                    try:
+                        for worker in filter(None, ready):  # of a process that is no more
+                            worker.channel.close()
+                        ready = [None] * len(ready)
+                        ready = [self._fork() for _ in ready]
+                    finally:
+                        for worker in ready:
+                            self._free.put(worker)
 
     def _asked(
         self, worker: _Worker, line: bytes, seconds: float

@@ -12,25 +12,15 @@ that differ there are different.
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import sha256
-from math import comb, factorial, isqrt
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mpmath.ctx_mp import MPContext
+from trainer.grading import arithmetic
+from trainer.grading.arithmetic import UnknownError
 
 LONGEST = 400  # characters
 DEEPEST = 24  # levels of brackets
-DIGITS = 50  # decimal digits of floats
 SAME, DIFFERENT = 1e-30, 1e-20  # relative differences that count as none, and as one
-LOST = 60  # bits that a difference of floats may lose before it is not trusted
-BITS = 4096  # size of an exact number, and of the exponent of a float
-LARGEST_FACTORIAL = 150
-
-
-class UnknownError(ValueError):
-    """An expression that is not understood here; a better parser may."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +71,19 @@ def same(left: Value, right: Value) -> bool | None:
 def _close(left: object, right: object) -> bool | None:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
-    a, b = _float(left), _float(right)
+    a, b = arithmetic.as_float(left), arithmetic.as_float(right)
     difference, scale = abs(a - b), max(abs(a), abs(b))
     if difference <= SAME * scale:
         return True
     return False if difference > DIFFERENT * scale else None
 
 
-@cache
-def _mp() -> "MPContext":
-    # Imported late: most answers are integers, and a context of its own leaves sympy's alone.
-    from mpmath.ctx_mp import MPContext
-
-    context = MPContext()
-    context.dps = DIGITS
-    return context
-
-
-def _float(number: object):
-    if isinstance(number, Fraction):
-        return _mp().mpf(number.numerator) / number.denominator
-    return number
-
-
 @lru_cache(256)
 def _letter(name: str) -> object:
     digits = int.from_bytes(sha256(name.encode()).digest()[:16], "big")
-    return _mp().mpf(2) + _mp().mpf(digits) / 2**128  # between 2 and 3, and never a short fraction
+    return (
+        arithmetic.context().mpf(2) + arithmetic.context().mpf(digits) / 2**128
+    )  # between 2 and 3, and never a short fraction
 
 
 _TOKEN = re.compile(
@@ -161,7 +137,9 @@ class _Reader:
         total = self.product()
         while self.peek() in ("+", "-"):
             sign = self.take()
-            total = _checked(_add(total, self.product(), -1 if sign == "-" else 1))
+            total = arithmetic.checked(
+                arithmetic.add(total, self.product(), -1 if sign == "-" else 1)
+            )
         self.depth -= 1
         return total
 
@@ -174,18 +152,18 @@ class _Reader:
         while self.peek():
             if self.peek() in _TIMES:
                 self.take()
-                total = _checked(_multiply(total, self.factor()))
+                total = arithmetic.checked(arithmetic.multiply(total, self.factor()))
             elif self.peek() in ("/", "\\div"):
                 self.take()
-                total = _divide(total, self.factor())
+                total = arithmetic.divide(total, self.factor())
                 divided = True
             elif self._starts_factor():
                 if divided or self.peek()[0] in ".0123456789":
                     raise UnknownError("1/2x can be read in two ways, and 2 3 in three")
-                total = _checked(_multiply(total, self.power()))
+                total = arithmetic.checked(arithmetic.multiply(total, self.power()))
             else:
                 break
-        return _multiply(Fraction(sign), total)
+        return arithmetic.multiply(Fraction(sign), total)
 
     def mixed(self):
         """A product's first factor, or a mixed number such as 1\\frac{1}{2}."""
@@ -194,14 +172,14 @@ class _Reader:
             plain = re.match(r"\\frac\{(\d+)\}\{(\d+)\}", "".join(self.tokens[self.at + 1 :]))
             if plain and 0 < int(plain[1]) < int(plain[2]):
                 self.take()
-                return _add(_number(token), self.power(), 1)
+                return arithmetic.add(arithmetic.numeral(token), self.power(), 1)
         return self.power()
 
     def factor(self):
         """What may follow a sign of multiplication: it may have a sign of its own."""
         if self.peek() == "-":
             self.take()
-            return _multiply(Fraction(-1), self.power())
+            return arithmetic.multiply(Fraction(-1), self.power())
         return self.power()
 
     def _starts_factor(self) -> bool:
@@ -213,14 +191,14 @@ class _Reader:
         base = self.atom()
         while self.peek() in ("^", "!"):
             if self.take() == "!":
-                base = _factorial(base)
+                base = arithmetic.factorial_of(base)
             elif self.peek() == "{":
-                base = _power(base, self.bracket())
+                base = arithmetic.power(base, self.bracket())
             else:
                 token = self.peek()
                 if len(token) > 1 and token.isdigit():
                     raise UnknownError("x^10 is x^1 0 in TeX and x^{10} to most who write it")
-                base = _power(base, self.atom())
+                base = arithmetic.power(base, self.atom())
                 if self.peek() == "^":
                     raise UnknownError("a double exponent")
         return base
@@ -243,7 +221,7 @@ class _Reader:
     def atom(self):
         token = self.take()
         if token[0] in ".0123456789":
-            return _number(token)
+            return arithmetic.numeral(token)
         if token in _OPEN:
             self.at -= 1
             return self.bracket()
@@ -252,23 +230,23 @@ class _Reader:
             self.take("|")
             return abs(inside)
         if token in _FRACTIONS:
-            return _divide(self.argument(), self.argument())
+            return arithmetic.divide(self.argument(), self.argument())
         if token == "\\sqrt":
             degree = Fraction(2)
             if self.peek() == "[":
                 degree = self.bracket()
-            return _root(self.argument(), degree)
+            return arithmetic.root(self.argument(), degree)
         if token == "\\binom":
-            return _binomial(self.argument(), self.argument())
+            return arithmetic.binomial(self.argument(), self.argument())
         if token in _FUNCTIONS:
             return self.call(_FUNCTIONS[token])
         if token == "\\pi":
-            return _mp().pi()
+            return arithmetic.context().pi()
         if (len(token) == 1 and token.isalpha()) or token in _NAMED:
             if self.peek() == "_":
                 raise UnknownError("an index")
             if token in ("e", "i"):
-                return _mp().e() if token == "e" else _mp().mpc(0, 1)
+                return arithmetic.context().e() if token == "e" else arithmetic.context().mpc(0, 1)
             self.letters.add(token)
             return _letter(token)
         raise UnknownError(f"{token!r} is not understood")
@@ -280,111 +258,15 @@ class _Reader:
             if self.argument() != 2:
                 raise UnknownError("only squares are written so without doubt")
             square = True
-        argument = _float(self.power())
+        argument = arithmetic.as_float(self.power())
         if self._starts_factor():
             raise UnknownError("where the argument ends is not sure")
         if abs(argument) > 1e4:
             raise UnknownError("a large argument")
         try:
-            result = getattr(_mp(), name)(argument)
+            result = getattr(arithmetic.context(), name)(argument)
         except (ValueError, ZeroDivisionError) as error:
             raise UnknownError(str(error)) from error
         if abs(result) < 1e-18:
             raise UnknownError("a zero of a function, or nearly one")
-        return _checked(result * result if square else result)
-
-
-def _number(digits: str) -> Fraction:
-    if len(digits) > 100:
-        raise UnknownError("a long number")
-    return Fraction(digits)
-
-
-def _checked(number):
-    """The number, unless it became too large to go on with."""
-    if isinstance(number, Fraction):
-        if max(number.numerator.bit_length(), number.denominator.bit_length()) > BITS:
-            raise UnknownError("a large number")
-        return number
-    if not _mp().isfinite(number) or (number and abs(_mp().mag(number)) > BITS):
-        raise UnknownError("a large number")
-    return number
-
-
-def _both(left, right):
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left, right
-    return _float(left), _float(right)
-
-
-def _add(left, right, sign: int):
-    left, right = _both(left, right)
-    total = left + sign * right
-    if not isinstance(total, Fraction) and left and right:
-        largest = max(_mp().mag(left), _mp().mag(right))
-        if not total or largest - _mp().mag(total) > LOST:
-            raise UnknownError("what is left of a cancellation")
-    return total
-
-
-def _multiply(left, right):
-    left, right = _both(left, right)
-    return left * right
-
-
-def _divide(left, right):
-    left, right = _both(left, right)
-    if not right:
-        raise UnknownError("a division by zero")
-    return _checked(left / right)
-
-
-def _power(base, exponent):
-    if not base or abs(_float(exponent)) > BITS:
-        raise UnknownError("a power of zero, or a tower")
-    size = abs(_mp().mag(_float(base)))
-    if size * abs(_float(exponent)) > BITS:
-        raise UnknownError("a large power")
-    if isinstance(exponent, Fraction):
-        if exponent.denominator == 1 and isinstance(base, Fraction):
-            return _checked(base ** int(exponent))
-        if exponent.denominator != 1 and _mp().re(_float(base)) < 0:
-            raise UnknownError("which root of a negative number is meant is not sure")
-        if exponent.denominator == 2 and isinstance(base, Fraction):
-            return _checked(_power(_root(base, Fraction(2)), Fraction(exponent.numerator)))
-    return _checked(_float(base) ** _float(exponent))
-
-
-def _root(number, degree):
-    if degree == 2 and isinstance(number, Fraction) and number >= 0:
-        up, down = _isqrt(number.numerator), _isqrt(number.denominator)
-        if up is not None and down is not None:
-            return Fraction(up, down)
-    if degree == 2:
-        return _checked(_mp().sqrt(_float(number)))
-    if not isinstance(degree, Fraction) or degree.denominator != 1 or not 2 < degree < 100:
-        raise UnknownError("a root of no small degree")
-    if _mp().im(_float(number)) or _mp().re(_float(number)) < 0:
-        raise UnknownError("which root of a negative number is meant is not sure")
-    return _checked(_mp().root(_float(number), int(degree)))
-
-
-def _isqrt(number: int) -> int | None:
-    root = isqrt(number)
-    return root if root * root == number else None
-
-
-def _factorial(number):
-    if not isinstance(number, Fraction) or number.denominator != 1:
-        raise UnknownError("a factorial of no integer")
-    if not 0 <= number <= LARGEST_FACTORIAL:
-        raise UnknownError("a large factorial")
-    return Fraction(factorial(int(number)))
-
-
-def _binomial(above, below):
-    if not all(isinstance(n, Fraction) and n.denominator == 1 for n in (above, below)):
-        raise UnknownError("a binomial of no integers")
-    if not 0 <= below <= above <= 1000:
-        raise UnknownError("a large binomial")
-    return _checked(Fraction(comb(int(above), int(below))))
+        return arithmetic.checked(result * result if square else result)

@@ -12,6 +12,7 @@ JSON line.
 Arguments: file descriptor of the control socket, seconds per answer, MiB per fork.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -22,8 +23,23 @@ import select
 import signal
 import socket
 import sys
+from functools import lru_cache
 
 ANSWERS = 1000  # after which a fork is replaced: sympy's caches grow
+TRUTHS = 512  # that a fork remembers parsed: a prompt's answers come one after another
+CANARY = (r"\frac{1}{\sqrt{2}}", r"\sqrt{2}")  # half the root of two, or not
+# Of each kind of LaTeX something, and something broken: what the parser and sympy learn and load
+# on its first sight is learnt before the forks, once for all of them.
+WARM = [
+    (r"\{(1, 2), (x, 3)\}", r"[a, a + b) \cup (c, \infty)"),
+    (r"x = 1 \text{ or } x = 2^{n+1}", "1, 2"),
+    (r"8", "[a, b]"),
+    (r"2x - \frac{x+1}{3} < 5 y_1", r"\sin(2x) - 3^{k}"),
+    ("(a, b) = (3, 4)", r"7\%"),
+    ("3(x + = 2^ ) y_", "5"),
+    (r"12ab7 - 4\{3", r"6 + 4\pi i"),
+]
+REAP_SECONDS = 0.3
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 LIBC = ctypes.CDLL(None)
 
@@ -32,19 +48,18 @@ def main(control: socket.socket, seconds: float, memory: int) -> None:
     """Load, try a problem with a known answer, and fork on command until the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     logging.disable()
-    canary = [
-        compared({"answer": answer, "truths": [r"\frac{\sqrt{2}}{2}"]}).get("correct")
-        for answer in (r"\frac{1}{\sqrt{2}}", r"\sqrt{2}")
-    ]
+    asked = [{"answer": answer, "truths": [r"\frac{\sqrt{2}}{2}"]} for answer in CANARY]
+    canary = [compared(one).get("correct") for one in asked]
+    for answer, truth in WARM:
+        compared({"answer": answer, "truths": [truth]})
     gc.collect()
     gc.freeze()  # the forks share these pages as long as nobody touches them
     control.sendall(json.dumps({"canary": canary}).encode() + b"\n")
     forks: set[int] = set()
-    dying: set[int] = set()
     while True:
-        dying = {pid for pid in dying if not os.waitpid(pid, os.WNOHANG)[0]}
-        # Looked for again soon where one is dying: to free gigabytes takes the kernel a while.
-        if not select.select([control], [], [], 0.2 if dying else None)[0]:
+        forks -= reaped()
+        # Looked for every now and then: forks die unasked too, and gigabytes are not freed at once.
+        if not select.select([control], [], [], REAP_SECONDS)[0]:
             continue
         commands = control.recv(4096).decode().splitlines()
         if not commands:
@@ -55,10 +70,17 @@ def main(control: socket.socket, seconds: float, memory: int) -> None:
                 forks.add(fork(control, seconds, memory))
             elif command == "kill" and int(argument) in forks:
                 os.kill(int(argument), signal.SIGKILL)  # not reaped yet: the number is its own
-                forks.discard(int(argument))
-                dying.add(int(argument))
     for pid in forks:
         os.kill(pid, signal.SIGKILL)
+
+
+def reaped() -> set[int]:
+    """The forks that have died since this was last asked; none is left as a zombie."""
+    found = set()
+    with contextlib.suppress(ChildProcessError):  # there are none at all
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            found.add(pid)
+    return found
 
 
 def fork(control: socket.socket, seconds: float, memory: int) -> int:
@@ -91,17 +113,26 @@ def serve(channel: socket.socket, seconds: float, memory: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         reply = compared(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
+        # math-verify takes a MemoryError for "not equal"; how far this process grew tells which.
+        if not reply["correct"] and peak() > limit - (memory << 17):
+            reply = {"correct": False, "error": "MemoryError"}
         last = count >= ANSWERS or reply.get("error") == "MemoryError"
         channel.sendall(json.dumps({**reply, "last": last}).encode() + b"\n")
         if last:
             return
 
 
+def peak() -> int:
+    """The most address space that this process ever had, in bytes."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmPeak"))
+
+
 def compared(asked: dict) -> dict:
     """`correct`, whether any truth is met; `parsed`, whether the answer was understood."""
     try:
         answer = expressions(asked["answer"], whole=False)
-        correct = any(verified(expressions(truth, whole=True), answer) for truth in asked["truths"])
+        correct = any(verified(list(of_truth(truth)), answer) for truth in asked["truths"])
         return {"correct": correct, "parsed": any(not isinstance(one, str) for one in answer)}
     except Exception as error:  # sympy raises of every kind on a model's words
         return {"correct": False, "error": type(error).__name__}
@@ -118,6 +149,12 @@ def verified(truth: list, answer: list) -> bool:
         raise
     except Exception:  # of one way to compare them; there may be others
         return verify(truth, answer, **asked)
+
+
+@lru_cache(TRUTHS)
+def of_truth(text: str) -> tuple:
+    """What math-verify reads in an accepted answer."""
+    return tuple(expressions(text, whole=True))
 
 
 def expressions(text: str, *, whole: bool) -> list:

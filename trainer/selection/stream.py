@@ -94,6 +94,7 @@ class Stream:
         self.places: list[Group] = []  # groups of this step, finished or being continued
         self.gone: list[Group] = []  # sampled in this step or before, and left out
         self.draws = 0
+        self.failure = ""  # why a rollout failed last
 
     def begin(self, step: int) -> None:
         """Start a step: groups that waited get their places first, then prompts are drawn."""
@@ -138,6 +139,7 @@ class Stream:
         group = self.sampling.pop(uid, None)
         if group is None:
             return False
+        self.failure = reason
         self._leave(group, f"failed: {reason}")
         if group in self.places:
             self.places.remove(group)
@@ -292,12 +294,20 @@ class Stream:
     def _exhausted(self) -> str:
         fates = self.ledger.fates()
         told = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())) or "none free"
-        return (
-            f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
-            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {told}\n\n"
-            "hint: where most are solved the stage has taught what it can, where most are hopeless "
+        failed = fates.get("failed", 0)
+        told += f" (the last by {self.failure})" if failed else ""
+        hint = (
+            "`grep -A20 failed: trainer.log` shows why the rollouts failed: a rollout server or "
+            "grader that died, or a prompt that neither can take"
+            if failed > self.draws / 2
+            else "where most are solved the stage has taught what it can, where most are hopeless "
             "start from another checkpoint or choose easier prompts; `failed` is told of in "
             "trainer.log; selection.low and selection.high are the bounds"
+        )
+        return (
+            f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
+            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {told}"
+            f"\n\nhint: {hint}"
         )
 
 

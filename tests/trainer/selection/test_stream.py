@@ -214,8 +214,10 @@ def test_an_empty_set_ends_the_stage_and_says_why(simulate):
 
 def test_an_engine_that_fails_every_rollout_ends_the_stage_and_says_why(simulate):
     run = simulate("uniform", [0.5] * 50, engine={"fault": 1.0})
-    with pytest.raises(NothingToTrainOnError, match="50 failed"):
+    with pytest.raises(NothingToTrainOnError, match=r"50 failed \(the last by \w") as told:
         run.step(1)
+    assert "trainer.log" in str(told.value)
+    assert "selection.low" not in str(told.value)  # no bound would help
 
 
 @pytest.mark.parametrize("engine", [{"fault": 0.3}, {"lost": 0.3}], ids=["failing", "silent"])

@@ -1,0 +1,146 @@
+"""What answers say in words and marks: units, currencies, plain words, choices, bases."""
+
+import re
+
+from trainer.answers import normalized, number, plain
+
+# Of two letters at least, and set apart: 7 cm, 7\text{ cm}^2; but not 7n, 7 n or 7 pi.
+_UNIT = re.compile(
+    r"(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}]*[A-Za-z]{1,}[^{}]*)\}"
+    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}(?: +(?:[A-Za-z]+|/))*\.?"
+    r"|(?<=\d )[a-zA-Z]+/[a-zA-Z]+))"
+    r"(?:\^\{?-?\d\}?)?\s*$"
+)
+_CURRENCY = re.compile(r"\\\$|\\(?:text|mathrm)\{\s*\\?\$\s*\}|^\$(?=\d)")
+_DIGIT = re.compile(r"\d|\\pi|\\sqrt|\\frac")
+_SAME_UNIT = {
+    word: name
+    for name, words in {
+        "millimetre": "mm millimeter millimeters millimetre millimetres",
+        "centimetre": "cm centimeter centimeters centimetre centimetres",
+        "metre": "m meter meters metre metres",
+        "kilometre": "km kilometer kilometers kilometre kilometres",
+        "inch": "in inch inches",
+        "foot": "ft foot feet",
+        "yard": "yd yard yards",
+        "mile": "mi mile miles",
+        "second": "s sec second seconds",
+        "minute": "min minute minutes",
+        "hour": "h hr hrs hour hours",
+        "day": "day days",
+        "week": "week weeks",
+        "year": "yr year years",
+        "gram": "g gram grams",
+        "kilogram": "kg kilogram kilograms",
+        "pound": "lb lbs pound pounds",
+        "litre": "l liter liters litre litres",
+        "dollar": "dollar dollars usd",
+        "cent": "cent cents",
+        "degree": "degree degrees deg",
+        "radian": "radian radians rad",
+    }.items()
+    for word in words.split()
+}
+
+
+def without_unit(text: str) -> str:
+    """A text without its currency, and without the unit behind a number."""
+    found = _UNIT.search(_CURRENCY.sub("", text))
+    bare = _CURRENCY.sub("", text)
+    return bare[: found.start()] if found and _DIGIT.search(bare[: found.start()]) else bare
+
+
+def _unit(text: str) -> str:
+    """The known unit that a text ends in, "" where none is known."""
+    if "\\$" in text:
+        return "dollar"
+    found = _UNIT.search(text)
+    words = re.findall(r"[a-z]+", (found["text"] or found["word"] or "").lower()) if found else []
+    return _SAME_UNIT.get(words[-1], "") if words and words[0] != "square" else ""
+
+
+def conflict(answer: str, truth: str) -> bool:
+    """Whether both have a known unit, and not the same."""
+    left, right = _unit(answer), _unit(truth)
+    return bool(left and right and left != right)
+
+
+_TEXT_ONLY = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|textrm)\s*\{([^{}\\$]*)\}")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z '.,!?-]*[A-Za-z.!?)]")
+
+
+def words(text: str) -> str | None:
+    """An answer in words in lower case, letters and digits alone; None for anything else.
+
+    Letters without \\text count as words when there are three of them: ab is a product.
+    """
+    stripped = plain(text)
+    bare = _TEXT_ONLY.sub(r"\1", stripped).strip(" .$*")
+    if not _WORDS.fullmatch(bare) or (bare == stripped.strip(" .$*") and len(bare) < 3):
+        return None
+    if len(bare) < 2:
+        return None
+    return re.sub(r"[^a-z]", "", re.sub(r"^(?:the|an|a) ", "", bare.lower()))
+
+
+def same_words(answer: str, truth: str) -> bool | None:
+    """Whether two answers in words are the same; None where they are not words, or unsure."""
+    left, right = words(answer), words(truth)
+    if left is None or right is None:
+        other = truth if right is None else answer
+        return False if (left or right) and number(other) is not None else None
+    if left == right:
+        return True
+    short = max(len(left), len(right)) <= 4 and "\\" not in answer + truth
+    if short or re.search(r"\b(?:and|or)\b|,", f"{answer} {truth}"):
+        return None  # a product of letters, or a list of words
+    return False
+
+
+_CHOICE = re.compile(
+    r"\(?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Ja-j])\)?\s*[.:)]?\s*\}?\s*\)?"
+    r"\s*[.:)]?"
+)
+_LABEL = re.compile(
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[.:)])\s*[.:]?\s*\}?"
+    r"(?:\\[ ,;:!]|\\quad|\s|~)*(?P<rest>.+)",
+    re.DOTALL,
+)
+
+
+def same_choice(answer: str, truth: str) -> bool | None:
+    """Whether an answer names the choice that is asked for; None where none is, or by chance."""
+    left, right = plain(answer), plain(truth)
+    wanted, given = _CHOICE.fullmatch(right), _CHOICE.fullmatch(left)
+    if wanted and given:
+        return wanted["letter"].upper() == given["letter"].upper() or None
+    labelled = _LABEL.fullmatch(left)
+    if labelled and wanted:
+        return (labelled["a"] or labelled["b"]) == wanted["letter"].upper()
+    return None
+
+
+def without_label(answer: str, truth: str) -> str | None:
+    """What stands behind the letter of a choice, where the truth is no choice; else None.
+
+    >>> without_label("(B) 12", "12")
+    '12'
+    """
+    labelled, right = _LABEL.fullmatch(plain(answer)), plain(truth)
+    if not labelled or _CHOICE.fullmatch(right) or _LABEL.fullmatch(right):
+        return None
+    return labelled["rest"]
+
+
+_NUMERAL = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")
+
+
+def same_numerals(answer: str, truth: str) -> bool | None:
+    """Numerals with a base, 101_2; the base may be left out."""
+    left, right = normalized(answer), normalized(truth)
+    found = [_NUMERAL.fullmatch(text) for text in (left, right)]
+    digits = [m[1] if m else text for m, text in zip(found, (left, right), strict=True)]
+    if not any(found) or not all(re.fullmatch("[0-9A-F]+", text) for text in digits):
+        return None
+    same_base = not all(found) or found[0][2] == found[1][2]
+    return digits[0] == digits[1] and same_base
