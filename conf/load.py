@@ -20,7 +20,7 @@ from conf.schema import Experiment
 FOLDER = Path(__file__).parent
 GROUPS = (
     "experiment", "curriculum", "method", "reward", "selection", "data", "gates", "model",
-    "hardware", "evaluation",
+    "hardware", "evaluation", "notes",
 )  # fmt: skip
 REQUIRED = ("stages", "data", "model", "method", "reward", "selection", "hardware", "evaluation")
 

@@ -22,8 +22,7 @@ from typing import Any
 from conf.load import load
 from flows import services
 from tasks.disk import readable
-from tasks.plan import RESUME, Plan, StagePlan
-from tasks.words import ABSENT, count, duration, plain, things
+from tasks.words import ABSENT, duration, plain, table, things
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     planned.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="as for python -m flows.pipeline"
     )
+    planned.add_argument(
+        "--settings", dest="settings_of_verl", action="store_true",
+        help="show every setting that verl gets, not those of learning alone",
+    )  # fmt: skip
     shown = command("status", _status, "Show runs and stages on disk", "Trains nothing.")
     cleaned = command(
         "gc",
@@ -122,54 +125,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    from flows.plan import plan_text
     from tasks.plan import plan
 
     result = plan(load(*given.settings))
-    _say(json.dumps(asdict(result), indent=2) if given.json else plan_text(result))
+    text = plan_text(result, whole=given.settings_of_verl)
+    _say(json.dumps(asdict(result), indent=2) if given.json else text)
     if result.refused:
         print(f"\na run would be refused:\n{result.refused}", file=sys.stderr)
     return 2 if result.refused else 0
-
-
-def plan_text(plan: Plan) -> str:
-    """A plan for people: a table of stages, then the reasons for each."""
-    rows = [["stage", "", "steps", "updates", "prompts", "rollouts", "tokens at most", "disk"]]
-    for stage in plan.stages:
-        rows.append(
-            [
-                stage.name,
-                _state(stage),
-                *map(count, stage.expected.values()),
-                _bytes(stage.disk_bytes),
-            ]
-        )
-    rows.append(["left to do", "", *map(count, plan.left.values()), _bytes(plan.disk_to_come)])
-    lines = [
-        f"{plan.experiment}, seed {plan.seed}, output {plan.output} "
-        f"({readable(plan.disk_free)} free)",
-        "",
-        *table(rows, left=2),
-        "",
-        *(line for stage in plan.stages for line in _reasons(stage)),
-    ]
-    return "\n".join([*lines, *(["", *plan.remarks] if plan.remarks else [])])
-
-
-def _state(stage: StagePlan) -> str:
-    if stage.state == RESUME:
-        return f"resume after step {stage.after_step}"
-    return stage.state
-
-
-def _reasons(stage: StagePlan) -> list[str]:
-    lines = list(stage.why)
-    if stage.changes:
-        lines.append(f"not {stage.nearest}, for these differ:")
-    for change in stage.changes:
-        remark = f" ({change.remark})" if change.remark else ""
-        lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
-    lines = [f"{stage.name}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
-    return lines
 
 
 # --- status, gc, reindex -----------------------------------------------------------------------
@@ -278,28 +242,6 @@ def _compare(given: argparse.Namespace) -> int:
 
 
 # --- how it looks ------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as lines: the first is the heading, the first `left` columns start at their left.
-
-    >>> table([["stage", "steps"], ["1-L1", "160"]], left=1)
-    ['stage  steps', '-----  -----', '1-L1     160']
-    """
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return [line(rows[0]), line(["-" * width for width in widths]), *map(line, rows[1:])]
-
-
-def _bytes(size: int | None) -> str:
-    return ABSENT if size is None else readable(size)
 
 
 def _when(moment: float | None) -> str:

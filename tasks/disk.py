@@ -15,7 +15,7 @@ from conf.schema import Experiment, Stage
 from tasks.artifacts import Dataset, digest_of, folder_digest, read_json
 from tasks.prepare import prepared_there
 from tasks.stages import MANIFEST, identity, stage_folder, stage_folders
-from trainer.backend.settings import CHECKPOINTS_KEPT
+from trainer.backend.settings import checkpoints_kept
 from trainer.checkpoint import weight_files
 
 # Per parameter. verl keeps and saves float32 weights, whatever type it computes in.
@@ -105,11 +105,11 @@ def checkpoint_bytes(stage: Stage, count: int) -> int:
         export + kept * (export + 12 * parameters),   export = 4 * parameters
 
     Args:
-        stage: Says how many trainer states there will be; at most two are kept.
+        stage: Says how many trainer states there will be; two are kept, more for an alarm.
         count: Parameters of the model.
     """
     export = EXPORT_BYTES * count
-    kept = min(CHECKPOINTS_KEPT, math.ceil(stage.steps / stage.save_every))
+    kept = min(checkpoints_kept(stage), math.ceil(stage.steps / stage.save_every))
     return export + kept * (export + ADAM_BYTES * count)
 
 

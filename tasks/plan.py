@@ -19,9 +19,14 @@ from tasks.labels import flat
 from tasks.model import Checkpoint, local_folder
 from tasks.prepare import comparison_sources, prepared_there
 from tasks.segment import left, recorded
-from tasks.stages import holder, identity, judged, read_manifests, stage_folder
+from tasks.stages import ended_early, holder, identity, judged, read_manifests, stage_folder
+from trainer.backend import settings as verl_settings
 from trainer.backend.resume import last_whole_step
 from trainer.records import read_records
+from trainer.transitions import told
+
+BATCH = 128
+"""Prompts of the step that FastCuRL counts in."""
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
 
@@ -59,9 +64,12 @@ class StagePlan:
         nearest: The earlier stage of the same name that differs in the fewest fields, or "".
         changes: In what it differs from that one.
         why: Reasons in sentences.
-        expected: Of the whole stage: steps, updates, prompts, rollouts, and `tokens_at_most`,
-            rollouts times the longest response.
+        expected: Of the whole stage, if nothing ends it early: steps, updates, prompts, rollouts,
+            `tokens_at_most`, rollouts times the longest response, and `steps_at_128`.
         left: The same, of what is still to do.
+        may_end: What may end it before its last step, in a sentence, or "".
+        alarm: What stops it as collapsed beside values that are no numbers, or "".
+        settings: Every setting that verl gets, under verl's names; the others are verl's defaults.
         disk_bytes: What its checkpoints take, in bytes: what is there of a cached one; None while
             the model is not on this machine.
         disk_to_come: What of it is not there yet, in bytes.
@@ -79,6 +87,9 @@ class StagePlan:
     why: list[str] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    may_end: str = ""
+    alarm: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     disk_bytes: int | None = None
     disk_to_come: int | None = None
 
@@ -97,6 +108,7 @@ class Plan:
         disk_free: Bytes free where they go.
         refused: Why the pipeline would not start, or "".
         remarks: What else was noticed, such as damaged manifests.
+        notes: Where the sources of a recipe disagree, and what holds here.
     """
 
     experiment: str
@@ -108,6 +120,7 @@ class Plan:
     disk_free: int
     refused: str
     remarks: list[str]
+    notes: dict[str, str]
 
 
 def plan(experiment: Experiment) -> Plan:
@@ -132,7 +145,8 @@ def plan(experiment: Experiment) -> Plan:
     begins, plans = start.digest if start else "", []
     for position, stage in enumerate(experiment.stages):
         expected = amounts(stage, stage.steps, experiment.selection)
-        planned = StagePlan(stage.name, position, expected=expected)
+        may_end, alarm = endings(stage)
+        planned = StagePlan(stage.name, position, expected=expected, may_end=may_end, alarm=alarm)
         prompts, no_prompts = _prompts(data, stage, plans[-1] if plans else None)
         planned.why += [reason for reason in (no_data, no_prompts, no_start) if reason]
         upstream = (plans[-1].digest or "") if plans else ""
@@ -142,6 +156,7 @@ def plan(experiment: Experiment) -> Plan:
         if planned.folder is None or not Path(planned.folder).is_dir():
             _explain(planned, what, unknown, earlier, makers)
         _count_disk(planned, stage, experiment.selection, parameters)
+        planned.settings = _engine_settings(experiment, planned, plans[-1] if plans else None)
         plans.append(planned)
         begins = ends
         no_start = "" if ends else f"start: stage {position + 1}, {stage.name}, to be trained"
@@ -156,6 +171,7 @@ def plan(experiment: Experiment) -> Plan:
         _free(output),
         refused,
         remarks,
+        experiment.notes,
     )
 
 
@@ -170,10 +186,11 @@ def data_folders(experiment: Experiment) -> set[Path]:
     return {dataset.folder for dataset in found if dataset}
 
 
-def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, int]:
+def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, float]:
     """What so many steps of a stage make: updates, prompts, rollouts, and at most so many tokens.
 
     tokens <= steps * (rollouts that a step samples at most) * context_length
+    steps_at_128 = prompts / 128, FastCuRL's count: two steps of 64 prompts are one
 
     Prompts and rollouts are those that train: how many are sampled for them, a selection finds out.
     """
@@ -186,7 +203,20 @@ def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, int]:
         "prompts": prompts,
         "rollouts": rollouts,
         "tokens_at_most": sampled * stage.context_length,
+        "steps_at_128": prompts / BATCH,
     }
+
+
+def endings(stage: Stage) -> tuple[str, str]:
+    """What may end a stage early, and what stops it as collapsed: a sentence each, or ""."""
+    transition, alarm = stage.transition, stage.alarm
+    joined = " and " if transition.policy == "all" else " or "
+    ends = joined.join(told(each.model_dump()) for each in transition.when)
+    stops = " or ".join(told(each.model_dump()) for each in alarm.when)
+    return (
+        f"may end before its {stage.steps} steps, when {ends}" if ends else "",
+        f"is stopped when {stops}" if stops else "",
+    )
 
 
 def differences(
@@ -256,7 +286,7 @@ def _look(planned: StagePlan, stage: Stage, output: Path, digest: str) -> str:
         planned.why.append(f"what the trainer saved or recorded there is damaged: {error}")
     if manifest:
         planned.state = CACHED
-        planned.why.append(f"trained already: {folder.name}")
+        planned.why += [f"trained already: {folder.name}", *filter(None, [ended_early(manifest)])]
         return manifest["checkpoint"]["digest"]
     if complaint:
         planned.why.append(complaint)
@@ -310,6 +340,26 @@ def _told(change: Change, makers: Mapping[str, str]) -> Change:
         )
         remark = f"changed upstream: was {old}, now {new}"
     return Change(change.field, str(change.before)[:12], str(change.after)[:12], remark)
+
+
+def _engine_settings(
+    experiment: Experiment, planned: StagePlan, before: StagePlan | None
+) -> dict[str, Any]:
+    """verl's settings of a stage. Folders that are not known yet have their names in < >."""
+    folder = Path(planned.folder or f"<{planned.name}>")
+    start = Path(experiment.model.path)
+    if before:
+        start = Path(before.folder or f"<{before.name}>") / "checkpoint"
+    stage = experiment.stages[planned.position]
+    return verl_settings.settings(
+        experiment,
+        planned.position,
+        start=start,
+        prompts=folder / "prompts.parquet",
+        folder=folder,
+        optimizer_from=start.with_name("verl") if stage.optimizer == "carry" else None,
+        reference=Path("<reference of the stage before>") if stage.reference == "keep" else None,
+    )
 
 
 def _began(manifest: Mapping[str, Any]) -> float:

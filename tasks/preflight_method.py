@@ -17,6 +17,8 @@ GIVEN_TO_LOSSES = (
     "dual_clip",
 )
 BASELINES_OF_THEIR_OWN = ("reinforce_plus_plus", "batch_return")  # no second rollout needed
+# Metrics that a filter of groups by their pass rate moves.
+OF_WHAT_TRAINS = {"reward/mean", "correct/mean", "zero_variance_share"}
 FEW_PROMPTS = {"published": 8, "corrected": 16}  # of james_stein: rloo is safer below
 
 
@@ -49,6 +51,13 @@ def warnings(experiment: Experiment) -> list[str]:
     """What will run, but perhaps not as meant: one sentence each."""
     method, found = experiment.method, []
     for stage in experiment.stages:
+        watched = {each.metric for each in (*stage.transition.when, *stage.alarm.when)}
+        chosen = sorted(watched & OF_WHAT_TRAINS)
+        if chosen and filters_equal_groups(experiment):
+            found.append(
+                f"{stage.name}: its transition or alarm looks at {', '.join(chosen)}, which tell "
+                f"of the groups that selection={experiment.selection.name} lets train"
+            )
         updates = stage.batch_size // stage.mini_batch_size
         usual = Method()
         clips = any(
@@ -82,7 +91,7 @@ def warnings(experiment: Experiment) -> list[str]:
 
 def filters_equal_groups(experiment: Experiment) -> bool:
     """Whether prompt groups of equal rewards are kept from training."""
-    return experiment.selection.name in ("dapo", "speed", "speed_mopps")
+    return experiment.selection.name in ("dapo", "greso", "speed", "speed_mopps")
 
 
 def _check_functions(method: Method) -> None:
@@ -146,7 +155,7 @@ def _negative_rewards(experiment: Experiment) -> bool:
 
 def _all_train(experiment: Experiment) -> bool:
     """Whether the rollouts of a step are all of the policy that the step began with."""
-    return experiment.selection.name in ("uniform", "mopps", "greso", "e2h")
+    return experiment.selection.name in ("uniform", "mopps", "e2h")
 
 
 def _refusal(fact: str, hint: str) -> ConfigError:

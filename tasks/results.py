@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
+from tasks.stages import ended_early
 from trainer import metrics
 
 COSTS = ("updates", "prompts", "rollouts", "tokens_generated", "tokens_trained")
@@ -113,6 +114,7 @@ def stage_rows(experiment: Experiment, stages: Sequence[dict]) -> list[dict[str,
                 "seconds_by_part": seconds
                 | {"other": None if total is None else max(0.0, total - known)},
                 "outcome": stage.get("outcome"),
+                "ended_early": ended_early(stage),
                 "attempts": len(stage.get("attempts") or []),
                 "handoff": stage.get("handoff") or {},
                 "metrics": steps,

@@ -13,9 +13,6 @@ from tasks.artifacts import digest_of
 from tasks.plan import amounts
 from tasks.stages import identity
 
-BATCH = 128
-"""Prompts of the step that FastCuRL counts in: two of 64 prompts are one."""
-
 
 @dataclass
 class Shared:
@@ -77,7 +74,6 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
             made_from += [stage.drop_hopeless]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
             cost = amounts(stage, stage.steps, experiment.selection)
-            cost = {**cost, "steps_at_128": cost["prompts"] / BATCH}
             needed.append(cost)
             found = stages.setdefault(key, Shared(key, stage.name, position, cost, first))
             found.runs.append(label)

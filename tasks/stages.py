@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Experiment, Stage
+from conf.schema import Alarm, Experiment, Stage, Transition
 from tasks.artifacts import digest_of, folder_digest, read_json
 from trainer import functions
+from trainer.transitions import Evidence
 
 MANIFEST = "stage.json"
 LOCK = "lock"
@@ -24,6 +25,7 @@ MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
 TRAINER_VERSION = 2
 # Settings of a stage that act through its prompts alone.
 _TOLD_BY_DATA = {"drop_solved", "drop_hopeless"}
+_USUAL = {"transition": Transition(), "alarm": Alarm()}
 
 
 def identity(
@@ -44,8 +46,12 @@ def identity(
     """
     hardware = experiment.hardware
     kept = stage.optimizer == "carry" or stage.reference == "keep"
+    # Left out where they are the usual ones: stages of before there were any keep their digests.
+    usual = {key for key, value in _USUAL.items() if getattr(stage, key) == value}
     return {
-        "stage": stage.model_dump(mode="json", exclude=_TOLD_BY_DATA | {"name", "save_every"}),
+        "stage": stage.model_dump(
+            mode="json", exclude=_TOLD_BY_DATA | usual | {"name", "save_every"}
+        ),
         "method": {
             **experiment.method.model_dump(mode="json", exclude={"name"}),
             # A file of the user's counts by what it says, wherever it lies.
@@ -238,6 +244,15 @@ def holder(folder: Path) -> str:
         except BlockingIOError:
             return file.read().strip() or "?"
     return ""
+
+
+def ended_early(manifest: Mapping[str, Any]) -> str:
+    """How a finished stage ended before its last step, in a sentence with the evidence; or ""."""
+    if manifest.get("ended_by") != "transition":
+        return ""
+    evidence = "; ".join(str(Evidence(**one)) for one in manifest["evidence"])
+    asked = manifest["settings"]["stage"]["steps"]
+    return f"ended after step {manifest['steps']} of {asked}: {evidence}"
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -115,7 +115,8 @@ def cost(stages: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> Tabl
         ]
         for row, name in [*named, (totals, ("all stages", ""))]
     ]
-    return Table(columns, lines, total=True)
+    notes = [f"{row['name']} {row['ended_early']}" for row in stages if row.get("ended_early")]
+    return Table(columns, lines, notes=notes, total=True)
 
 
 def data(

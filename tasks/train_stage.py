@@ -16,13 +16,23 @@ from tasks.attempts import stage_params, stage_tags
 from tasks.ledger import write_ledger
 from tasks.machine import environment
 from tasks.model import Checkpoint
-from tasks.stages import MANIFEST, alone, finished, identity, read_manifest, stage_folder
+from tasks.stages import (
+    MANIFEST,
+    alone,
+    ended_early,
+    finished,
+    identity,
+    read_manifest,
+    stage_folder,
+)
 from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
+from trainer.backend.endings import alarm_of
 from trainer.backend.launch import StageFailedError, launch
 from trainer.backend.resume import resume_after, saved_optimizer
 from trainer.checkpoint import has_weights
 from trainer.records import read_records
+from trainer.transitions import ended
 
 
 def train_stage(
@@ -49,7 +59,8 @@ def train_stage(
         The stage's manifest (`stage.json`), with `folder` and `position` added.
 
     Raises:
-        StageFailedError: the trainer failed or made fewer steps than asked.
+        StageFailedError: the trainer failed, collapsed, or made fewer steps than asked without
+            reason.
         StalledError: the trainer made no progress for too long.
     """
     stage = experiment.stages[position]
@@ -145,12 +156,18 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
             manifest |= _outcome(folder, stage)
             write_ledger(folder)
             run.log_checkpoint(
-                folder / "checkpoint", manifest["checkpoint"]["digest"], step=stage.steps
+                folder / "checkpoint", manifest["checkpoint"]["digest"], step=manifest["steps"]
             )
+            early = ended_early(manifest)
+            if early:
+                print(f"{_label(experiment, position)}  {early}")
             attempt["outcome"] = manifest["outcome"] = "finished"
     except Exception as error:
         attempt["outcome"] = manifest["outcome"] = "failed"
         attempt["reason"] = str(error)
+        alarm = alarm_of(folder)
+        if alarm:
+            attempt["alarm"] = alarm
         raise
     except BaseException:  # Ctrl-C, or a run that was cancelled: a wish, not a failure
         attempt["outcome"] = manifest["outcome"] = "interrupted"
@@ -203,11 +220,16 @@ def kept(stage: Stage, start: Checkpoint) -> tuple[dict[str, str], Path | None]:
 
 
 def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
-    """What a stage that ended well says of itself. Fewer steps than asked are an error."""
+    """What a stage that ended well says of itself.
+
+    Fewer steps than asked are an error, unless the same records say that its transition held.
+    """
     records = read_records(folder / "metrics.jsonl")
-    if [record["step"] for record in records] != list(range(1, stage.steps + 1)):
+    ending = ended(records, stage.transition.model_dump(), stage.steps)
+    steps = ending.step if ending else stage.steps
+    if [record["step"] for record in records] != list(range(1, steps + 1)):
         raise StageFailedError(
-            f"{folder / 'metrics.jsonl'} holds {len(records)} steps, needed 1 to {stage.steps}, "
+            f"{folder / 'metrics.jsonl'} holds {len(records)} steps, needed 1 to {steps}, "
             "each once\n\nhint: move the stage's folder away and run it again"
         )
     counted = ("updates", "prompts", "rollouts", "tokens/generated", "tokens/trained")
@@ -218,8 +240,10 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
     return {
         "checkpoint": {"path": str(checkpoint), "digest": folder_digest(checkpoint)},
         "handoff": read_json(checkpoint / "handoff.json"),
-        "steps": stage.steps,
-        "counters": {"steps": stage.steps, **{k: int(v) for k, v in totals.items()}},
+        "steps": steps,
+        "ended_by": "transition" if ending else "steps",
+        "evidence": ending.as_json() if ending else [],
+        "counters": {"steps": steps, **{k: int(v) for k, v in totals.items()}},
         "seconds": sum(record["seconds/step"] for record in records),
     }
 

@@ -1,6 +1,7 @@
 """How numbers are written for people: the same way on the page, in tables and in the terminal."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 ABSENT = "\N{EN DASH}"
@@ -123,6 +124,24 @@ def things(amount: int, one: str, many: str = "") -> str:
     ('1 stage', '2 stages')
     """
     return f"{count(amount)} {one if amount == 1 else many or one + 's'}"
+
+
+def table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows as lines: the first is the heading, the first `left` columns start at their left.
+
+    >>> table([["stage", "steps"], ["1-L1", "160"]], left=1)
+    ['stage  steps', '-----  -----', '1-L1     160']
+    """
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return [line(rows[0]), line(["-" * width for width in widths]), *map(line, rows[1:])]
 
 
 def plain(text: str) -> str:

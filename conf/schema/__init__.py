@@ -16,11 +16,14 @@ from conf.schema.method import Method
 from conf.schema.reward import Reward
 from conf.schema.selection import Selection
 from conf.schema.stage import Stage
+from conf.schema.transition import Alarm, Condition, Transition
 
 __all__ = [
     "GATES",
     "NAME",
     "SEEDS",
+    "Alarm",
+    "Condition",
     "Data",
     "Evaluation",
     "Experiment",
@@ -34,5 +37,6 @@ __all__ = [
     "Selection",
     "Source",
     "Stage",
+    "Transition",
     "knob",
 ]

@@ -41,6 +41,9 @@ class Experiment(Knobs):
     )
     hardware: Hardware = knob(Hardware, "Machine.", "group")
     evaluation: Evaluation = knob(Evaluation, "Scoring.", "group")
+    notes: dict[str, str] = knob(
+        dict, "Where paper, README and code of a recipe disagree, and what holds here.", "sentences"
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Experiment":

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from conf.schema.knobs import NAME, Knobs, knob
+from conf.schema.transition import Alarm, Transition
 
 
 class Stage(Knobs):
@@ -31,7 +32,11 @@ class Stage(Knobs):
         None, "Leave out prompts whose pass rate there was at most so.", "pass rate", ge=0, lt=1
     )
     context_length: int = knob(8192, "Longest response.", "tokens", gt=0)
-    steps: int = knob(100, "Training steps (batches of prompt groups).", "steps", gt=0)
+    steps: int = knob(
+        100, "Training steps (batches of prompt groups); at most, with a transition.", "steps", gt=0
+    )
+    transition: Transition = knob(Transition, "When it ends before its last step.", "group")
+    alarm: Alarm = knob(Alarm, "When it is stopped as collapsed.", "group")
     batch_size: int = knob(128, "Prompts per step.", "prompts", gt=0)
     mini_batch_size: int = knob(64, "Prompts per optimizer update.", "prompts", gt=0)
     group_size: int = knob(8, "Rollouts per prompt.", "rollouts", gt=0)
@@ -87,4 +92,20 @@ class Stage(Knobs):
                 f"warmup_steps is {self.warmup_steps}, but there are {self.steps} steps: the "
                 "learning rate is never reached\n\nhint: lower warmup_steps or raise steps"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_can_hold(self) -> "Stage":
+        for key, conditions, last in (
+            ("transition", self.transition.when, self.steps - 1),
+            ("alarm", self.alarm.when, self.steps),
+        ):
+            for place, condition in enumerate(conditions):
+                if condition.first > last:
+                    raise ValueError(
+                        f"{key}.when.{place}: {condition.metric} {condition.kind} with a window of "
+                        f"{condition.window} and min_steps {condition.min_steps} can hold after "
+                        f"step {condition.first} at the earliest, needed {last} or before: the "
+                        f"stage makes {self.steps}\n\nhint: lower the window or min_steps"
+                    )
         return self

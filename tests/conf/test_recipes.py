@@ -1,5 +1,6 @@
 """The papers' numbers, and that each recipe has its twin and its single-stage arm."""
 
+import re
 from functools import cache
 
 import pytest
@@ -41,6 +42,24 @@ def test_its_successors_are_as_long_as_the_readme_says(name, steps):
     assert total(name, "prompts") / 128 == steps
     *preview, last = stages(name)
     assert [s.steps for s in preview] == [160, 590, 230, 580] and last.kl_coefficient == 0
+
+
+def test_knights_and_knaves_are_seen_three_times():
+    """run_knk.sh: 3 epochs in batches of 32, of the two sizes that the data's file names say."""
+    experiment = load("experiment=jspo/knights_knaves")
+    rows = sum(int(re.search(r"num(\d+)", file)[1]) for file in experiment.data.train.files)
+    assert rows == 1_200
+    [stage] = experiment.stages
+    assert stage.steps == 3 * (rows // stage.batch_size) == 111
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_where_its_sources_disagree(name):
+    notes = load(f"experiment={name}").notes
+    known = {"fastcurl": "stage_4", "deepscaler": "kl_sign", "speed": "updates", "jspo": "ceiling"}
+    known["areal"] = "baseline"
+    [family] = [family for family in known if name.startswith(family)]
+    assert known[family] in notes and all(len(note) > 40 for note in notes.values())
 
 
 def test_deepscaler_is_1750_steps_of_128_and_3500_updates():

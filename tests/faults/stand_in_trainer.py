@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from trainer.backend.settings import CHECKPOINTS_KEPT, STATE, TRACKER, last_saved_step
+from trainer.backend.endings import Endings, refuse
+from trainer.backend.resume import last_whole_step
+from trainer.backend.settings import STATE, TRACKER, last_saved_step
 from trainer.records import append_record, keep_steps
 
 
@@ -52,12 +54,23 @@ def main(folder: Path) -> None:
     for name in ("metrics.jsonl", "order.jsonl"):
         keep_steps(folder / name, made)
     order = prompts_in_order(folder, values["data.seed"], batch, steps)
-    for step in range(made + 1, steps + 1):
+    given = json.loads(values["+trainer.stagecraft.endings"])
+    endings = Endings(folder / "metrics.jsonl", given, steps)
+    last, step = endings.resume() or steps, made
+    while step < last:
+        step += 1
         time.sleep(float(os.environ["STAND_IN_WAIT"]))
-        _save(verl, step, step * batch)
+        _save(verl, step, step * batch, values["trainer.max_actor_ckpt_to_keep"])
+        record = _record(step, batch, group)
+        endings.check(record)
+        collapse = endings.collapse()
         append_record(folder / "order.jsonl", {"step": step, "prompts": order[step - 1]})
-        append_record(folder / "metrics.jsonl", _record(step, batch, group))
-    _export(folder, verl / f"global_step_{steps}")
+        append_record(folder / "metrics.jsonl", record)
+        if collapse:
+            refuse(collapse, last_whole_step(folder))
+        if endings.done():
+            last = step
+    _export(folder, verl / f"global_step_{last}")
     held.close()
 
 
@@ -69,7 +82,7 @@ def _leave_things() -> mmap.mmap:
         return mmap.mmap(file.fileno(), 4096)
 
 
-def _save(verl: Path, step: int, cursor: int) -> None:
+def _save(verl: Path, step: int, cursor: int, kept: int) -> None:
     folder = verl / f"global_step_{step}"
     (folder / "actor").mkdir(parents=True, exist_ok=True)
     (folder / STATE).write_text(json.dumps({"drawn": cursor}))
@@ -77,7 +90,7 @@ def _save(verl: Path, step: int, cursor: int) -> None:
     (folder / "actor" / "model.safetensors").write_bytes(weights)
     (folder / "data.pt").write_text(json.dumps(cursor))
     (verl / TRACKER).write_text(str(step))
-    shutil.rmtree(verl / f"global_step_{step - CHECKPOINTS_KEPT}", ignore_errors=True)
+    shutil.rmtree(verl / f"global_step_{step - kept}", ignore_errors=True)
 
 
 def _export(folder: Path, saved: Path) -> None:

@@ -80,6 +80,34 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(part, start
     row.kept, row.then = f"{made} steps, all that were made", truth.resumed(again.text)
 
 
+def test_a_killed_stage_ends_where_its_transition_holds_and_a_collapse_goes_back(
+    start, tmp_path, row
+):
+    row.fault, row.trainer = "SIGKILL of the flow, then a collapse in the next stage", STAND_IN
+    output = tmp_path / "outputs"
+    # Rewards are .01, .02, ...: the mean of two is above .04 from step 5 on, above .02 from 3 on.
+    rising = "when:[{{metric:reward/mean,above:{},window:2}}]"
+    settings = [*SETTINGS, f"stages.0.transition={{policy:any,{rising.format(0.04)}}}"]
+    settings += [f"stages.1.alarm={{{rising.format(0.02)}}}"]
+    run = start(output, *settings, "wait=0.3")
+    run.wait_for(r"step 2/12", 170)
+    run.kill("the flow")
+    run.end(60)
+    again = start(output, *settings)
+    assert again.end(170) == 1, again.text
+    assert "ended after step 5 of 12: reward/mean, its mean over steps 4 to 5, is above 0.04" in (
+        again.text
+    )
+    assert "step 3: collapsed. reward/mean" in again.text
+    assert "back at the checkpoint of step 1" in again.text
+    assert faults_of(output) == [] and again.left() == NOTHING
+    first, second = manifests(output)
+    assert (first["steps"], first["ended_by"]) == (5, "transition")
+    assert second["attempts"][0]["alarm"]["good"] == 1
+    row.sees = "ended after step 5 of 12; then: step 3: collapsed, back at the checkpoint of step 1"
+    row.left, row.kept, row.then = again.left(), "the steps before the collapse", "as before"
+
+
 def test_what_was_damaged_is_told_and_made_again_without_a_step(start, finished, row):
     row.fault, row.trainer = "stage 1's manifest is cut, stage 2's weights truncated", STAND_IN
     before = manifests(finished)

@@ -102,11 +102,12 @@ def _faults_of_finished(folder: Path, manifest: dict, steps: int, drawn: int) ->
         found.append("finished, but its checkpoint is not what its manifest says")
     if manifest["checkpoint"]["path"] != str(checkpoint):
         found.append(f"its checkpoint lies at {manifest['checkpoint']['path']}")
+    made = manifest["steps"] if manifest["ended_by"] == "transition" else asked["steps"]
     wanted = {
-        "steps": asked["steps"],
-        "updates": asked["steps"] * (asked["batch_size"] // asked["mini_batch_size"]),
-        "prompts": asked["steps"] * asked["batch_size"],
-        "rollouts": asked["steps"] * asked["batch_size"] * asked["group_size"],
+        "steps": made,
+        "updates": made * (asked["batch_size"] // asked["mini_batch_size"]),
+        "prompts": made * asked["batch_size"],
+        "rollouts": made * asked["batch_size"] * asked["group_size"],
     }
     counted = {name: manifest["counters"][name] for name in wanted}
     if counted != wanted or (steps, drawn) != (wanted["steps"], wanted["steps"]):

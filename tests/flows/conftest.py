@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, stdev
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from tasks import train_stage as training
 from tasks.artifacts import read_json
 from trainer.generate import Request, Response, made, missing, write_part
 from trainer.lab import BASE
-from trainer.records import append_record
+from trainer.records import append_record, read_records
 
 
 def pytest_addoption(parser):
@@ -62,3 +64,40 @@ def _record(step: int, stage: dict) -> dict:
         "tokens/generated": 640,
         "tokens/trained": 640,
     }
+
+
+@pytest.fixture(scope="session")
+def groups_not_together():
+    """The function that checks recorded advantages; see `_groups_not_together`."""
+    return _groups_not_together
+
+
+def _groups_not_together(path: Path, steps: int) -> int:
+    """Check what each update of a stage was given against grpo by hand, prompt by prompt.
+
+    Args:
+        path: `advantages.jsonl`, kept where STAGECRAFT_KEEP_ADVANTAGES is set.
+        steps: Steps that it holds, each made once or more.
+
+    Returns:
+        Steps in which the rows of a prompt did not lie together: there, advantages by position
+        would have failed.
+    """
+    records = read_records(path)
+    assert {record["step"] for record in records} == set(range(1, steps + 1))
+    scattered = 0
+    for record in records:
+        groups: dict[str, list[dict]] = {}
+        for rollout in record["rollouts"]:
+            groups.setdefault(rollout["prompt"], []).append(rollout)
+        changes = sum(a["prompt"] != b["prompt"] for a, b in pairwise(record["rollouts"]))
+        scattered += changes >= len(groups)
+        for group in groups.values():
+            rewards = [rollout["reward"] for rollout in group]
+            assert len(rewards) == 4  # the smoke experiment's
+            for rollout in group:
+                expected = (rollout["reward"] - mean(rewards)) / (stdev(rewards) + 1e-6)
+                found = rollout["advantages"]
+                assert found == pytest.approx([expected] * len(found), abs=1e-4)
+        assert any(rollout["advantages"][0] for rollout in record["rollouts"])
+    return scattered

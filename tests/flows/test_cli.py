@@ -50,9 +50,10 @@ def test_a_plan_is_a_table_with_reasons(smoke, output, train, capsys):
     settings = ["experiment=lab/smoke", f"output={output}", "stages.1.steps=20"]
     assert main(["plan", *settings]) == 0
     text = capsys.readouterr().out
-    cached, to_run, left = text.splitlines()[4:7]
+    cached, to_run, both, left = text.splitlines()[4:8]
     assert cached.split()[:2] == ["1-L1-64", "cached"]
     assert to_run.split()[:8] == ["2-L2-96", "to", "run", "20", "20", "160", "640", "61,440"]
+    assert both.split()[:3] == ["all", "stages", "22"]
     assert left.split()[:4] == ["left", "to", "do", "20"]
     assert "stage.steps: 2 -> 20" in text and "for these differ:" in text
 
@@ -68,6 +69,44 @@ def test_a_plan_for_machines_is_json_wherever_the_option_stands(smoke, output, t
     assert found["left"]["steps"] == 3
     assert main(["plan", "experiment=lab/smoke", f"output={output}"]) == 0
     assert "resume after step 1" in capsys.readouterr().out
+
+
+def test_a_recipe_s_plan_says_what_it_comes_to_and_where_its_sources_disagree(tmp_path):
+    """860 steps of 128 prompts and 1,720 updates: FastCuRL's README, and its scripts."""
+    command = [sys.executable, "-m", "flows.plan", "experiment=fastcurl", f"output={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    text = done.stdout
+    [line] = [line for line in text.splitlines() if line.startswith("all stages")]
+    assert line.split()[2:6] == ["1,560", "1,720", "110,080", "1,177,600"]
+    assert line.split()[-2] == "860"
+    row = next(line for line in text.splitlines() if line.startswith("data.max_response_length"))
+    assert row.split()[1:] == ["8192", "16384", "24576", "16384"]
+    assert "the sources disagree:\n" in text and "  stage_4: stage 4 is 24K with 8" in text
+
+
+def test_all_of_verl_s_settings_are_shown_when_asked_for(output, capsys):
+    settings = ["experiment=lab/smoke", f"output={output}", "stages.1.steps=20"]
+    main(["plan", *settings])
+    some = capsys.readouterr().out
+    main(["plan", *settings, "--settings"])
+    whole = capsys.readouterr().out
+    main(["plan", *settings, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    given = found["stages"][1]["settings"]
+    assert given["trainer.total_training_steps"] == 20
+    lines = {line.split()[0] for line in whole.splitlines() if line}
+    assert {name.lstrip("+") for name in given} <= lines
+    assert "more: add --settings" in some
+    assert "add --settings" not in whole and found["stages"][1]["expected"]["steps_at_128"] == 1.25
+
+
+def test_a_plan_says_what_may_end_a_stage_early(output, capsys):
+    ends = "stages.1.transition={policy:all,when:[{metric:entropy,below:0.2,window:3}]}"
+    main(["plan", "experiment=lab/smoke", f"output={output}", "stages.1.steps=9", ends])
+    assert (
+        "  may end before its 9 steps, when the mean of entropy over 3 steps is below 0.2\n"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class Cluster:
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "STAGECRAFT_RUN": str(scratch),
+            "STAGECRAFT_KEEP_ADVANTAGES": "1",
         }
         common = ["--num-cpus=16", "--num-gpus=1", "--min-worker-port=0", "--max-worker-port=0"]
         port = self.address.rpartition(":")[2]
@@ -113,7 +114,9 @@ def train(cluster: Cluster, output: Path) -> subprocess.Popen:
     )
 
 
-def test_a_stage_trains_over_two_nodes_is_killed_and_resumes(cluster, tmp_path):
+def test_a_stage_trains_over_two_nodes_is_killed_and_resumes(
+    cluster, tmp_path, groups_not_together
+):
     output = tmp_path / "outputs"
     log = output.with_suffix(".log")
     first = train(cluster, output)
@@ -132,6 +135,7 @@ def test_a_stage_trains_over_two_nodes_is_killed_and_resumes(cluster, tmp_path):
     records = read_records(folder / "metrics.jsonl")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     assert all(record["probability_difference/max"] < 1e-3 for record in records)
+    assert groups_not_together(folder / "advantages.jsonl", steps=4) > 0
     # One shard of weights from each node.
     shards = {path.name for path in (folder / "verl" / "global_step_4" / "actor").glob("model_*")}
     assert shards == {"model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"}

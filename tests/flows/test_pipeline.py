@@ -32,6 +32,11 @@ STEPS = 5
 SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}", "stages.0.save_every=3"]
 # The second stage keeps a reference policy, as published recipes do, and here also the optimizer.
 SETTINGS += ["stages.1.kl_coefficient=0.001", "stages.1.optimizer=carry", "stages.1.reference=keep"]
+# It may make four steps, and ends after two: a share is always below 1.1.
+ALWAYS = "{metric:truncated_share,below:1.1,window:2}"
+SETTINGS += ["stages.1.steps=4", "stages.1.save_every=3"]
+SETTINGS += [f"stages.1.transition={{policy:any,when:[{ALWAYS}]}}"]
+KEEP = {"STAGECRAFT_KEEP_ADVANTAGES": "1"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -44,7 +49,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", flow, *SETTINGS, f"output={output}", *overrides],
             cwd=output.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark, **KEEP},
             stdout=self.log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -248,6 +253,29 @@ def test_a_stage_starts_where_the_one_before_ended(stages):
     assert [stage["steps"] for stage in stages] == [STEPS, 2]
 
 
+def test_every_group_is_given_the_advantages_of_its_own_prompt(stages, groups_not_together):
+    """On one rank verl keeps the order of rows; `test_ranks.py` has two."""
+    for stage in stages:
+        folder = Path(stage["checkpoint"]["path"]).parent
+        assert groups_not_together(folder / "advantages.jsonl", steps=stage["steps"]) == 0
+
+
+def test_a_stage_whose_transition_holds_ends_early_and_is_finished(finished, stages):
+    """No checkpoint was due after its last step, and its export was proved as any other."""
+    first, second = stages
+    assert (first["ended_by"], first["evidence"]) == ("steps", [])
+    assert (second["outcome"], second["ended_by"]) == ("finished", "transition")
+    [evidence] = second["evidence"]
+    assert (evidence["metric"], evidence["first"], evidence["last"]) == ("truncated_share", 1, 2)
+    folder = Path(second["checkpoint"]["path"]).parent
+    records = read_records(folder / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2]
+    shares = [record["truncated_share"] for record in records]
+    assert evidence["found"] == pytest.approx(sum(shares) / 2)
+    assert last_whole_step(folder) == 2
+    assert "ended after step 2 of 4: truncated_share" in finished.text
+
+
 def test_rollout_and_trainer_agree_on_probabilities_at_every_step(stages):
     for stage in stages:
         for record in read_records(Path(stage["checkpoint"]["path"]).parent / "metrics.jsonl"):
@@ -282,7 +310,7 @@ def test_every_response_of_every_evaluation_is_kept(finished, output):
 
 
 def test_progress_summary_and_report_are_shown(finished, output):
-    assert re.search(r"step 2/2 +reward \d.* tokens/s +left \d", finished.text)
+    assert re.search(r"step 2/4 +reward \d.* tokens/s +left \d", finished.text)
     assert re.search(r"^base ", finished.text, re.M)
     assert "make ui" in finished.text
     page = (output / "reports" / "lab_smoke-seed0" / "report.html").read_text()

@@ -39,7 +39,8 @@ def test_on_an_empty_output_everything_is_to_run_and_nothing_is_made(smoke, tmp_
     assert first.digest is None and second.folder is None
     # 2 steps of 8 prompts with 4 rollouts of at most 64 tokens, in one update each
     assert first.expected == first.left == {
-        "steps": 2, "updates": 2, "prompts": 16, "rollouts": 64, "tokens_at_most": 64 * 64
+        "steps": 2, "updates": 2, "prompts": 16, "rollouts": 64, "tokens_at_most": 64 * 64,
+        "steps_at_128": 16 / 128,
     }  # fmt: skip
     assert found.left["tokens_at_most"] == 64 * 64 + 64 * 96
     whole = checkpoint_bytes(smoke().stages[0], parameters(BASE))

@@ -27,6 +27,10 @@ def smoke(*overrides):
         (["method.clip_low=1.2"], "method.clip_low"),
         (["stages.1.reference=keep"], "no reference is asked for: kl_coefficient is 0"),
         (["stages.0.warmup_steps=2"], "the learning rate is never reached"),
+        (["stages.0.transition.policy=any"], "policy is any, but when has no conditions"),
+        (["stages.0.alarm.when=[{metric:reward,below:0,window:1}]"], "'reward/mean'"),
+        (["stages.0.alarm.when=[{below:0,window:3}]"], "alarm.when.0: reward/mean below"),
+        (["stages.0.alarm.when=[{belo:0,window:1}]"], "did you mean stages.0.alarm.when.0.below"),
     ],
 )
 def test_what_cannot_work_or_would_be_ignored_is_refused(overrides, told):
@@ -52,9 +56,14 @@ def test_what_works_is_not(overrides):
     ("overrides", "told"),
     [
         (["method=james_stein", "selection=dapo"], "selection=dapo takes those groups out"),
+        (["method=james_stein", "selection=greso"], "selection=greso takes those groups out"),
         (
             ["method=james_stein", "stages.0.batch_size=4", "stages.0.mini_batch_size=4"],
             "4 prompts",
+        ),
+        (
+            ["selection=dapo", "stages.1.alarm.when=[{metric:reward/mean,below:0.1,window:1}]"],
+            "2-L2-96: its transition or alarm looks at reward/mean",
         ),
         (["method=dapo"], "the clip 0.2/0.28 never acts"),
         (["method=dr_grpo", "method.overlong_filter=true"], "verl divides by all rollouts"),

@@ -24,6 +24,8 @@ from trainer.backend.advantages import register
 from trainer.backend.export import export
 from trainer.backend.settings import overrides
 from trainer.backend.stop import StopRequestedError
+from trainer.records import read_records
+from trainer.transitions import ended
 
 STOPPED = 143  # as a shell reports SIGTERM
 
@@ -47,9 +49,17 @@ class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
             verl_folder,
             Path(config.actor_rollout_ref.model.path),
             verl_folder.parent / "checkpoint",
-            config.trainer.total_training_steps,
+            steps_of(config.trainer),
             config.actor_rollout_ref.rollout.dtype,
         )
+
+
+def steps_of(trainer) -> int:
+    """Steps that a stage was to make: fewer than it was given where its transition ended it."""
+    records = read_records(Path(trainer.stagecraft.metrics_file))
+    transition = json.loads(trainer.stagecraft.endings)["transition"]
+    ending = ended(records, transition, trainer.total_training_steps)
+    return ending.step if ending else trainer.total_training_steps
 
 
 def start_ray(config) -> None:

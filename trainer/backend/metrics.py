@@ -134,14 +134,14 @@ def check_rollouts(found: int, wanted: int, step: int) -> None:
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:
-    """Refuse a step whose loss, gradient norm or entropy is no number.
+    """Refuse a step whose loss, gradient norm, entropy or mean reward is no number.
 
     Raises:
         FloatingPointError: one of them is NaN or infinite.
     """
     bad = {
         name: metrics[name]
-        for name in ("loss", "grad_norm", "entropy")
+        for name in ("loss", "grad_norm", "entropy", "reward/mean")
         if not np.isfinite(metrics.get(name, 0))
     }
     if bad:

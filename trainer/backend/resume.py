@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from trainer.backend.endings import alarm_of
 from trainer.backend.settings import STATE, TRACKER, last_saved_step
 from trainer.records import read_records
 
@@ -12,21 +13,26 @@ def resume_after(folder: Path) -> int:
 
     verl saves a step's checkpoint before that step's metrics are written. A kill in between leaves
     a checkpoint whose step nobody has a record of: resumed there, the step would be missing for
-    ever. So training goes back to the checkpoint before, and makes the step again.
+    ever. So training goes back to the checkpoint before, and makes the step again. After a collapse
+    it goes back to the last checkpoint of before that.
 
     Args:
         folder: The stage's folder.
     """
     chosen = last_whole_step(folder)
-    if chosen != last_saved_step(folder / "verl"):
-        _tell_verl(folder / "verl" / TRACKER, chosen)
+    tracker = folder / "verl" / TRACKER
+    if tracker.exists() and tracker.read_text() != str(chosen):
+        _tell_verl(tracker, chosen)
     return chosen
 
 
 def last_whole_step(folder: Path) -> int:
-    """The last step that is both saved and recorded, or 0; changes nothing."""
+    """The last step that is saved, recorded, and of before a collapse, or 0; changes nothing."""
     verl = folder / "verl"
     newest = last_saved_step(verl)
+    alarm = alarm_of(folder)
+    if alarm:
+        newest = min(newest, alarm["good"])
     recorded = {record["step"] for record in read_records(folder / "metrics.jsonl")}
     # data.pt is the last file of a checkpoint: without it the folder was cut.
     whole = {

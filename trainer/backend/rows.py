@@ -79,6 +79,33 @@ def correct_for_age(batch: KVBatchMeta, policy: int) -> dict[str, float]:
     }
 
 
+def advantages(batch: KVBatchMeta) -> list[dict[str, Any]]:
+    """What the update is given for each rollout, in the order of the batch: for tests.
+
+    Returns:
+        Prompt id, reward, and the advantages of its tokens, of every rollout that is no padding.
+    """
+    real = [
+        key
+        for key, tag in zip(batch.keys, batch.tags, strict=True)
+        if not tag.get("is_padding", False)
+    ]
+    rows = tq.kv_batch_get(
+        keys=real,
+        partition_id=batch.partition_id,
+        select_fields=["extra_info", "rm_scores", "advantages"],
+    )
+    return [
+        {"prompt": info["id"], "reward": float(scores.sum()), "advantages": given.tolist()}
+        for info, scores, given in zip(
+            rows["extra_info"],
+            rows["rm_scores"].unbind(),
+            rows["advantages"].unbind(),
+            strict=True,
+        )
+    ]
+
+
 def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:
     """The rows that train, those that train several times as copies; the others leave the queue.
 

@@ -5,6 +5,7 @@ verl's own configuration and is added to it.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def rows_per_prompt(experiment: Experiment, stage: Stage) -> int:
         if selection.speed.rows == "continuation":
             return stage.group_size - selection.speed.screening
     return stage.group_size
+
+
+def checkpoints_kept(stage: Stage) -> int:
+    """Checkpoints that a stage keeps: enough that one is older than the windows of its alarm."""
+    longest = max((condition.window for condition in stage.alarm.when), default=0)
+    return max(CHECKPOINTS_KEPT, 1 + math.ceil(longest / stage.save_every))
 
 
 def micro_batch(rollouts: int, most: int) -> int:
@@ -92,15 +99,25 @@ def settings(
         "+trainer.stagecraft.seed": seed,
         "+trainer.stagecraft.seeded": hardware.seeded,
         "+trainer.stagecraft.overlong_filter": method.overlong_filter,
+        "+trainer.stagecraft.endings": stage.model_dump_json(include={"transition", "alarm"}),
         "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
         **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
 
 
 def last_saved_step(verl_folder: Path) -> int:
-    """The last step whose checkpoint is whole, or 0; verl writes this file after all others."""
+    """The last step whose checkpoint is whole, or 0; verl writes its tracker after all others.
+
+    It empties the file first. Killed or looked at between, the newest checkpoint is whole.
+    """
     tracker = verl_folder / TRACKER
-    return int(tracker.read_text()) if tracker.exists() else 0
+    if not tracker.exists():
+        return 0
+    text = tracker.read_text()
+    if text:
+        return int(text)
+    whole = verl_folder.glob("global_step_*/data.pt")
+    return max((int(path.parent.name.rpartition("_")[2]) for path in whole), default=0)
 
 
 def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:
@@ -280,7 +297,7 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
         "trainer.save_freq": stage.save_every,
-        "trainer.max_actor_ckpt_to_keep": CHECKPOINTS_KEPT,
+        "trainer.max_actor_ckpt_to_keep": checkpoints_kept(stage),
         "trainer.resume_mode": "auto",
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,

@@ -22,15 +22,23 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.utils.padding import response_from_nested
 
+from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
-    check_finite,
     check_probabilities,
     check_rollouts,
     rollout_metrics,
     translated,
 )
 from trainer.backend.overlong import drop_truncated
-from trainer.backend.rows import WAITING, correct_for_age, only_trained, restore, waiting_rows
+from trainer.backend.resume import last_whole_step
+from trainer.backend.rows import (
+    WAITING,
+    advantages,
+    correct_for_age,
+    only_trained,
+    restore,
+    waiting_rows,
+)
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
 from trainer.backend.worker import StageWorker
@@ -39,6 +47,7 @@ from trainer.records import append_record, keep_steps
 from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
 
 NAME = "stagecraft"
+KEEP_ADVANTAGES = "STAGECRAFT_KEEP_ADVANTAGES"  # in the environment: a test wants to see them
 # Rollouts, and first tokens of each, whose log-probabilities an export must give again.
 PROBE_ROWS, PROBE_TOKENS = 8, 256
 
@@ -107,6 +116,11 @@ class StageTrainer(PPOTrainerSync):
         keep_steps(self.metrics_file, self.global_steps)
         keep_steps(self.order_file, self.global_steps)
         keep_steps(self.groups_file, self.global_steps)
+        self.endings = Endings(
+            self.metrics_file, json.loads(self.own.endings), self.total_training_steps
+        )
+        # A stage that had ended when it was killed makes no more steps.
+        self.total_training_steps = self.endings.resume() or self.total_training_steps
         super().on_init_end()
 
     # --- A stop that was asked for ----------------------------------------------------------------
@@ -137,7 +151,12 @@ class StageTrainer(PPOTrainerSync):
         self.global_steps = step
         self.train_dataloader = SimpleNamespace(state_dict=lambda: data)
         self._save_checkpoint()
-        print(f"stop: saved step {step}", flush=True)
+        print(f"saved step {step}", flush=True)
+
+    def on_train_end(self) -> None:
+        """Save a stage that ended before its last step; verl comes here only then."""
+        super().on_train_end()
+        self._save_last_step()
 
     def on_step_begin(self) -> None:
         """Stop here if that was asked for."""
@@ -236,6 +255,10 @@ class StageTrainer(PPOTrainerSync):
         self.stream.ledger.updated(made)
         if self.global_steps >= self.total_training_steps:
             self._keep_probe(batch)
+        self.updated_batch = batch
+        if os.environ.get(KEEP_ADVANTAGES):
+            record = {"step": self.global_steps, "rollouts": advantages(batch)}
+            append_record(self.metrics_file.with_name("advantages.jsonl"), record)
         return batch
 
     def _keep_probe(self, batch) -> None:
@@ -304,10 +327,19 @@ class StageTrainer(PPOTrainerSync):
             )
         # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
         # never from a checkpoint that such a step has already written.
-        check_finite(ours, global_steps)
+        self.endings.check(ours)
+        collapse = self.endings.collapse()
+        done = None if collapse else self.endings.done()
+        if done:
+            self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
+            self._keep_probe(self.updated_batch)
         append_record(self.order_file, {"step": global_steps, **_groups(rows)})
         append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
         append_record(self.metrics_file, ours)
+        if collapse:
+            refuse(collapse, last_whole_step(self.metrics_file.parent))
+        if done:
+            self.total_training_steps = done.step
         self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
 
 

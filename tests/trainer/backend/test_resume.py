@@ -1,5 +1,6 @@
 """Where an interrupted stage goes on, whatever moment it was killed at."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,19 @@ def test_a_cut_checkpoint_is_not_resumed_from(tmp_path, gone):
     part = folder / "verl" / "global_step_4" / gone
     part.rmdir() if part.is_dir() else part.unlink()
     assert resume_after(folder) == 2
+
+
+@pytest.mark.parametrize(("good", "expected"), [(5, 4), (4, 4), (3, 2), (1, 0), (0, 0)])
+def test_after_a_collapse_it_resumes_from_the_last_checkpoint_of_before(tmp_path, good, expected):
+    folder = stage(tmp_path, [2, 4], 6, 4)
+    (folder / "alarm.json").write_text(json.dumps({"step": 6, "good": good, "evidence": []}))
+    assert resume_after(folder) == expected
+    assert last_saved_step(folder / "verl") == expected
+
+
+def test_a_tracker_that_was_cut_when_it_was_written_loses_no_step(tmp_path):
+    folder = stage(tmp_path, [2, 4], 4, 4)
+    tracker = folder / "verl" / "latest_checkpointed_iteration.txt"
+    tracker.write_text("")
+    assert resume_after(folder) == 4
+    assert tracker.read_text() == "4"
