@@ -15,7 +15,7 @@ bin := $(VENV)/bin
 export VENV PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-methods test-faults ui gpu lint format lock clean environment environment-vllm
+.PHONY: help demo test test-vllm test-methods test-faults bench bench-gpu ui gpu lint format lock clean environment environment-vllm
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,12 @@ test-faults: environment ## kill, fill and break real runs, and see what they lo
 
 test-methods: environment ## every method and lab recipe for two steps on verl (nightly; an hour)
 	@$(bin)/python -m pytest tests/flows/test_methods.py -m nightly --methods-table benchmarks/results
+
+bench: environment ## every benchmark that needs no GPU, into benchmarks/results (20 minutes)
+	@$(bin)/python -m benchmarks.all
+
+bench-gpu: ## ours beside stock verl on one GPU, after make gpu (into benchmarks/results)
+	@$(bin)/python -m benchmarks.gpu
 
 lint: environment ## ruff's format and rules
 	@$(bin)/ruff format --check .

@@ -90,6 +90,10 @@ Job = tuple[str, int, list[int]]
 def torch_responses(request: Request, jobs: Sequence[Job], tokenizer) -> Iterator[list[Response]]:
     """Batches of responses by `trainer.sampling`, prompts of like length together."""
     import torch
+
+    from trainer.lean import without_sklearn
+
+    without_sklearn()
     from transformers import AutoModelForCausalLM
 
     from trainer.checkpoint import eos_ids

@@ -5,6 +5,8 @@ Kept light: it runs in each of the ten or so processes of a stage.
 
 import os
 
+from trainer.lean import without_sklearn
+
 ROLLOUT = "torch"
 
 
@@ -23,6 +25,7 @@ def register_torch_rollout() -> None:
     RolloutReplicaRegistry.register(ROLLOUT, load_replica)
 
 
+without_sklearn()
 if os.environ.get("VERL_PLATFORM") == "cpu":
     from trainer.backend import cpu
 

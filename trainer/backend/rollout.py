@@ -58,7 +58,13 @@ class ServerAdapter(BaseRollout):
 
 
 class TorchReplica(RolloutReplica):
-    """Starts one server for each trainer rank, on the rank's machine."""
+    """Starts one server for each trainer rank, on the rank's machine.
+
+    Attributes:
+        server_class: What is started; it is made from `ServerSettings`.
+    """
+
+    server_class = TorchServer
 
     async def launch_servers(self) -> None:
         """Start the server and remember its handle."""
@@ -70,9 +76,10 @@ class TorchReplica(RolloutReplica):
             dtype=self.config.dtype,
             prompt_length=self.config.prompt_length,
             response_length=self.config.response_length,
+            ignore_eos=self.config.ignore_eos,
         )
         server = (
-            ray.remote(TorchServer)
+            ray.remote(self.server_class)
             .options(
                 name=server_name(self.replica_rank),
                 num_cpus=0,

@@ -1,19 +1,23 @@
 """The server behind `rollout.name=torch`: a Ray actor that samples many responses at a time.
 
-Imports nothing of verl: the actor's process would spend most of its start on that.
+Imports nothing of verl: the actor's process would spend most of its start on that. torch and
+transformers are imported by what uses them: Ray loads an actor's class wherever a handle on it
+goes, so the process that routes requests would import them too.
 """
+
+from __future__ import annotations
 
 import asyncio
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import eos_ids
-from trainer.sampling import sample
+from trainer.lean import without_sklearn
+
+if TYPE_CHECKING:
+    import torch
 
 # A batch starts when no request has come for this long; shorter than one decoding step.
 ARRIVAL_PAUSE = 0.03  # seconds
@@ -28,12 +32,14 @@ class ServerSettings:
         dtype: "float32" or "bfloat16".
         prompt_length: Longest prompt, tokens.
         response_length: Longest response, tokens.
+        ignore_eos: Whether end tokens end nothing, so that every response is that long.
     """
 
     model: str
     dtype: str
     prompt_length: int
     response_length: int
+    ignore_eos: bool = False
 
 
 @dataclass
@@ -69,6 +75,11 @@ class TorchServer:
     """Samples responses for whoever asks, many at a time. Runs as a Ray actor."""
 
     def __init__(self, settings: ServerSettings):
+        import torch
+
+        without_sklearn()
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
         self.settings = settings
         # Weights come from the trainer before the first request; only the shape is read here.
         self.model = AutoModelForCausalLM.from_config(
@@ -76,7 +87,7 @@ class TorchServer:
             dtype=getattr(torch, settings.dtype),
             attn_implementation="sdpa",
         ).eval()
-        self.eos_ids = eos_ids(Path(settings.model))
+        self.eos_ids = set() if settings.ignore_eos else eos_ids(Path(settings.model))
         self.pad_id = AutoTokenizer.from_pretrained(settings.model).pad_token_id
         self.global_steps: int | None = None
         self.waiting: list[Request] = []
@@ -112,6 +123,8 @@ class TorchServer:
             self.global_steps = global_steps
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:
+        import torch
+
         with self.weights, torch.no_grad():
             own = self.model.state_dict(keep_vars=True)
             tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
@@ -157,6 +170,8 @@ class TorchServer:
             )
 
     def _sample(self, batch: list[Request], temperature: float, top_p: float, top_k: int):
+        from trainer.sampling import sample
+
         most, longest = self.settings.response_length, self.settings.prompt_length
         with self.weights:
             return sample(

@@ -14,6 +14,7 @@ from trainer.backend.stop import STOP
 from trainer.functions import absolute
 
 PLUGIN = "trainer.backend.plugin"
+ROUTER = Path(__file__).with_name("router.yaml")
 STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
 TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
 LOSS = "stagecraft"  # in verl's registry: a loss that is not verl's own
@@ -232,6 +233,7 @@ def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64 if on_cpu else 2048,
         f"{rollout}.agent.num_workers": 1 if on_cpu else 8,
         f"+{rollout}.agent.agent_loop_manager_class": "trainer.backend.group_loop.GroupLoopManager",
+        f"{rollout}.router_config_path": str(ROUTER),
     }
     if dynamic:
         result[f"{rollout}.log_prob_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)

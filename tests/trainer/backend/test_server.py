@@ -1,6 +1,8 @@
 """The server behind rollout.name=torch, without Ray: batches, weights, errors."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,3 +116,10 @@ def test_a_prompt_that_leaves_no_room_is_an_error_in_words(base, prompt):
 
     with pytest.raises(ValueError, match="max_new_tokens"):
         serve(use, response_length=4)
+
+
+def test_a_process_that_gets_a_handle_on_the_server_imports_neither_torch_nor_transformers():
+    """Ray loads the actor's class there."""
+    loaded = "import sys, trainer.backend.server; print({'torch', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

@@ -1,0 +1,50 @@
+"""Every benchmark that needs no GPU and no data set from elsewhere, one after the other.
+
+    python -m benchmarks.all                  # 20 minutes; writes into benchmarks/results
+    python -m benchmarks.all step overhead    # some of them
+
+The machine should do nothing else meanwhile. The grader's and the data's need FastCuRL's files and
+are run by themselves (`python -m benchmarks.grader`, `benchmarks.data`), and so are the minutes of
+the demo (`benchmarks.lab_seeds`, `benchmarks.overhead --experiment lab/fastcurl`).
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+AROUND = "benchmarks/results/step_around"
+COMMANDS = {
+    "step": "benchmarks.step",
+    "around": "benchmarks.step --instant --systems ours stock --rounds 1 --prompts 128 "
+    f"--rollouts 16 --output {AROUND}",
+    "scaling": "benchmarks.scaling",
+    "overhead": "benchmarks.overhead",
+    "selection": "benchmarks.selection",
+    "james_stein": "benchmarks.james_stein --write",
+    "study_report": "benchmarks.study_report --output benchmarks/results/study_report.json",
+}
+
+
+def main() -> None:
+    """Run those asked for; one that fails does not keep the others from running."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(COMMANDS)}; none: all")
+    asked = parser.parse_args().names or list(COMMANDS)
+    if unknown := set(asked) - set(COMMANDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
+    failed = []
+    for name in asked:
+        print(f"\n--- {name}: python -m {COMMANDS[name]}", flush=True)
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", *COMMANDS[name].split()], cwd=ROOT)
+        print(f"--- {name}: {time.monotonic() - began:.0f} s", flush=True)
+        failed += [name] if done.returncode else []
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
