@@ -150,3 +150,25 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
             "hint: lower stages.N.learning_rate or method.gradient_clip; the next run goes on from "
             "the checkpoint before"
         )
+
+
+def in_order_of_draws(
+    uids: Sequence[str], ids: Sequence[str], correct: Sequence[float]
+) -> dict[str, list]:
+    """The prompts of a step in the order they were drawn in, and each one's share of right answers.
+
+    Correctness and not reward: a reward may be shaped.
+
+    Args:
+        uids: Of each rollout, its group: they sort in the order of the draws.
+        ids: Of each rollout, its prompt.
+        correct: Of each rollout, 1 if it is right.
+    """
+    groups: dict[str, list[float]] = {}
+    for uid, right in zip(uids, correct, strict=True):
+        groups.setdefault(uid, []).append(right)
+    named = dict(zip(uids, ids, strict=True))
+    return {
+        "prompts": [named[uid] for uid in sorted(groups)],
+        "pass_rates": [sum(groups[uid]) / len(groups[uid]) for uid in sorted(groups)],
+    }

@@ -20,16 +20,17 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
-from verl.workers.utils.padding import response_from_nested
 
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
     check_probabilities,
     check_rollouts,
+    in_order_of_draws,
     rollout_metrics,
     translated,
 )
 from trainer.backend.overlong import drop_truncated
+from trainer.backend.probe import keep_probe
 from trainer.backend.resume import last_whole_step
 from trainer.backend.rows import (
     WAITING,
@@ -48,8 +49,6 @@ from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
 
 NAME = "stagecraft"
 KEEP_ADVANTAGES = "STAGECRAFT_KEEP_ADVANTAGES"  # in the environment: a test wants to see them
-# Rollouts, and first tokens of each, whose log-probabilities an export must give again.
-PROBE_ROWS, PROBE_TOKENS = 8, 256
 
 
 @register_trainer(NAME)
@@ -65,7 +64,6 @@ class StageTrainer(PPOTrainerSync):
         self.metrics_file = Path(self.own.metrics_file)
         self.order_file = self.metrics_file.with_name("order.jsonl")
         self.groups_file = self.metrics_file.with_name("groups.jsonl")
-        self.probe_file = self.metrics_file.with_name("probe.json")
         self.stop_file = self.metrics_file.with_name(STOP)
         self.ends = eos_ids(Path(config.actor_rollout_ref.model.path))
         self.saved_step = 0
@@ -254,41 +252,12 @@ class StageTrainer(PPOTrainerSync):
         made = len(batch.keys) // batch.extra_info["mini_batch_size"] * batch.extra_info["epochs"]
         self.stream.ledger.updated(made)
         if self.global_steps >= self.total_training_steps:
-            self._keep_probe(batch)
+            keep_probe(self, batch)
         self.updated_batch = batch
         if os.environ.get(KEEP_ADVANTAGES):
             record = {"step": self.global_steps, "rollouts": advantages(batch)}
             append_record(self.metrics_file.with_name("advantages.jsonl"), record)
         return batch
-
-    def _keep_probe(self, batch) -> None:
-        """Final log-probabilities of a few rollouts, to be compared with the export's."""
-        before = dict(batch.extra_info)
-        temperature = self.config.actor_rollout_ref.rollout.temperature
-        batch.extra_info = {
-            "calculate_entropy": False,
-            "compute_loss": False,
-            "temperature": temperature,
-        }
-        self.actor_rollout_wg.compute_log_prob(batch)
-        batch.extra_info = before
-        rows = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=["prompts", "responses", "response_mask", "log_probs"],
-        )
-        logprobs = response_from_nested(rows["log_probs"], rows["response_mask"])
-        columns = (rows["prompts"], rows["responses"], logprobs)
-        kept = [
-            {
-                "prompt": prompt.tolist(),
-                "response": response[:PROBE_TOKENS].tolist(),
-                "logprobs": probs[:PROBE_TOKENS].tolist(),
-            }
-            for prompt, response, probs in zip(*(c.unbind() for c in columns), strict=True)
-        ][:PROBE_ROWS]
-        record = {"temperature": temperature, "rollouts": kept}
-        self.probe_file.write_text(json.dumps(record))
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
@@ -303,14 +272,16 @@ class StageTrainer(PPOTrainerSync):
             select_fields=["uid", "rm_scores", "responses", "extra_fields", "extra_info"],
         )
         responses = [row.tolist() for row in rows["responses"].unbind()]
+        uids = list(rows["uid"])
+        correct = [fields["reward_extra_info"]["acc"] for fields in rows["extra_fields"]]
         ours = {
             "step": global_steps,
             "time": time.time(),
             **translated(metrics),
             **rollout_metrics(
-                uids=list(rows["uid"]),
+                uids=uids,
                 rewards=[float(row.sum()) for row in rows["rm_scores"].unbind()],
-                correct=[_extra(row)["acc"] for row in list(rows["extra_fields"])],
+                correct=correct,
                 lengths=[len(response) for response in responses],
                 truncated=[response[-1] not in self.ends for response in responses],
             ),
@@ -332,8 +303,9 @@ class StageTrainer(PPOTrainerSync):
         done = None if collapse else self.endings.done()
         if done:
             self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
-            self._keep_probe(self.updated_batch)
-        append_record(self.order_file, {"step": global_steps, **_groups(rows)})
+            keep_probe(self, self.updated_batch)
+        order = in_order_of_draws(uids, [info["id"] for info in rows["extra_info"]], correct)
+        append_record(self.order_file, {"step": global_steps, **order})
         append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
         append_record(self.metrics_file, ours)
         if collapse:
@@ -341,25 +313,3 @@ class StageTrainer(PPOTrainerSync):
         if done:
             self.total_training_steps = done.step
         self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
-
-
-def _groups(rows) -> dict[str, list]:
-    """The prompts of a step in the order they were drawn in, and each one's share of right answers.
-
-    Correctness and not reward: a reward may be shaped.
-    """
-    ids: dict[str, str] = {}
-    correct: dict[str, list[float]] = {}
-    for uid, info, fields in zip(
-        rows["uid"], rows["extra_info"], rows["extra_fields"], strict=True
-    ):
-        ids[uid] = info["id"]
-        correct.setdefault(uid, []).append(_extra(fields)["acc"])
-    return {
-        "prompts": [ids[uid] for uid in sorted(ids)],
-        "pass_rates": [sum(correct[uid]) / len(correct[uid]) for uid in sorted(ids)],
-    }
-
-
-def _extra(fields: dict) -> dict:
-    return fields["reward_extra_info"]

@@ -10,6 +10,7 @@ from trainer.backend.metrics import (
     check_finite,
     check_probabilities,
     check_rollouts,
+    in_order_of_draws,
     rollout_metrics,
     translated,
 )
@@ -77,3 +78,8 @@ def test_a_step_that_is_no_number_is_refused_by_name(name):
     check_finite(fine, step=1)
     with pytest.raises(FloatingPointError, match=f"step 5: {name} is nan"):
         check_finite({**fine, name: float("nan")}, step=5)
+
+
+def test_a_steps_prompts_stand_in_the_order_of_their_draws_with_their_pass_rates():
+    found = in_order_of_draws(["2_b", "1_a", "2_b", "1_a"], ["q", "p", "q", "p"], [1, 0, 0, 0])
+    assert found == {"prompts": ["p", "q"], "pass_rates": [0, 0.5]}
