@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 from prefect import Flow
@@ -15,6 +16,7 @@ from conf.load import ConfigError
 from flows.steps import settings_of
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
+from tasks.prompt_lengths import load_tokenizers
 from trainer.backend.launch import StageFailedError
 from trainer.process import StalledError, under_guard, with_our_modules
 
@@ -62,6 +64,7 @@ def run(
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
         check(parameters[given[0]], overrides)
+        Thread(target=load_tokenizers).start()  # while Prefect's server starts
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

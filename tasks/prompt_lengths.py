@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import digest_of, file_digest
+from trainer.lean import without_sklearn
 
 FILES = (
     "tokenizer.json",
@@ -25,12 +26,19 @@ def tokenizer_digest(folder: Path) -> str:
     return digest_of([[file.name, file_digest(file)] for file in files])
 
 
+def load_tokenizers() -> None:
+    """Import what reads tokenizers: seconds, which a flow may spend while its server starts."""
+    without_sklearn()
+    from transformers import AutoTokenizer  # noqa: F401
+
+
 def tokenizer_of(folder: Path) -> Any:
     """The tokenizer of a model folder.
 
     Raises:
         ValueError: it does not load, knows no words, or has no chat template.
     """
+    load_tokenizers()
     from transformers import AutoTokenizer
 
     hint = "copy the tokenizer's files of the model it was made from there"
