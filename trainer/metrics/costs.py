@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+
+from trainer.metrics import student
 
 
 class Cost(NamedTuple):
@@ -131,7 +132,7 @@ def speed_up(before: Sequence[Cost], after: Sequence[Cost], *, level: float = 0.
             if error
             else 1.0
         )
-        reach = error * student.ppf((1 + level) / 2, freedom)
+        reach = error * student.quantile((1 + level) / 2, freedom)
         low, high = exp(center - reach), exp(center + reach)
     if slow:
         high = inf

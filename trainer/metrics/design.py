@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+
+from trainer.metrics import student
 
 POWER = 0.8
 """Chance to find a difference that is there, by which designs are judged."""
@@ -34,7 +35,9 @@ def smallest_difference(
         distribution are within 1 % from 10 degrees on.
     """
     freedom = max(freedom, 1.0)
-    return float(error * (student.ppf((1 + level) / 2, freedom) + student.ppf(power, freedom)))
+    return float(
+        error * (student.quantile((1 + level) / 2, freedom) + student.quantile(power, freedom))
+    )
 
 
 def smallest_difference_of_design(

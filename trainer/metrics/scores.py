@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hypergeom
 
 from trainer.metrics.graded import graded_matrix, zeros_and_ones
 
@@ -156,6 +155,8 @@ def g_pass_at_k(correct: ArrayLike, k: int, tau: float) -> float:
         )
     # 0.3 * 10 is 3.0000000000000004 in binary, and would ask for four.
     needed = ceil(tau * k - 1e-9)
+    from scipy.stats import hypergeom  # here: its import takes seconds
+
     return float(hypergeom.sf(needed - 1, samples, graded.sum(axis=1), k).mean())
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
 
+from trainer.metrics import student
 from trainer.metrics.design import smallest_difference
 from trainer.metrics.graded import graded_matrix
 from trainer.metrics.intervals import Difference, interval, paired_difference
@@ -57,7 +57,7 @@ def over_seeds(graded: Sequence[ArrayLike], *, level: float = 0.95) -> Estimate:
         low, high = interval(scores[0], level=level)
     else:
         error, freedom = _crossed_error(scores)
-        reach = error * student.ppf((1 + level) / 2, freedom)
+        reach = error * student.quantile((1 + level) / 2, freedom)
         low, high = scores.mean() - reach, scores.mean() + reach
     return Estimate(float(scores.mean()), float(low), float(high), means, scores.shape[1])
 
@@ -100,8 +100,8 @@ def paired_over_seeds(
     differences = second - first
     mean = float(differences.mean())
     error, freedom = _crossed_error(differences)
-    reach = error * student.ppf((1 + level) / 2, freedom)
-    p_value = 2 * student.sf(abs(mean) / error, freedom) if error else float(mean == 0)
+    reach = error * student.quantile((1 + level) / 2, freedom)
+    p_value = 2 * student.above(abs(mean) / error, freedom) if error else float(mean == 0)
     return Difference(
         mean,
         float(mean - reach),
