@@ -161,9 +161,8 @@ class Campaign:
         }
         lines = [
             f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}, commit "
-            f"{self.commit}. Moments "
-            "are uniform over twice the time that a run needs to its first step; the victim is any "
-            "process of the run.",
+            f"{self.commit}. A moment is uniform over the time that a run needs to its first step, "
+            "after its start or the kill before; the victim is any process of the run.",
             "",
             f"Stages lost: {sum(kill['stages lost'] for kill in self.log)}. Faults of records, "
             f"prompts, counters or results: {totals['faults']}. Left behind: "

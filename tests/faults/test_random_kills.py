@@ -26,7 +26,11 @@ END = 3600.0  # seconds in which a run has ended whatever happened to it
 
 
 class Killer:
-    """Harms one run after the other, and looks at what is there after each."""
+    """Harms one run after the other, and looks at what is there after each.
+
+    A kill comes within the time that a run needs to its first step, after the start or after the
+    kill before: so starts, first steps and ends are all met, and few runs end unharmed.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class Killer:
         finished = truth.finished_stages(self.output)
         mine: list[dict] = []
         while len(self.campaign.log) + len(mine) < kills:
-            if not self._alive_at(run, run.seconds + self.random.random() * 2 * self.start_up):
+            if not self._alive_at(run, run.seconds + self.random.random() * self.start_up):
                 break
             choice = self.random.random()
             if victims := run.processes():
