@@ -136,12 +136,14 @@ class Campaign:
     Attributes:
         trainer: verl, or a stand-in for it.
         asked: How many kills were asked for.
+        seed: What moments and victims were drawn from.
         log: One entry for each.
         held: Whether all that were asked for were made, and nothing was lost or left.
     """
 
     trainer: str
     asked: int
+    seed: int
     log: list[dict] = field(default_factory=list)
     held: bool = False
     commit: str = ""
@@ -150,7 +152,7 @@ class Campaign:
     @property
     def key(self) -> tuple[str, ...]:
         """What a later run of the same replaces."""
-        return (self.trainer,)
+        return (self.trainer, str(self.seed))
 
     def markdown(self) -> list[str]:
         """What was killed how often, and what that did."""
@@ -160,8 +162,8 @@ class Campaign:
             for key in ("faults", "processes left", "shared memory left", "scratch left")
         }
         lines = [
-            f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}, commit "
-            f"{self.commit}. A moment is uniform over the time that a run needs to its first step, "
+            f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}, seed "
+            f"{self.seed}, commit {self.commit}. A moment is uniform over the time that a run needs to its first step, "
             "after its start or the kill before; the victim is any process of the run.",
             "",
             f"Stages lost: {sum(kill['stages lost'] for kill in self.log)}. Faults of records, "

@@ -142,7 +142,7 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(
             output, *STEPS, "wait=0.3", *more, module="stand_in"
         )
         faults_of = partial(truth.faults_of, sampler=prompts_in_order)
-    campaign = Campaign(trainer, kills)
+    campaign = Campaign(trainer, kills, seed)
     table.campaigns.append(campaign)
     killer = Killer(tmp_path_factory.mktemp("kills"), seed, start, faults_of, campaign)
     deadline = time.monotonic() + 60 * option("--faults-minutes")
