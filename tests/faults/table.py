@@ -163,8 +163,9 @@ class Campaign:
         }
         lines = [
             f"{len(self.log)} kills of the {self.asked} asked for, with {self.trainer}, seed "
-            f"{self.seed}, commit {self.commit}. A moment is uniform over the time that a run needs to its first step, "
-            "after its start or the kill before; the victim is any process of the run.",
+            f"{self.seed}, commit {self.commit}. A moment is uniform over the time that a run "
+            "needs to its first step, after its start or the kill before; the victim is any "
+            "process of the run.",
             "",
             f"Stages lost: {sum(kill['stages lost'] for kill in self.log)}. Faults of records, "
             f"prompts, counters or results: {totals['faults']}. Left behind: "
