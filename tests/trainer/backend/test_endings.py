@@ -75,7 +75,7 @@ def test_as_many_checkpoints_are_kept_as_the_alarm_looks_back_over():
 
 def test_the_export_is_of_the_step_that_ended_the_stage(tmp_path):
     pytest.importorskip("verl")
-    from trainer.backend.main import steps_of
+    from trainer.backend.run import steps_of
 
     stage = Stage(steps=9, transition={"policy": "any", "when": [ABOVE]})
     trainer = SimpleNamespace(

@@ -5,7 +5,7 @@ import json
 import pytest
 import ray
 
-from trainer.backend.main import root_cause, write_failure
+from trainer.backend.run import root_cause, write_failure
 
 MESSAGE = "found 3 things, needed 4\n\nhint: set knob=4"
 

@@ -1,0 +1,131 @@
+"""Inside the trainer process: give verl its settings and run one stage.
+
+A failure leaves failure.json in the stage's folder: what went wrong, in one message, for whoever
+started this.
+"""
+
+import json
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import ray
+from omegaconf import OmegaConf
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+from verl.utils.device import auto_set_device
+
+import trainer.backend.stage_trainer  # noqa: F401  registers itself
+from conf.compose import compose
+from trainer.backend.advantages import register
+from trainer.backend.export import export
+from trainer.backend.settings import overrides
+from trainer.backend.stop import StopRequestedError
+from trainer.records import read_records
+from trainer.transitions import ended
+
+STOPPED = 143  # as a shell reports SIGTERM
+
+
+class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
+    """verl's task runner, in this process: as an actor it would start and import all of verl anew.
+
+    Then the checkpoint is exported here, where torch and transformers are loaded already.
+    """
+
+    def run(self, config) -> None:
+        """Train and export.
+
+        Raises:
+            StopRequestedError: it was asked to stop, and has saved its last whole step.
+        """
+        register(config.algorithm)  # here: verl computes advantages in this process
+        super().run(config)
+        verl_folder = Path(config.trainer.default_local_dir)
+        export(
+            verl_folder,
+            Path(config.actor_rollout_ref.model.path),
+            verl_folder.parent / "checkpoint",
+            steps_of(config.trainer),
+            config.actor_rollout_ref.rollout.dtype,
+        )
+
+
+def steps_of(trainer) -> int:
+    """Steps that a stage was to make: fewer than it was given where its transition ended it."""
+    records = read_records(Path(trainer.stagecraft.metrics_file))
+    transition = json.loads(trainer.stagecraft.endings)["transition"]
+    ending = ended(records, transition, trainer.total_training_steps)
+    return ending.step if ending else trainer.total_training_steps
+
+
+def start_ray(config, python: str | None) -> None:
+    """Start or join Ray as verl's `run_ppo` does, with the environment that verl's workers want.
+
+    Args:
+        config: verl's.
+        python: Command that starts a worker's Python; None: Ray's own way.
+    """
+    given = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
+    runtime_env = OmegaConf.merge(
+        get_ppo_ray_runtime_env(config),
+        {"env_vars": {"TRANSFER_QUEUE_ENABLE": "1"}},
+        given.pop("runtime_env", None) or {},
+        {"py_executable": python} if python else {},
+    )
+    ray.init(**given, runtime_env=OmegaConf.to_container(runtime_env))
+
+
+def write_failure(path: Path, error: BaseException) -> None:
+    """Record an error unless the process nearest to its cause already has."""
+    if not path.exists():
+        kind, message = root_cause(error)
+        trace = "".join(traceback.format_exception(error))
+        path.write_text(json.dumps({"type": kind, "message": message, "traceback": trace}))
+
+
+def root_cause(error: BaseException) -> tuple[str, str]:
+    """Type and message of what went wrong first, out of Ray's wrapping.
+
+    Ray keeps the original error of a task as `cause`; of an actor that died while it was made
+    only the text remains, whose last paragraph starts with the original's type.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return root_cause(cause)
+    text = str(error)
+    name = r"[\w.]+(?:Error|Exception)"
+    original = re.findall(rf"^({name}): (.*(?:\n(?!{name}: ).*)*)", text, re.M)
+    if isinstance(error, ray.exceptions.RayError) and original:
+        kind, message = original[-1]
+        return kind.rpartition(".")[2], message.strip()
+    return type(error).__name__, text
+
+
+def run(folder: Path, python: str | None) -> None:
+    """Run the stage whose settings stand in `folder`.
+
+    Args:
+        folder: The stage's; its settings.json holds what `settings` gave.
+        python: Command that starts the Python of Ray's workers; None: Ray's own way.
+    """
+    try:
+        values = json.loads((folder / "settings.json").read_text())["verl"]
+        config = compose("verl.trainer.config", "ppo_trainer", overrides(values))
+        auto_set_device(config)
+        validate_config(
+            config=config,
+            use_reference_policy=need_reference_policy(config),
+            use_critic=need_critic(config),
+        )
+        start_ray(config, python)
+        StageRunner().run(config)
+    except StopRequestedError:
+        print("stopped: it was asked for", flush=True)
+        sys.exit(STOPPED)
+    except Exception as error:
+        write_failure(folder / "failure.json", error)
+        raise

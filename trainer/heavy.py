@@ -1,0 +1,18 @@
+"""What takes long to import, and every process of a trainer or a sampler imports.
+
+Of these, verl and our own modules import most; by name here stands what brings the rest along.
+Neither Ray nor what imports it may be among them: a worker's Ray must find its environment.
+"""
+
+import datasets  # noqa: F401
+import peft  # noqa: F401
+import tensordict  # noqa: F401
+import torch.distributed.fsdp
+import torch.distributed.tensor  # noqa: F401
+
+from trainer.lean import without_sklearn
+
+without_sklearn()
+
+import transformers.models.auto.modeling_auto  # noqa: E402
+import transformers.models.qwen2.modeling_qwen2  # noqa: E402, F401

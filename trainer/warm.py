@@ -1,0 +1,164 @@
+"""Start Python programs by forking a process that has imported what they need.
+
+A laptop's stage starts six processes that all import torch and transformers: four seconds of
+processor each, on two cores most of the time to the first step. Here one process imports, then
+stands by, and each further Python program is a fork of it, which shares its memory and starts at
+once.
+
+A fork keeps what libraries read at import: environment variables that are looked at once
+(`OMP_NUM_THREADS`) must be the same for all, and what differs by process (Ray reads its job's name
+when it is loaded) may not be imported before. A process that has touched a GPU can't be forked.
+
+As a script it is what Ray calls in place of Python (`py_executable`), one line, no packages:
+
+    python -I -S warm.py SOCKET PROGRAM ARGUMENTS...
+
+It asks the process that listens at SOCKET to run PROGRAM with its own environment, folder and
+output, and ends. Where nobody listens (another machine of the cluster), it becomes that program.
+"""
+
+import array
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+from pathlib import Path
+
+LONGEST = 2**20  # bytes of a request: an environment and a command line
+STANDARD = (0, 1, 2)
+
+
+def stand_by(path: Path) -> str:
+    """Fork a copy of this process that stands by to become other programs; it ends with this one.
+
+    To be called at the end of a program's imports, before it starts a thread, and outside of any
+    `try`: in a forked program this call does not return, but leaves with `SystemExit`.
+
+    Args:
+        path: Where it listens: a socket, 107 characters at most.
+
+    Returns:
+        The command that starts a Python program by it, `PROGRAM ARGUMENTS...` to be added.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+    parent = os.getpid()
+    if os.fork() == 0:
+        _end_with(parent)
+        line = _CommandLine()
+        line.show(sys.executable, "-m", "trainer.warm", str(path))
+        _serve(listener, line)
+    listener.close()
+    return f"{sys.executable} -I -S {Path(__file__).resolve()} {path}"
+
+
+class _CommandLine:
+    """What `ps` shows for this process. A fork shows its parent's."""
+
+    def __init__(self):
+        start, end = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47]
+        self.place, self.size = int(start), int(end) - int(start)
+        self.original = ctypes.string_at(self.place, self.size)
+
+    def show(self, *command: str) -> None:
+        """Show this one, cut to the length of the original."""
+        line = b"\0".join(word.encode() for word in command)
+        line = line[: self.size - 1].ljust(self.size, b"\0")  # without its end Linux shows a word
+        ctypes.memmove(self.place, line, self.size)
+
+    def restore(self) -> None:
+        """Show the original: Ray names its workers only where it finds what Python was given."""
+        ctypes.memmove(self.place, self.original, self.size)
+
+
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _serve(listener: socket.socket, line: _CommandLine) -> None:
+    """Fork for each request. Leaves only in a fork, by its program's end."""
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to, and so copy, every page
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a program
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                request, files = _receive(connection)
+            except (OSError, ValueError):  # whoever asked is gone
+                continue
+            if os.fork() == 0:
+                listener.close()
+                connection.close()
+                line.restore()
+                _become(request, files)
+            for file in files:
+                os.close(file)
+
+
+def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    size = array.array("i").itemsize * len(STANDARD)
+    text, ancillary, _, _ = connection.recvmsg(LONGEST, socket.CMSG_SPACE(size))
+    files = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    while not text.endswith(b"\n"):
+        more = connection.recv(LONGEST)
+        if not more:
+            raise ValueError("a request that was cut off")
+        text += more
+    return json.loads(text), list(files)
+
+
+def _become(request: dict, files: list[int]) -> None:
+    """Run a program as if Python had been started for it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, file in zip(STANDARD, files, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    if request["leads"]:  # Ray ends a worker with the group of processes that it leads
+        os.setpgid(0, 0)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.nice(request["niceness"] - os.nice(0))
+    with contextlib.suppress(OSError):  # an ordinary user may only raise it
+        Path("/proc/self/oom_score_adj").write_text(request["oom_score"])
+    if "numpy" in sys.modules:  # the one generator that does not seed itself anew in a fork
+        sys.modules["numpy"].random.seed()
+    program, *arguments = request["command"]
+    sys.argv = [program, *arguments]
+    sys.path.insert(0, str(Path(program).parent))
+    runpy.run_path(program, run_name="__main__")
+    sys.exit(0)
+
+
+def ask(path: str, command: list[str]) -> None:
+    """Have a program run by whoever stands by at `path`, or become it."""
+    request = {
+        "command": command,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "niceness": os.nice(0),
+        "leads": os.getpgid(0) == os.getpid(),
+        "oom_score": Path("/proc/self/oom_score_adj").read_text(),
+    }
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], list(STANDARD))
+    except OSError:
+        os.execv(sys.executable, [sys.executable, *command])
+
+
+if __name__ == "__main__":
+    ask(sys.argv[1], sys.argv[2:])
