@@ -93,6 +93,7 @@ def complete(
             environment=environment(experiment, shard),
             progress=progress,
             stall_timeout=experiment.hardware.stall_timeout,
+            warm=experiment.hardware.device == "cpu" and wanted.engine == "torch",
         )
         if code != 0:
             failed.set()

@@ -152,6 +152,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
                 on_step=on_step,
                 stall_timeout=hardware.stall_timeout,
                 stop_grace=hardware.stop_grace,
+                warm=hardware.device == "cpu",
             )
             manifest |= _outcome(folder, stage)
             write_ledger(folder)

@@ -1,11 +1,14 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
 python -m trainer.guard --grace 4 --scratch FOLDER [--stop-file FILE --stop-grace 12] -- COMMAND...
+python -m trainer.guard --fork ... -- -m MODULE ARGUMENTS...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
 all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
+
+A guard that is itself a fork of `trainer.standby` has what the trainer imports, and forks it.
 
 A trainer that may have something to save is first asked to stop by a file: the signal would not
 reach the process that can save, which is one of Ray's. It looks for FILE as long as another file
@@ -29,8 +32,11 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import psutil
+
+from trainer.warm import MARK, SHOWN, run_as_main
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL = 0.2  # seconds between looks at the command
@@ -39,7 +45,7 @@ LOOK_AGAIN = 0.5  # the same, where a file of shared memory has come or gone
 SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
 NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
-MARK = "RAY_TMPDIR"  # the scratch folder, in the environment of all that a guard answers for
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that tell a guard to stop
 UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
@@ -171,6 +177,46 @@ def _kill(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=0.5)
 
 
+class _Fork:
+    """A fork of this process that runs a module: as much of `Popen` as the guard needs."""
+
+    def __init__(self, command: list[str], note: TextIO | None):
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _die_with_guard()
+            if note:
+                note.close()  # or its lock would outlive the guard
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            SHOWN.show(sys.executable, *command)
+            run_as_main(command)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float = float("inf")) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.02)
+        return self.returncode
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 class Guard:
     """Runs one command and answers for everything it starts."""
 
@@ -182,8 +228,10 @@ class Guard:
         scratch: Path | None = None,
         stop_file: Path | None = None,
         stop_grace: float = 0.0,
+        fork: bool = False,
     ):
         self.command = command
+        self.fork = fork
         self.grace = grace
         self.scratch = scratch
         self.stop_file = stop_file
@@ -203,10 +251,13 @@ class Guard:
         """
         parent = os.getppid()
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, self._stop)
         self._write_note()
-        child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
+        if self.fork:
+            child = _Fork(self.command, self.note)
+        else:
+            child = subprocess.Popen(self.command, preexec_fn=_die_with_guard)
         looked, changed = 0.0, 0
         while child.poll() is None and not self.told_to_stop:
             # A poll and not PDEATHSIG: that one fires when the parent's *thread* ends.
@@ -230,7 +281,7 @@ class Guard:
     def _stop(self, *_: object) -> None:
         self.told_to_stop = True
 
-    def _wind_down(self, child: subprocess.Popen) -> None:
+    def _wind_down(self, child: subprocess.Popen | _Fork) -> None:
         if self.stop_file:
             self._ask(child, self.stop_file)
         child.terminate()
@@ -240,7 +291,7 @@ class Guard:
             child.kill()
             child.wait()
 
-    def _ask(self, child: subprocess.Popen, stop_file: Path) -> None:
+    def _ask(self, child: subprocess.Popen | _Fork, stop_file: Path) -> None:
         """Ask a command that listens to stop, and wait while it saves what it has."""
         listening = stop_file.with_suffix(".listening")
         deadline = time.monotonic() + self.stop_grace
@@ -279,6 +330,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--scratch", type=Path, help="a folder to remove at the end")
     parser.add_argument("--stop-file", type=Path)
     parser.add_argument("--stop-grace", type=float, default=0.0)
+    parser.add_argument("--fork", action="store_true", help="the command is a module: -m MODULE")
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(arguments)
     guard = Guard(
@@ -287,6 +339,7 @@ def main(arguments: list[str]) -> int:
         scratch=asked.scratch,
         stop_file=asked.stop_file,
         stop_grace=asked.stop_grace,
+        fork=asked.fork,
     )
     code = guard.run()
     return code if code >= 0 else 128 - code  # a signal as a shell reports it

@@ -1,5 +1,6 @@
 """Start a program of ours in its own process tree, watch it, and stop all of it when it must."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -7,13 +8,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
-from trainer.guard import MARK, sweep
+from trainer.guard import sweep
+from trainer.standby import Forked, Standby
+from trainer.warm import MARK
 
 GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
 POLL = 0.3  # seconds between looks at it
@@ -36,6 +40,7 @@ def run_guarded(
     stall_timeout: float,
     stop_file: Path | None = None,
     grace: float = 0.0,
+    warm: bool = False,
 ) -> int:
     """Run `python -m module arguments...` to its end, under a guard.
 
@@ -48,6 +53,7 @@ def run_guarded(
         stall_timeout: Seconds without progress and without a line in the log.
         stop_file: File that a program looks for which has something to save before it ends.
         grace: Seconds that it has for that, before SIGTERM.
+        warm: It imports torch and transformers and uses no GPU: fork a process that has them.
 
     Returns:
         Its exit code; 128 + n if signal n ended it, 143 if it was told to stop.
@@ -62,15 +68,21 @@ def run_guarded(
     options = ["--scratch", scratch]
     if stop_file:
         options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
-    command = [*under_guard(*options), sys.executable, "-m", module]
+    whole = _environment({**environment, MARK: scratch})
     try:
         with log.open("ab") as output:
-            guard = subprocess.Popen(
-                [*command, *arguments],
+            guard = None
+            if warm:
+                line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
+                guard = _standby(whole).start(
+                    [*line, "-m", module, *arguments], whole, output.fileno()
+                )
+            guard = guard or subprocess.Popen(
+                [*under_guard(*options), sys.executable, "-m", module, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=_environment({**environment, MARK: scratch}),
+                env=whole,
                 start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
             )
             try:
@@ -82,6 +94,22 @@ def run_guarded(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
+
+
+_lock = threading.Lock()
+_standing: list[Standby] = []
+
+
+def _standby(environment: Mapping[str, str]) -> Standby:
+    """The process that stands by for this one, whose forks may have `environment`; started once."""
+    with _lock:
+        for standby in _standing:
+            if standby.fits(environment):
+                return standby
+        standby = Standby(environment)
+        atexit.register(standby.end)  # it would go by itself, a moment after us
+        _standing.append(standby)
+        return standby
 
 
 def under_guard(*options: str) -> list[str]:
@@ -138,7 +166,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def _watch(
-    guard: subprocess.Popen, log: Path, progress: Callable[[], bool], stall_timeout: float
+    guard: subprocess.Popen | Forked, log: Path, progress: Callable[[], bool], stall_timeout: float
 ) -> None:
     alive, size = time.monotonic(), 0
     while True:
@@ -159,7 +187,7 @@ def _watch(
         time.sleep(POLL)
 
 
-def _stop(guard: subprocess.Popen, seconds: float) -> None:
+def _stop(guard: subprocess.Popen | Forked, seconds: float) -> None:
     if guard.poll() is None:
         guard.send_signal(signal.SIGTERM)
         try:

@@ -6,7 +6,7 @@ stands by, and each further Python program is a fork of it, which shares its mem
 once.
 
 A fork keeps what libraries read at import: environment variables that are looked at once
-(`OMP_NUM_THREADS`) must be the same for all, and what differs by process (Ray reads its job's name
+(`HF_HUB_OFFLINE`) must be the same for all, and what differs by process (Ray reads its job's name
 when it is loaded) may not be imported before. A process that has touched a GPU can't be forked.
 
 As a script it is what Ray calls in place of Python (`py_executable`), one line, no packages:
@@ -31,6 +31,42 @@ from pathlib import Path
 
 LONGEST = 2**20  # bytes of a request: an environment and a command line
 STANDARD = (0, 1, 2)
+MARK = "RAY_TMPDIR"  # a guard's scratch folder, in the environment of all that it answers for
+
+
+class _Shown:
+    """What /proc, and so `ps`, shows for this process and its forks: a command, an environment."""
+
+    def __init__(self):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end, self.variables, variables_end = map(int, fields[45:49])
+        self.command, self.size = start, end - start
+        self.original = ctypes.string_at(start, self.size)
+        self.environment = ctypes.string_at(self.variables, variables_end - self.variables)
+
+    def show(self, *command: str) -> None:
+        """Show this command, cut to the length of the original."""
+        line = b"\0".join(word.encode() for word in command)
+        line = line[: self.size - 1].ljust(self.size, b"\0")  # without its end Linux shows a word
+        ctypes.memmove(self.command, line, self.size)
+
+    def restore(self) -> None:
+        """Show the original: Ray names its workers only where it finds what Python was given."""
+        ctypes.memmove(self.command, self.original, self.size)
+
+    def show_variable(self, name: str, value: str) -> None:
+        """Show another value, as long as the one that this process was started with."""
+        before = b"\0" + self.environment
+        at = before.find(f"\0{name}=".encode())
+        if at < 0:
+            return
+        end = before.index(b"\0", at + 1)
+        line = f"{name}={value}".encode()
+        if len(line) == end - at - 1:
+            ctypes.memmove(self.variables + at, line, len(line))
+
+
+SHOWN = _Shown()  # at import: a fork must know what its first ancestor was started with
 
 
 def stand_by(path: Path) -> str:
@@ -51,30 +87,10 @@ def stand_by(path: Path) -> str:
     parent = os.getpid()
     if os.fork() == 0:
         _end_with(parent)
-        line = _CommandLine()
-        line.show(sys.executable, "-m", "trainer.warm", str(path))
-        _serve(listener, line)
+        SHOWN.show(sys.executable, "-m", "trainer.warm", str(path))
+        _serve(listener)
     listener.close()
     return f"{sys.executable} -I -S {Path(__file__).resolve()} {path}"
-
-
-class _CommandLine:
-    """What `ps` shows for this process. A fork shows its parent's."""
-
-    def __init__(self):
-        start, end = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47]
-        self.place, self.size = int(start), int(end) - int(start)
-        self.original = ctypes.string_at(self.place, self.size)
-
-    def show(self, *command: str) -> None:
-        """Show this one, cut to the length of the original."""
-        line = b"\0".join(word.encode() for word in command)
-        line = line[: self.size - 1].ljust(self.size, b"\0")  # without its end Linux shows a word
-        ctypes.memmove(self.place, line, self.size)
-
-    def restore(self) -> None:
-        """Show the original: Ray names its workers only where it finds what Python was given."""
-        ctypes.memmove(self.place, self.original, self.size)
 
 
 def _end_with(parent: int) -> None:
@@ -83,11 +99,9 @@ def _end_with(parent: int) -> None:
         os._exit(0)
 
 
-def _serve(listener: socket.socket, line: _CommandLine) -> None:
+def _serve(listener: socket.socket) -> None:
     """Fork for each request. Leaves only in a fork, by its program's end."""
-    gc.collect()
-    gc.freeze()  # a collection in a fork would write to, and so copy, every page
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a program
+    ready_to_fork()
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -98,48 +112,87 @@ def _serve(listener: socket.socket, line: _CommandLine) -> None:
             if os.fork() == 0:
                 listener.close()
                 connection.close()
-                line.restore()
-                _become(request, files)
+                SHOWN.restore()
+                become(request, files)
             for file in files:
                 os.close(file)
 
 
+def ready_to_fork() -> None:
+    """Make forks cheap, and leave them to themselves."""
+    gc.collect()
+    gc.freeze()  # a collection in a fork would write to, and so copy, every page
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a program
+
+
 def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
-    size = array.array("i").itemsize * len(STANDARD)
-    text, ancillary, _, _ = connection.recvmsg(LONGEST, socket.CMSG_SPACE(size))
-    files = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    text, files = receive_with_files(connection)
     while not text.endswith(b"\n"):
         more = connection.recv(LONGEST)
         if not more:
             raise ValueError("a request that was cut off")
         text += more
-    return json.loads(text), list(files)
+    return json.loads(text), files
 
 
-def _become(request: dict, files: list[int]) -> None:
-    """Run a program as if Python had been started for it."""
+def receive_with_files(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """What came, and the files that came with it: standard input, output, error, and one more."""
+    size = array.array("i").itemsize * (len(STANDARD) + 1)
+    text, ancillary, _, _ = connection.recvmsg(LONGEST, socket.CMSG_SPACE(size))
+    files = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    return text, list(files)
+
+
+def become(request: dict, files: list[int]) -> None:
+    """Run a program, or `-m` a module, as if Python had been started for it. Does not return.
+
+    Raises:
+        SystemExit: the program's end.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, file in zip(STANDARD, files, strict=True):
         os.dup2(file, number)
         os.close(file)
-    if request["leads"]:  # Ray ends a worker with the group of processes that it leads
-        os.setpgid(0, 0)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.nice(request["niceness"] - os.nice(0))
-    with contextlib.suppress(OSError):  # an ordinary user may only raise it
-        Path("/proc/self/oom_score_adj").write_text(request["oom_score"])
+    if request.get("leads"):  # Ray ends a worker with the group of processes that it leads
+        os.setpgid(0, 0)
+    os.nice(request.get("niceness", 0) - os.nice(0))
+    if "oom_score" in request:
+        with contextlib.suppress(OSError):  # an ordinary user may only raise it
+            Path("/proc/self/oom_score_adj").write_text(request["oom_score"])
+    run_as_main(request["command"])
+
+
+def run_as_main(command: list[str]) -> None:
+    """Run `PROGRAM ARGUMENTS...` or `-m MODULE ARGUMENTS...` in this fork. Does not return.
+
+    Raises:
+        SystemExit: the program's end.
+    """
+    _forget()
+    if command[0] == "-m":
+        _, module, *arguments = command
+        sys.argv = ["-m", *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = command
+        sys.path.insert(0, str(Path(command[0]).parent))
+        runpy.run_path(command[0], run_name="__main__")
+    sys.exit(0)
+
+
+def _forget() -> None:
+    """Settle what a fork inherits and a new process would not have, or have anew."""
     if "numpy" in sys.modules:  # the one generator that does not seed itself anew in a fork
         sys.modules["numpy"].random.seed()
-    program, *arguments = request["command"]
-    sys.argv = [program, *arguments]
-    sys.path.insert(0, str(Path(program).parent))
-    runpy.run_path(program, run_name="__main__")
-    sys.exit(0)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if "torch" in sys.modules and threads.isdecimal():  # read once, when torch is loaded
+        sys.modules["torch"].set_num_threads(int(threads))
 
 
 def ask(path: str, command: list[str]) -> None:

@@ -29,6 +29,7 @@ PARTS = (
     ("the guard", r"-m trainer\.guard"),
     ("Prefect's temporary server", r"-m uvicorn .*prefect\.server"),
     ("the trainer", r"-m (trainer\.backend\.main|stand_in_trainer)"),
+    ("the process that guards are forked of", r"-m trainer\.standby"),
     ("the process that workers are forked of", r"-m trainer\.warm"),
     ("the sampler of an evaluation", r"-m (trainer\.generate|stand_in_generate)"),
     ("the flow", r"-m (flows\.|stand_in\b|prefect\.)"),

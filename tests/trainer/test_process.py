@@ -16,20 +16,33 @@ from trainer.process import StalledError, how_it_ended, run_guarded
 ROOT = Path(__file__).parents[2]
 
 
-def program(tmp_path: Path, text: str) -> str:
-    (tmp_path / "prog.py").write_text(textwrap.dedent(text))
-    return "prog"
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> Path:
+    """Where programs lie: one folder, since a standby keeps the PYTHONPATH it was started with."""
+    return tmp_path_factory.mktemp("programs")
+
+
+def program(folder: Path, text: str) -> str:
+    name = f"prog{len(list(folder.iterdir()))}"
+    (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    return name
+
+
+@pytest.fixture(params=[False, True], ids=["started", "forked"])
+def warm(request) -> bool:
+    """Whether a program is started by Python, or forked of a process that stands by."""
+    return request.param
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def run(tmp_path, programs, monkeypatch, warm):
+    monkeypatch.setenv("PYTHONPATH", str(programs))
 
     def run(
         text: str, *arguments, progress=lambda: False, stall_timeout=60.0, stop=None, **environment
     ):
         return run_guarded(
-            program(tmp_path, text),
+            program(programs, text),
             arguments,
             log=tmp_path / "log",
             environment=environment,
@@ -37,6 +50,7 @@ def run(tmp_path, monkeypatch):
             stall_timeout=stall_timeout,
             stop_file=stop,
             grace=20.0 if stop else 0.0,
+            warm=warm,
         )
 
     return run
@@ -56,13 +70,13 @@ def wait_for_text(path: Path) -> None:
         time.sleep(0.1)
 
 
-# Runs the program in `{0}` with the guard, as a flow does.
+# Runs a program with the guard, as a flow does.
 CALLER = """
 from pathlib import Path
 from trainer.process import run_guarded
 here = Path("{0}")
-run_guarded("prog", [str(here / "pid")], log=here / "log", environment={{}},
-            progress=lambda: False, stall_timeout=600)
+run_guarded("{1}", [str(here / "pid")], log=here / "log", environment={{}},
+            progress=lambda: False, stall_timeout=600, warm={2})
 """
 
 
@@ -131,7 +145,7 @@ def test_a_program_that_makes_no_progress_is_stopped(run, tmp_path):
         run(DAEMON + "\n    time.sleep(600)", str(tmp_path / "pid"), stall_timeout=3)
     assert time.monotonic() - started < 30
     assert not alive(tmp_path / "pid")
-    assert "(prog.py:" in (tmp_path / "stacks.txt").read_text()
+    assert "prog" in (tmp_path / "stacks.txt").read_text()
 
 
 def test_progress_keeps_a_silent_program_alive(run):
@@ -176,11 +190,11 @@ def test_a_program_that_does_not_listen_is_not_asked(run, tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_outlives_the_process_that_started_it(tmp_path, how):
-    program(tmp_path, DAEMON + "\n    time.sleep(600)")
+def test_nothing_outlives_the_process_that_started_it(tmp_path, programs, how, warm):
+    name = program(programs, DAEMON + "\n    time.sleep(600)")
     caller = subprocess.Popen(
-        [sys.executable, "-c", CALLER.format(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        [sys.executable, "-c", CALLER.format(tmp_path, name, warm)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{programs}"},
         stderr=subprocess.DEVNULL,
     )
     wait_for_text(tmp_path / "pid")
@@ -214,11 +228,13 @@ def test_what_a_killed_guard_did_not_end_is_ended_and_what_it_did_not_remove_rem
     assert not scratch.exists() and not shared.exists()
 
 
-def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(run, tmp_path):
-    program(tmp_path, DAEMON + "\n    time.sleep(600)")
+def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(
+    run, tmp_path, programs, warm
+):
+    name = program(programs, DAEMON + "\n    time.sleep(600)")
     caller = subprocess.Popen(
-        [sys.executable, "-c", CALLER.format(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        [sys.executable, "-c", CALLER.format(tmp_path, name, warm)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{programs}"},
     )
     wait_for_text(tmp_path / "pid")
     daemon = psutil.Process(int((tmp_path / "pid").read_text()))
@@ -228,6 +244,7 @@ def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(ru
     caller.kill()
     guard.kill()
     caller.wait(15)
+    psutil.wait_procs([guard], timeout=10)  # a fork has more memory to give back
     assert daemon.is_running() and scratch.exists()  # nobody is left to end it
     assert run("print('hello')") == 0
     assert not scratch.exists()
@@ -252,3 +269,74 @@ def test_shared_memory_of_a_program_that_dies_at_once_is_removed(run, tmp_path):
     code = run("    import os, time\n" + SHARED + end)
     assert "SIGKILL" in how_it_ended(code)
     assert not Path((tmp_path / "log").read_text().split()[0]).exists()
+
+
+def test_a_fork_has_the_imports_its_own_threads_and_its_own_numbers(
+    programs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(programs))
+    name = program(
+        programs,
+        """
+        import sys
+        had = "torch" in sys.modules and "transformers" in sys.modules and "ray" not in sys.modules
+        import numpy, torch
+        print(had, torch.get_num_threads(), numpy.random.randint(2**31))
+        """,
+    )
+    said = []
+    for number, threads in enumerate(("1", "2", "2")):
+        log = tmp_path / f"log{number}"
+        code = run_guarded(
+            name,
+            [],
+            log=log,
+            environment={"OMP_NUM_THREADS": threads},
+            progress=lambda: False,
+            stall_timeout=60,
+            warm=True,
+        )
+        assert code == 0
+        said.append(log.read_text().split())
+    assert [(had, threads) for had, threads, _ in said] == [
+        ("True", "1"),
+        ("True", "2"),
+        ("True", "2"),
+    ]
+    assert len({drawn for *_, drawn in said}) == 3
+
+
+def test_an_error_that_nobody_caught_is_told(run, tmp_path):
+    assert run("raise ValueError('what went wrong')") == 1
+    assert "ValueError: what went wrong" in (tmp_path / "log").read_text()
+
+
+def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its_place(
+    programs, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(programs))
+    text = "    import os\n    print(os.getppid(), flush=True)\n" + DAEMON + "\n    time.sleep(600)"
+    killed = []
+
+    def kill() -> bool:
+        if (tmp_path / "pid").exists() and not killed:
+            guard = psutil.Process(int((tmp_path / "log").read_text().split()[0]))
+            killed.append(guard.parent())
+            assert "trainer.standby" in killed[0].cmdline()
+            killed[0].kill()
+        return False
+
+    def guarded(text: str, *arguments: str, progress=lambda: False) -> int:
+        return run_guarded(
+            program(programs, text),
+            arguments,
+            log=tmp_path / "log",
+            environment={},
+            progress=progress,
+            stall_timeout=60,
+            warm=True,
+        )
+
+    assert guarded(text, str(tmp_path / "pid"), progress=kill) == 143
+    assert not alive(tmp_path / "pid")
+    assert guarded("print('goes on')") == 0

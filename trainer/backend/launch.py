@@ -22,6 +22,7 @@ def launch(
     on_step: Callable[[dict], None],
     stall_timeout: float,
     stop_grace: float,
+    warm: bool,
 ) -> None:
     """Train the stage whose settings are `values`; blocks until it has ended.
 
@@ -34,6 +35,7 @@ def launch(
             written.
         stall_timeout: Seconds without a step and without a line in the log before it is stopped.
         stop_grace: Seconds that a trainer told to stop has to save its last whole step.
+        warm: Fork it from a process that has the imports; for a trainer that uses no GPU.
 
     Raises:
         StageFailedError: the trainer failed.
@@ -65,6 +67,7 @@ def launch(
         stall_timeout=stall_timeout,
         stop_file=folder / STOP,
         grace=stop_grace,
+        warm=warm,
     )
     if code != 0:
         raise StageFailedError(_reason(folder, code))
