@@ -3,22 +3,22 @@
 import json
 import logging
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from prefect import Flow
-from prefect.server.api.server import SubprocessASGIServer
 
 from conf.load import ConfigError
+from flows import temporary_server
 from flows.steps import settings_of
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
 from tasks.prompt_lengths import load_tokenizers
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError, under_guard, with_our_modules
+from trainer.process import StalledError
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (
@@ -57,14 +57,15 @@ def run(
             parameters[key] = _value(value)
         else:
             overrides.append(argument)
-    _server_lives_as_long_as_this()
+    temporary_server.keep()
     told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
-        check(parameters[given[0]], overrides)
-        Thread(target=load_tokenizers).start()  # while Prefect's server starts
+        settings = check(parameters[given[0]], overrides)
+        if _begins(settings):
+            Thread(target=load_tokenizers).start()  # while Prefect's server starts
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -97,6 +98,12 @@ def _sigterm_is_ctrl_c() -> list[int]:
     return told
 
 
+def _begins(settings: Any) -> bool:
+    """Whether nothing was made in the output folder yet: then prompts are still to be counted."""
+    output = getattr(settings, "output", None)
+    return output is not None and not (Path(output) / "data").exists()
+
+
 def _value(text: str) -> Any:
     """A parameter as `prefect deployment run --param` reads it: JSON, else text."""
     try:
@@ -110,28 +117,3 @@ def _without_trace(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], EXPLAINED):
         record.exc_info = record.exc_text = None
     return True
-
-
-def _server_lives_as_long_as_this() -> None:
-    """Start Prefect's temporary server under a guard, in a process group of its own.
-
-    Killed outright, this process stops no server, which would then run for ever. And a terminal
-    sends Ctrl-C to the whole group: the server would end at once, and the flow would then wait for
-    minutes to tell it that it was interrupted.
-    """
-    start = SubprocessASGIServer._run_uvicorn_command
-
-    def start_apart(server: SubprocessASGIServer) -> subprocess.Popen:
-        popen = subprocess.Popen
-
-        def guarded(args: list[str], env: dict[str, str]) -> subprocess.Popen:
-            environment = with_our_modules(env)
-            return popen([*under_guard(), *args], env=environment, process_group=0)
-
-        subprocess.Popen = guarded
-        try:
-            return start(server)
-        finally:
-            subprocess.Popen = popen
-
-    SubprocessASGIServer._run_uvicorn_command = start_apart

@@ -10,14 +10,12 @@ from typing import Any
 
 from conf.load import ConfigError
 from conf.schema import Experiment, Hardware
-from tasks import disk, preflight_method
+from tasks import disk, preflight_method, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.download import paths
 from tasks.prepare import comparison_sources
-from tasks.prompt_lengths import counter, tokenizer_of
-from trainer.answers import number
 from trainer.checkpoint import has_weights
-from trainer.rewards import answer_is_parsable, grade
+from trainer.rewards import grade
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -79,18 +77,8 @@ def check_data(
     check_model(experiment, model_folder)
     _check_sizes(experiment, segments)
     _check_levels(experiment, segments)
-    tokenizer = _as_config_error(tokenizer_of, model_folder)
-    symbolic = False
-    for dataset in (segments[experiment.data.segmentation.whole], *benchmarks.values()):
-        rows = dataset.table().select(["id", "prompt", "answers"]).to_pylist()
-        if not rows:
-            raise _refusal(
-                f"{dataset.name}: found no rows, needed at least one", "look at its source"
-            )
-        _check_answers(experiment, dataset.name, rows)
-        _check_prompt_lengths(experiment, dataset.name, rows, tokenizer)
-        symbolic |= any(number(answer) is None for row in rows for answer in row["answers"])
-    if symbolic:
+    datasets = (segments[experiment.data.segmentation.whole], *benchmarks.values())
+    if preflight_rows.check(experiment, datasets, model_folder):
         check_grader()
 
 
@@ -342,29 +330,3 @@ def _check_levels(experiment: Experiment, segments: Mapping[str, Dataset]) -> No
                 f"{stage.prompts} have no level, and selection=e2h goes by levels",
                 "choose another selection, or a prompt set with levels",
             )
-
-
-def _check_answers(experiment: Experiment, name: str, rows: Iterable[Mapping]) -> None:
-    if experiment.data.unanswerable == "keep":
-        return
-    bad = [row for row in rows if not any(map(answer_is_parsable, row["answers"]))]
-    if bad:
-        shown = ", ".join(f"{row['id']} {row['answers']!r:.80}" for row in bad[:3])
-        raise _refusal(
-            f"{name}: found {len(bad)} problems whose truth cannot be parsed (first: {shown}), "
-            r"needed an answer that could stand in \boxed{}",
-            "mend the source, or set data.unanswerable=keep: no response will be right there",
-        )
-
-
-def _check_prompt_lengths(
-    experiment: Experiment, name: str, rows: Iterable[Mapping], tokenizer: Any
-) -> None:
-    limit = experiment.data.max_prompt_length
-    over = [length for length in map(counter(tokenizer, limit), rows) if length > limit]
-    if over:
-        raise _refusal(
-            f"data.max_prompt_length: found {limit} tokens, but {len(over)} prompts of {name} are "
-            f"longer with the chat template, the longest {max(over)}",
-            f"set data.max_prompt_length={max(over)}, or take them out of the source",
-        )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import ConfigError, load
-from tasks import preflight
+from tasks import preflight, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
 from tasks.model import local_folder
@@ -399,3 +399,47 @@ def test_prompts_without_a_level_are_refused_where_levels_are_gone_by(smoke, dat
     said = refusal(check_data, smoke("selection=e2h"), sets, {}, model)
     assert "3 of the 16 prompts of L1 have no level" in said
     check_data(smoke("selection=uniform"), sets, {}, model)
+
+
+def test_rows_are_looked_at_once_for_each_set_tokenizer_and_limit(
+    smoke, dataset, model, monkeypatch
+):
+    train, test = dataset(), dataset(name="test")
+    sets = dict.fromkeys(("L1", "L2", "L3"), train)
+    looked = []
+    one = preflight_rows._check_rows
+
+    def look(experiment, dataset, tokenizer):
+        looked.append(dataset.name)
+        return one(experiment, dataset, tokenizer)
+
+    monkeypatch.setattr(preflight_rows, "_check_rows", look)
+    for settings, folder, expected in (
+        (smoke(), model, ["toy", "test"]),
+        (smoke("seed=3"), model, []),
+        (smoke("data.max_prompt_length=47"), model, ["toy", "test"]),
+        (smoke(), model, []),
+    ):
+        looked.clear()
+        check_data(settings, sets, {"t": test}, folder)
+        assert looked == expected
+    (model / "chat_template.jinja").write_text((model / "chat_template.jinja").read_text() + " ")
+    looked.clear()
+    check_data(smoke(), sets, {"t": test}, model)
+    assert looked == ["toy", "test"]
+
+
+def test_rows_that_were_refused_are_refused_again(smoke, dataset):
+    rows = problems(12, 0, "train")
+    rows[5]["reward_model"]["ground_truth"] = ""
+    train = dataset(rows)
+    sets = dict.fromkeys(("L1", "L2", "L3"), train)
+    for _ in range(2):
+        assert "cannot be parsed" in refusal(check_data, smoke(), sets, {"t": dataset()}, BASE)
+
+
+def test_a_damaged_note_of_what_was_looked_at_is_not_believed(smoke, dataset):
+    train = dataset()
+    (train.folder / preflight_rows.NOTE).write_text('{"half')
+    check_data(smoke(), dict.fromkeys(("L1", "L2", "L3"), train), {"t": dataset()}, BASE)
+    assert len(json.loads((train.folder / preflight_rows.NOTE).read_text())) == 1

@@ -1,0 +1,88 @@
+"""Prefect's temporary server, killed or broken while it starts."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOW = """
+from pathlib import Path
+from prefect import flow
+from flows import temporary_server
+
+{more}
+temporary_server.keep()
+
+
+@flow
+def nothing():
+    print("the flow ran")
+
+
+nothing()
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start a flow without a server, in a process of its own."""
+    processes = []
+
+    def start(more: str = "") -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", FLOW.format(more=more)],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PREFECT_HOME": str(tmp_path / "prefect"),
+                "PREFECT_API_URL": "",
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+            },
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def servers(process: subprocess.Popen) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if re.search(r"-m uvicorn", " ".join(child.cmdline())) and "guard" not in child.cmdline()
+    ]
+
+
+def test_a_server_that_is_killed_as_it_starts_is_replaced(started):
+    process = started()
+    deadline = time.monotonic() + 60
+    while not (found := servers(process)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    found[0].send_signal(signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "the flow ran" in said, said
+
+
+def test_servers_that_all_die_end_the_flow_with_a_hint(started):
+    more = "temporary_server.under_guard = lambda: ['/bin/false']"
+    begun = time.monotonic()
+    process = started(more)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "ended with exit code 1 as it started, 3 times" in said and "hint: " in said
+    assert time.monotonic() - begun < 60, "it waited for a server that was dead"
