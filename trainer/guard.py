@@ -15,7 +15,7 @@ reach the process that can save, which is one of Ray's. It looks for FILE as lon
 stands beside it, FILE.listening.
 
 A guard can be killed too. It keeps a note of what to end and remove in the scratch folder, whose
-lock the kernel lets go of when it dies: `sweep` then does what it did not come to.
+lock the kernel lets go of when it dies: `leftovers.sweep` then does what it did not come to.
 """
 
 import argparse
@@ -24,29 +24,25 @@ import ctypes
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 import psutil
 
-from trainer.warm import MARK, SHOWN, run_as_main
+from trainer.leftovers import NOTE, SHARED_MEMORY, kill, remove_shared_memory, shared_memory_files
+from trainer.warm import SHOWN, run_as_main
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 LOOK_AGAIN = 0.5  # the same, where a file of shared memory has come or gone
-SHARED_MEMORY = Path("/dev/shm")
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
-NOTE = "guard.json"  # in the scratch folder: what the guard would end and remove
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that tell a guard to stop
-UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
 def _prctl(option: int, value: int) -> None:
@@ -65,116 +61,11 @@ def descendants() -> list[psutil.Process]:
     ]
 
 
-def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
-    """Files under /dev/shm that these processes have mapped."""
-    found = set()
-    for process in processes:
-        try:
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-        except OSError:  # it has just ended
-            continue
-        for line in maps.splitlines():
-            path = line.rpartition(" ")[2]
-            if path.startswith(f"{SHARED_MEMORY}/"):
-                found.add(Path(path))
-    return found
-
-
 def end_all(timeout: float = 5.0) -> None:
     """Kill every descendant, those included that appear meanwhile."""
     deadline = time.monotonic() + timeout
     while (alive := descendants()) and time.monotonic() < deadline:
-        _kill(alive)
-
-
-def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
-    """Remove what nobody maps any more: `files`, and what `pids` named after themselves."""
-    for path in {*files, *_named_after(set(pids))}:
-        if not _mapped_by_others(path):
-            path.unlink(missing_ok=True)
-
-
-def _named_after(pids: set[int]) -> Iterable[Path]:
-    """Files of this user that carry their maker's pid: sem.loky-4711-x, torch_4711_x_0.
-
-    Semaphores are mapped for moments only, and a short-lived process may be gone before a look.
-    """
-    for path in SHARED_MEMORY.iterdir():
-        number = next(filter(str.isdecimal, re.split(r"[._-]", path.name)), "0")
-        if int(number) in pids:
-            with contextlib.suppress(OSError):
-                if path.is_file() and path.stat().st_uid == os.getuid():
-                    yield path
-
-
-def sweep(parent: Path) -> list[Path]:
-    """Do for guards that were killed what they did not come to.
-
-    Args:
-        parent: Folder that each scratch folder lies in, named `stagecraft-...`.
-
-    Returns:
-        The scratch folders that were removed, after the processes that they belonged to ended.
-    """
-    return [scratch for scratch in parent.glob("stagecraft-*") if _swept(scratch)]
-
-
-def _swept(scratch: Path) -> bool:
-    try:
-        file = (scratch / NOTE).open("r+")
-    except FileNotFoundError:  # whoever made it died before there was a guard, or is about it now
-        return _forgotten(scratch)
-    except OSError:  # of another user
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        text = file.read()
-        if not text:  # a guard that is about to take it
-            return False
-        left = marked(scratch)
-        files = {Path(path) for path in json.loads(text)["files"]} | shared_memory_files(left)
-        pids = {*json.loads(text)["pids"], *(process.pid for process in left)}
-        deadline = time.monotonic() + 5
-        while (left := marked(scratch)) and time.monotonic() < deadline:
-            _kill(left)
-        remove_shared_memory(files, pids)
-        shutil.rmtree(scratch, ignore_errors=True)
-    return not scratch.exists()
-
-
-def _forgotten(scratch: Path) -> bool:
-    try:
-        if time.time() - scratch.stat().st_mtime > UNUSED:
-            scratch.rmdir()
-            return True
-    except OSError:  # gone, of another user, or not empty
-        pass
-    return False
-
-
-def marked(scratch: Path) -> list[psutil.Process]:
-    """Living processes that a guard with this scratch folder answered for, wherever they went."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get(MARK) == str(scratch)
-            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=0.5)
+        kill(alive)
 
 
 class _Fork:
@@ -317,10 +208,6 @@ class Guard:
             self.note.truncate(0)
             self.note.write(json.dumps(known))
             self.note.flush()
-
-
-def _mapped_by_others(path: Path) -> bool:
-    return path in shared_memory_files(list(psutil.process_iter()))
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from trainer.guard import sweep
+from trainer.leftovers import sweep
 from trainer.standby import Forked, Standby
 from trainer.warm import MARK
 

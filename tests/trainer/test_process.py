@@ -256,7 +256,7 @@ def test_a_guard_at_work_is_not_swept_away(run, tmp_path):
         """
         import os
         from pathlib import Path
-        from trainer.guard import sweep
+        from trainer.leftovers import sweep
         print(sweep(Path("/tmp")), Path(os.environ["RAY_TMPDIR"]).exists())
         """
     )

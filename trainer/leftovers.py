@@ -1,0 +1,129 @@
+"""What killed processes leave behind, and how to be rid of it: memory, orphans, folders."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from trainer.warm import MARK
+
+SHARED_MEMORY = Path("/dev/shm")
+NOTE = "guard.json"  # in a guard's scratch folder: what it would end and remove
+UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
+
+
+def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
+    """Files under /dev/shm that these processes have mapped."""
+    found = set()
+    for process in processes:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except OSError:  # it has just ended
+            continue
+        for line in maps.splitlines():
+            path = line.rpartition(" ")[2]
+            if path.startswith(f"{SHARED_MEMORY}/"):
+                found.add(Path(path))
+    return found
+
+
+def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
+    """Remove what nobody maps any more: `files`, and what `pids` named after themselves."""
+    for path in {*files, *_named_after(set(pids))}:
+        if not _mapped_by_others(path):
+            path.unlink(missing_ok=True)
+
+
+def _named_after(pids: set[int]) -> Iterable[Path]:
+    """Files of this user that carry their maker's pid: sem.loky-4711-x, torch_4711_x_0.
+
+    Semaphores are mapped for moments only, and a short-lived process may be gone before a look.
+    """
+    for path in SHARED_MEMORY.iterdir():
+        number = next(filter(str.isdecimal, re.split(r"[._-]", path.name)), "0")
+        if int(number) in pids:
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_uid == os.getuid():
+                    yield path
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Do for guards that were killed what they did not come to.
+
+    Args:
+        parent: Folder that each scratch folder lies in, named `stagecraft-...`.
+
+    Returns:
+        The scratch folders that were removed, after the processes that they belonged to ended.
+    """
+    return [scratch for scratch in parent.glob("stagecraft-*") if _swept(scratch)]
+
+
+def _swept(scratch: Path) -> bool:
+    try:
+        file = (scratch / NOTE).open("r+")
+    except FileNotFoundError:  # whoever made it died before there was a guard, or is about it now
+        return _forgotten(scratch)
+    except OSError:  # of another user
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        text = file.read()
+        if not text:  # a guard that is about to take it
+            return False
+        left = marked(scratch)
+        files = {Path(path) for path in json.loads(text)["files"]} | shared_memory_files(left)
+        pids = {*json.loads(text)["pids"], *(process.pid for process in left)}
+        deadline = time.monotonic() + 5
+        while (left := marked(scratch)) and time.monotonic() < deadline:
+            kill(left)
+        remove_shared_memory(files, pids)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return not scratch.exists()
+
+
+def _forgotten(scratch: Path) -> bool:
+    try:
+        if time.time() - scratch.stat().st_mtime > UNUSED:
+            scratch.rmdir()
+            return True
+    except OSError:  # gone, of another user, or not empty
+        pass
+    return False
+
+
+def marked(scratch: Path) -> list[psutil.Process]:
+    """Living processes that a guard with this scratch folder answered for, wherever they went."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(MARK) == str(scratch)
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """Kill them, and wait for half a second at most until they are gone."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=0.5)
+
+
+def _mapped_by_others(path: Path) -> bool:
+    return path in shared_memory_files(list(psutil.process_iter()))
