@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from trainer.guard import STOPPED
 from trainer.leftovers import sweep
 from trainer.standby import Forked, Standby
 from trainer.warm import MARK
@@ -71,12 +72,11 @@ def run_guarded(
     whole = _environment({**environment, MARK: scratch})
     try:
         with log.open("ab") as output:
-            guard = None
+            guard = standby = None
             if warm:
+                standby = _standby(whole)
                 line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
-                guard = _standby(whole).start(
-                    [*line, "-m", module, *arguments], whole, output.fileno()
-                )
+                guard = standby.start([*line, "-m", module, *arguments], whole, output.fileno())
             guard = guard or subprocess.Popen(
                 [*under_guard(*options), sys.executable, "-m", module, *arguments],
                 stdout=output,
@@ -93,6 +93,8 @@ def run_guarded(
                 sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if guard.returncode == STOPPED and standby and not standby.alive:
+        return 128 + signal.SIGKILL  # the guard ended because the process that it was forked of did
     return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
 
 

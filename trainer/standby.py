@@ -106,9 +106,14 @@ class Standby:
                 start_new_session=True,
             )
 
+    @property
+    def alive(self) -> bool:
+        """Whether it stands by."""
+        return self._process.poll() is None
+
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Whether it lives, and its forks may have this environment."""
-        return self._process.poll() is None and self._read_once == _read_once(environment)
+        return self.alive and self._read_once == _read_once(environment)
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], output: int
