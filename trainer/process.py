@@ -17,7 +17,7 @@ import psutil
 
 from trainer.guard import STOPPED
 from trainer.leftovers import sweep
-from trainer.standby import Forked, Standby
+from trainer.standby import Forked, Standby, possible
 from trainer.warm import MARK
 
 GRACE = 4.0  # seconds that a program has to end by itself once it got SIGTERM
@@ -73,7 +73,7 @@ def run_guarded(
     try:
         with log.open("ab") as output:
             guard = standby = None
-            if warm:
+            if warm and possible():
                 standby = _standby(whole)
                 line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
                 guard = standby.start([*line, "-m", module, *arguments], whole, output.fileno())

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from trainer.warm import MARK, SHOWN, become, ready_to_fork, receive_with_files
@@ -28,6 +29,16 @@ PID = 8  # characters that a fork says its own in
 LOOK = 1.0  # seconds between looks whether the pipeline's process is there
 # What Python, torch and transformers look at once, when they are loaded.
 READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
+
+
+@cache
+def possible() -> bool:
+    """Whether this system tells of a fork's end: Linux 5.3, and no sandbox that forbids it."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 class Forked:

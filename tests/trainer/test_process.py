@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from trainer import process
 from trainer.process import StalledError, how_it_ended, run_guarded
 
 ROOT = Path(__file__).parents[2]
@@ -341,3 +342,13 @@ def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its
     assert how_it_ended(code) == "was killed by SIGKILL"
     assert not alive(tmp_path / "pid")
     assert guarded("print('goes on')") == 0
+
+
+def test_where_the_system_tells_of_no_end_a_program_is_started(programs, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "possible", lambda: False)
+    monkeypatch.setenv("PYTHONPATH", str(programs))
+    name = program(programs, "import sys; print('torch' in sys.modules)")
+    log = tmp_path / "log"
+    settings = {"environment": {}, "progress": lambda: False, "stall_timeout": 60}
+    assert run_guarded(name, [], log=log, warm=True, **settings) == 0
+    assert "False" in log.read_text()
