@@ -15,7 +15,7 @@ from attempts import ROOT, Attempt, manifests, may_mount
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
-STEPS = 240  # a start takes as long as twenty steps, and the matrix many starts
+STEPS = 400  # a start takes as long as twenty steps, and the matrix many starts
 SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}"]
 NOTHING = {"processes": [], "shared memory": [], "scratch": []}
 START, END = 900, 1800  # seconds that a run may take to its first step, and to its end
@@ -78,23 +78,8 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("part", DEATHS)
-def test_a_run_whose_part_is_killed_leaves_nothing_and_the_next_goes_on(part, chain, row):
-    row.fault = f"SIGKILL of {part}"
-    run = chain.at_a_step()
-    run.kill(part)
-    code = run.end(900)
-    row.sees = f"exit {code}: {run.message()}" if code > 0 else f"exit {code}"
-    assert code == DEATHS[part], run.text
-    check_end(run, row)
-    if code > 0:
-        assert re.search(r"^log: \S+trainer\.log$", run.text, re.M), run.text
-        assert "Traceback" not in run.text.split("the trainer")[0], run.text
-    chain.resume(row)
-
-
 def test_prefects_temporary_server_is_killed(tmp_path, stall, attempts, row):
-    """In a folder of its own: the stage at work is trained to its end."""
+    """First, in a folder of its own: here the stage at work is trained to its end."""
     row.fault = "SIGKILL of Prefect's temporary server"
     chain = Chain(
         tmp_path / "outputs", ["experiment=lab/smoke", "stages.0.steps=12", stall], attempts
@@ -111,6 +96,21 @@ def test_prefects_temporary_server_is_killed(tmp_path, stall, attempts, row):
     row.then = resumed(again.text) + ", finished"
     check_end(again, row)
     assert len(finished_stages(chain.output)) == 2
+
+
+@pytest.mark.parametrize("part", DEATHS)
+def test_a_run_whose_part_is_killed_leaves_nothing_and_the_next_goes_on(part, chain, row):
+    row.fault = f"SIGKILL of {part}"
+    run = chain.at_a_step()
+    run.kill(part)
+    code = run.end(900)
+    row.sees = f"exit {code}: {run.message()}" if code > 0 else f"exit {code}"
+    assert code == DEATHS[part], run.text
+    check_end(run, row)
+    if code > 0:
+        assert re.search(r"^log: \S+trainer\.log$", run.text, re.M), run.text
+        assert "Traceback" not in run.text.split("the trainer")[0], run.text
+    chain.resume(row)
 
 
 def test_a_flow_that_is_told_to_end_says_how_to_go_on(chain, row):
