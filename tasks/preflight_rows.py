@@ -13,6 +13,7 @@ from tasks.prompt_lengths import counter, tokenizer_digest, tokenizer_of
 from trainer.answers import number
 from trainer.rewards import answer_is_parsable
 
+LOOK = 1  # raised when rows are looked at differently
 NOTE = "checked.json"  # in a data set's folder: by what it was checked, and what was found
 
 
@@ -38,7 +39,8 @@ def check(experiment: Experiment, datasets: Iterable[Dataset], model_folder: Pat
             "tokenizer": tokenizer_digest(model_folder),
             "longest": experiment.data.max_prompt_length,
             "unanswerable": experiment.data.unanswerable,
-            "versions": [version(name) for name in ("stagecraft", "math-verify", "transformers")],
+            "look": LOOK,
+            "versions": [version(name) for name in ("math-verify", "transformers")],
         }
     )
     tokenizer: Any = None

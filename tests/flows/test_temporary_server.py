@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -60,11 +61,14 @@ def started(tmp_path):
 
 
 def servers(process: subprocess.Popen) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if re.search(r"-m uvicorn", " ".join(child.cmdline())) and "guard" not in child.cmdline()
-    ]
+    """Prefect's servers below a process, without their guards."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended since
+            line = " ".join(child.cmdline())
+            if re.search(r"-m uvicorn", line) and "trainer.guard" not in line:
+                found.append(child)
+    return found
 
 
 def test_a_server_that_is_killed_as_it_starts_is_replaced(started):
