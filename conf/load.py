@@ -29,6 +29,11 @@ class ConfigError(ValueError):
     """Settings that cannot be used: which key, what was found, what was needed, and a hint."""
 
 
+def refusal(fact: str, hint: str) -> ConfigError:
+    """The error of a setting: what was found and needed, and the knob to turn."""
+    return ConfigError(f"{fact}\n\nhint: {hint}")
+
+
 def load(*overrides: str) -> Experiment:
     """Compose conf/config.yaml with command-line overrides, and check every value.
 

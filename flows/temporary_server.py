@@ -19,19 +19,16 @@ class Server(subprocess.Popen):
         RuntimeError: when Prefect looks at it: it is one too many that died.
     """
 
-    started = 0
+    died = 0
     ending = False
-
-    def __init__(self, *arguments, **settings):
-        super().__init__(*arguments, **settings)
-        Server.started += 1
 
     def poll(self) -> int | None:
         """None while it runs, else what makes Prefect start another."""
         code = super().poll()
         if code is None or self.ending:
             return code
-        if Server.started >= SERVERS:
+        Server.died += 1
+        if Server.died >= SERVERS:
             raise RuntimeError(
                 f"Prefect's temporary server {how_it_ended(code if code >= 0 else 128 - code)} "
                 f"as it started, {SERVERS} times\n\nhint: `prefect server start` in another "

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conf.load import ConfigError
+from conf.load import ConfigError, refusal
 from conf.schema import Experiment, Hardware
 from tasks import disk, preflight_method, preflight_rows
 from tasks.artifacts import Dataset
@@ -111,14 +111,10 @@ def check_grader() -> None:
     """
     found = grade(r"</think>\boxed{(x+1)^2}", ["x^2+2x+1"])
     if not found.correct:
-        raise _refusal(
+        raise refusal(
             f"the grader says {str(found.reason)!r} of an answer known to be right",
             "look at the installation of math-verify",
         )
-
-
-def _refusal(fact: str, hint: str) -> ConfigError:
-    return ConfigError(f"{fact}\n\nhint: {hint}")
 
 
 def _as_config_error(function: Any, *arguments: Any) -> Any:
@@ -135,7 +131,7 @@ def _check_prompt_sets(experiment: Experiment) -> None:
         if labels is not None and stage.prompts not in labels:
             raise _unknown_set(experiment, position, labels)
         if not position and (stage.drop_solved, stage.drop_hopeless) != (None, None):
-            raise _refusal(
+            raise refusal(
                 "stages.0: found drop_solved or drop_hopeless, but no stage before it has recorded "
                 "pass rates",
                 "set them on a later stage, or data.segmentation.rule=pass_rate for the first",
@@ -144,7 +140,7 @@ def _check_prompt_sets(experiment: Experiment) -> None:
 
 def _unknown_set(experiment: Experiment, position: int, names: Iterable[str]) -> ConfigError:
     names = list(names)
-    return _refusal(
+    return refusal(
         f"stages.{position}.prompts: found {experiment.stages[position].prompts!r}, needed one of "
         f"{', '.join(names)}, the prompt sets of data.segmentation.rule="
         f"{experiment.data.segmentation.rule}",
@@ -156,13 +152,13 @@ def _check_ranks(experiment: Experiment) -> None:
     hardware = experiment.hardware
     ranks = hardware.ranks * hardware.nodes
     if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
-        raise _refusal(
+        raise refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
             "needed 1 with hardware.rollout=torch, which samples on each rank by itself",
             "set hardware.tensor_parallel=1, or hardware.rollout=vllm",
         )
     if ranks % hardware.tensor_parallel:
-        raise _refusal(
+        raise refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
@@ -171,7 +167,7 @@ def _check_ranks(experiment: Experiment) -> None:
     for position, stage in enumerate(experiment.stages):
         rollouts = stage.mini_batch_size * stage.group_size
         if rollouts % ranks:
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}: found {rollouts} rollouts to an update (mini_batch_size x "
                 f"group_size), needed a multiple of the {ranks} ranks",
                 f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
@@ -183,7 +179,7 @@ def _check_cluster(hardware: Hardware) -> None:
     address = hardware.ray_address
     if not address:
         if hardware.nodes > 1:
-            raise _refusal(
+            raise refusal(
                 f"hardware.nodes: found {hardware.nodes} machines, needed hardware.ray_address: "
                 "Stagecraft starts Ray on this machine only",
                 "`ray start --head` on one and `ray start --address=...` on the others, then "
@@ -192,14 +188,14 @@ def _check_cluster(hardware: Hardware) -> None:
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise _refusal(
+        raise refusal(
             f"hardware.ray_address: found {address!r}, needed host:port",
             "take what `ray start --head` printed",
         )
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise _refusal(
+        raise refusal(
             f"hardware.ray_address: nothing answers at {address} ({error})",
             "is `ray start --head` running there, and its port open to this machine?",
         ) from error
@@ -211,7 +207,7 @@ def _check_engine(experiment: Experiment) -> None:
         return
     for position, stage in enumerate(experiment.stages):
         if stage.top_p < 1 and hardware.dtype == "float32":
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}.top_p: found {stage.top_p:g}, needed 1 with "
                 "hardware.rollout=vllm and hardware.dtype=float32: vLLM's probabilities are those "
                 "within the nucleus, the trainer's those of all tokens, so they would differ by "
@@ -219,7 +215,7 @@ def _check_engine(experiment: Experiment) -> None:
                 f"set stages.{position}.top_p=1, or hardware.rollout=torch",
             )
     if find_spec("vllm") is None:
-        raise _refusal(
+        raise refusal(
             "hardware.rollout: found 'vllm', but vLLM is not installed here",
             "make test-vllm installs it for a CPU, make gpu on a GPU node; or set hardware=cpu",
         )
@@ -228,14 +224,14 @@ def _check_engine(experiment: Experiment) -> None:
 def _check_gpu(experiment: Experiment) -> None:
     hardware = experiment.hardware
     if hardware.device == "cuda" and not _has_gpu():
-        raise _refusal(
+        raise refusal(
             "hardware.device: found 'cuda', but no NVIDIA GPU on this machine (no /dev/nvidia0, "
             "no nvidia-smi)",
             "run it on a GPU node, or set hardware=cpu",
         )
     kernels = ("flash_attn", "kernels")
     if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
-        raise _refusal(
+        raise refusal(
             "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
             f"it is installed here ({', '.join(kernels)})",
             "set hardware.attention=sdpa, or build it on the node: "
@@ -258,7 +254,7 @@ def _local_model(path: str) -> Path | None:
     if folder.is_dir():
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise _refusal(
+        raise refusal(
             f"model.path: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
             f"a Hub name is owner/name; a relative path starts from {Path.cwd()}",
         )
@@ -267,12 +263,12 @@ def _local_model(path: str) -> Path | None:
 
 def _check_files(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise _refusal(
+        raise refusal(
             f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
             "set model.path to the folder that holds config.json and *.safetensors",
         )
     if not has_weights(folder):
-        raise _refusal(
+        raise refusal(
             f"model.path: found no weights in {folder}, needed *.safetensors or "
             "pytorch_model*.bin, all shards of them",
             "a trainer's folder may hold tokenizer and config only; export the weights there",
@@ -290,7 +286,7 @@ def _check_positions(experiment: Experiment, folder: Path, *, stages: bool = Tru
     } | {"evaluation.context_length": experiment.evaluation.context_length}
     for key, context in wanted.items():
         if prompt + context > positions:
-            raise _refusal(
+            raise refusal(
                 f"{key}: found {context} tokens, with data.max_prompt_length {prompt} that is "
                 f"{prompt + context}, needed at most the model's {positions} positions",
                 f"set {key}={positions - prompt}"
@@ -305,13 +301,13 @@ def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> Non
             raise _unknown_set(experiment, position, segments)
         rows = segments[stage.prompts].rows
         if not rows:
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}.prompts: found no prompt in {stage.prompts}, needed at least "
                 f"the {stage.batch_size} of a batch",
                 "set data.segmentation or gates otherwise, or another prompt set",
             )
         if rows < stage.batch_size:
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}.batch_size: found {stage.batch_size} prompts to a step, but "
                 f"{stage.prompts} holds {rows}",
                 f"set stages.{position}.batch_size to {rows} at most, or get more problems",
@@ -325,7 +321,7 @@ def _check_levels(experiment: Experiment, segments: Mapping[str, Dataset]) -> No
         rows = segments[stage.prompts]
         without = rows.table()["level"].null_count
         if without:
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}.prompts: {without} of the {rows.rows} prompts of "
                 f"{stage.prompts} have no level, and selection=e2h goes by levels",
                 "choose another selection, or a prompt set with levels",

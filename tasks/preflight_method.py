@@ -1,6 +1,6 @@
 """Refuse method settings that cannot work, or that nothing would look at; warn of doubtful ones."""
 
-from conf.load import ConfigError
+from conf.load import ConfigError, refusal
 from conf.schema import Experiment, Method
 from conf.schema.method import ADVANTAGES, LOSSES
 from trainer.functions import check_arguments, find
@@ -34,13 +34,13 @@ def check(experiment: Experiment) -> None:
     for position, stage in enumerate(experiment.stages):
         needs = _rollouts_needed(method)
         if stage.group_size < needs:
-            raise _refusal(
+            raise refusal(
                 f"stages.{position}.group_size: found {stage.group_size} rollout, needed {needs} "
                 f"or more for the advantage {method.advantage!r}: alone, a rollout has no baseline",
                 f"set stages.{position}.group_size=8",
             )
     if method.advantage == "maxrl" and _negative_rewards(experiment):
-        raise _refusal(
+        raise refusal(
             "method.advantage: found maxrl with rewards below 0, needed none: it divides by the "
             "pass rate",
             "use rewards of 1 and 0 without penalties, or another advantage",
@@ -110,7 +110,7 @@ def _check_functions(method: Method) -> None:
             raise ConfigError(str(error)) from error
     variant = method.advantage_settings.get("variant", "published")
     if method.advantage == "james_stein" and variant not in FEW_PROMPTS:
-        raise _refusal(
+        raise refusal(
             f"method.advantage_settings.variant: found {variant!r}, needed published or corrected",
             "choose one of these",
         )
@@ -132,7 +132,7 @@ def _check_ignored(experiment: Experiment) -> None:
     if all(stage.kl_coefficient == 0 for stage in experiment.stages):
         for key in ("kl_in", "kl_estimator"):
             if getattr(method, key) != getattr(default, key):
-                raise _refusal(
+                raise refusal(
                     f"method.{key}: found {getattr(method, key)}, but no stage has a KL term: "
                     "there is no reference to compare with",
                     "set kl_coefficient on a stage, or leave it out",
@@ -156,7 +156,3 @@ def _negative_rewards(experiment: Experiment) -> bool:
 def _all_train(experiment: Experiment) -> bool:
     """Whether the rollouts of a step are all of the policy that the step began with."""
     return experiment.selection.name in ("uniform", "mopps", "e2h")
-
-
-def _refusal(fact: str, hint: str) -> ConfigError:
-    return ConfigError(f"{fact}\n\nhint: {hint}")

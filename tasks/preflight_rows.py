@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conf.load import ConfigError
+from conf.load import ConfigError, refusal
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of, read_json, write_json
 from tasks.prompt_lengths import counter, tokenizer_digest, tokenizer_of
@@ -74,7 +74,7 @@ def _tokenizer(folder: Path) -> Any:
 def _check_rows(experiment: Experiment, dataset: Dataset, tokenizer: Any) -> bool:
     rows = dataset.table().select(["id", "prompt", "answers"]).to_pylist()
     if not rows:
-        raise _refusal(f"{dataset.name}: found no rows, needed at least one", "look at its source")
+        raise refusal(f"{dataset.name}: found no rows, needed at least one", "look at its source")
     _check_answers(experiment, dataset.name, rows)
     _check_prompt_lengths(experiment, dataset.name, rows, tokenizer)
     return any(number(answer) is None for row in rows for answer in row["answers"])
@@ -86,7 +86,7 @@ def _check_answers(experiment: Experiment, name: str, rows: Iterable[Mapping]) -
     bad = [row for row in rows if not any(map(answer_is_parsable, row["answers"]))]
     if bad:
         shown = ", ".join(f"{row['id']} {row['answers']!r:.80}" for row in bad[:3])
-        raise _refusal(
+        raise refusal(
             f"{name}: found {len(bad)} problems whose truth cannot be parsed (first: {shown}), "
             r"needed an answer that could stand in \boxed{}",
             "mend the source, or set data.unanswerable=keep: no response will be right there",
@@ -99,12 +99,8 @@ def _check_prompt_lengths(
     limit = experiment.data.max_prompt_length
     over = [length for length in map(counter(tokenizer, limit), rows) if length > limit]
     if over:
-        raise _refusal(
+        raise refusal(
             f"data.max_prompt_length: found {limit} tokens, but {len(over)} prompts of {name} are "
             f"longer with the chat template, the longest {max(over)}",
             f"set data.max_prompt_length={max(over)}, or take them out of the source",
         )
-
-
-def _refusal(fact: str, hint: str) -> ConfigError:
-    return ConfigError(f"{fact}\n\nhint: {hint}")

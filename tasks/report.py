@@ -1,9 +1,11 @@
 """The report of a run: one page that works from disk, and the same as markdown."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,21 @@ import yaml
 
 from conf.schema import Experiment
 from tasks import pictures, results
-from tasks.artifacts import Dataset, new_folder, write_json
+from tasks.artifacts import (
+    Dataset,
+    digest_of,
+    file_digest,
+    new_folder,
+    read_json,
+    write_json,
+)
 from tasks.page import page, without_nan
 from tasks.tables import Table, cost, data, handoff, scores, versions
 from tasks.verdict import outcome, terminal_summary, tiles, verdict
 from tasks.words import things
+
+# Files of a stage's and of an evaluation's folder that a report is made of, beside the manifest.
+READ = ("metrics.jsonl", "responses.parquet")
 
 __all__ = ["Report", "markdown", "terminal_summary", "write_report"]
 
@@ -29,7 +41,7 @@ class Report:
         markdown: The same content without figures.
         folder: Folder of report.html, report.md, summary.json and figures/.
         summary: The numbers: `verdict` sentences, `benchmarks` with a row per checkpoint,
-            `stages`, `totals`, `experiment`, `seed`, `command`, `written`.
+            `stages`, `totals`, `experiment`, `seed`, `command`, `written`, and `made_of`, a digest.
     """
 
     html: Path
@@ -52,7 +64,8 @@ def write_report(
     """Write the report of a run under `output`/reports.
 
     What a stage or an evaluation did not record is shown as missing, and what does not fit
-    together is said beside the number: neither stops the report.
+    together is said beside the number: neither stops the report. One that was made of the same,
+    by the same code, is left as it is.
 
     Args:
         experiment: What was run.
@@ -87,6 +100,15 @@ def write_report(
             "evaluations": [_kept(each, output) for each in evaluations],
         },
     }
+    final = Path(output) / "reports" / f"{experiment.name}-seed{experiment.seed}"
+    summary["made_of"] = _made_of(
+        [experiment, command],
+        [train, *segments.values(), *(benchmarks or {}).values()],
+        [*stages, *evaluations],
+    )
+    if (before := _before(final)).get("made_of") == summary["made_of"]:
+        text = (final / "report.md").read_text(encoding="utf-8")
+        return Report(final / "report.html", text, final, summary | {"written": before["written"]})
     sets = [data(train, segments, experiment, benchmarks or {})]
     checks = [table for table in [handoff(stage_rows)] if table]
     environments = [*stages, *evaluations]
@@ -117,7 +139,6 @@ def write_report(
         ),
         "outcome": outcome(experiment, stage_rows),
     }
-    final = Path(output) / "reports" / f"{experiment.name}-seed{experiment.seed}"
     text = markdown(content)
     with new_folder(final) as folder:
         (folder / "figures").mkdir()
@@ -129,6 +150,41 @@ def write_report(
         (folder / "report.md").write_text(text, encoding="utf-8")
         write_json(folder / "summary.json", without_nan(summary))
     return Report(final / "report.html", text, final, summary)
+
+
+def _made_of(
+    settings: Sequence[Any], datasets: Sequence[Dataset], manifests: Sequence[Mapping[str, Any]]
+) -> str:
+    """The digest of all that a report shows, and of what draws it: the same again is not drawn."""
+    folders = [Path(manifest["folder"]) for manifest in manifests]
+    return digest_of(
+        {
+            "settings": settings,
+            "data": [dataset.digest for dataset in datasets],
+            # As text: what a run recorded may hold NaN.
+            "manifests": json.dumps(
+                [dict(each) for each in manifests], sort_keys=True, default=str
+            ),
+            "files": [
+                file_digest(folder / name)
+                for folder in folders
+                for name in READ
+                if (folder / name).is_file()
+            ],
+            "drawn by": [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.*"))],
+            "with": version("matplotlib"),
+        }
+    )
+
+
+def _before(folder: Path) -> dict[str, Any]:
+    """The summary of the report that is there, if it is all there."""
+    try:
+        found = read_json(folder / "summary.json")
+    except (OSError, ValueError):
+        return {}
+    whole = all((folder / name).is_file() for name in ("report.html", "report.md"))
+    return found if whole and any(folder.glob("figures/*.svg")) else {}
 
 
 def _kept(manifest: Mapping[str, Any], output: Path | str) -> dict[str, Any]:

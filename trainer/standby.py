@@ -26,6 +26,7 @@ from trainer.warm import MARK, SHOWN, become, ready_to_fork, receive_with_files
 ROOM = 400  # characters of a command line that a fork can show
 NOBODY = "/tmp/stagecraft-________"  # as long as a guard's scratch folder, in whose place it stands
 PID = 8  # characters that a fork says its own in
+STARTS = 120.0  # seconds that it may take to import and fork, before Python is started instead
 LOOK = 1.0  # seconds between looks whether the pipeline's process is there
 # What Python, torch and transformers look at once, when they are loaded.
 READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
@@ -143,6 +144,7 @@ class Standby:
             {"command": list(command), "folder": os.getcwd(), "environment": dict(environment)}
         )
         ours, theirs = socket.socketpair()
+        ours.settimeout(STARTS)
         try:
             with theirs, Path(os.devnull).open() as nothing:
                 files = [nothing.fileno(), output, output, theirs.fileno()]
@@ -151,7 +153,7 @@ class Standby:
         except OSError:
             pid = b""
         if not pid:
-            ours.close()
+            ours.close()  # of a fork that comes later: it finds nobody to report to, and ends
             return None
         return Forked(int(pid), ours)
 

@@ -161,7 +161,7 @@ def become(request: dict, files: list[int]) -> None:
     os.environ.update(request["environment"])
     if request.get("leads"):  # Ray ends a worker with the group of processes that it leads
         os.setpgid(0, 0)
-    os.nice(request.get("niceness", 0) - os.nice(0))
+    os.nice(max(0, request.get("niceness", 0) - os.nice(0)))  # less of it is not for everyone
     if "oom_score" in request:
         with contextlib.suppress(OSError):  # an ordinary user may only raise it
             Path("/proc/self/oom_score_adj").write_text(request["oom_score"])

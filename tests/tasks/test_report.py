@@ -3,7 +3,9 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import plots, results
+from tasks import plots, report, results
 from tasks.report import terminal_summary, write_report
 from tasks.words import percent, points
 from trainer import metrics
@@ -333,3 +335,41 @@ def test_every_prompt_is_in_a_bar_and_no_bar_lies_across_the_threshold():
     assert sum(height for _, _, height in bars) + beyond == len(lengths)
     assert beyond <= 0.005 * len(lengths)
     assert all(left + width <= 247.5 or left >= 247.5 for left, width, height in bars if height)
+
+
+def test_a_report_is_drawn_again_only_where_what_it_is_made_of_changed(small_run, monkeypatch):
+    run = small_run()
+    first = written(run).report
+    drawn = []
+    draw = report.pictures.of_cost
+    monkeypatch.setattr(report.pictures, "of_cost", lambda *given: drawn.append(1) or draw(*given))
+    again = written(run).report
+    assert not drawn and again.summary == first.summary and again.markdown == first.markdown
+    assert again.summary["written"] == first.summary["written"]
+
+    metrics = Path(run.given["stages"][0]["folder"]) / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("reward/mean", "reward/gone"))
+    written(run)
+    assert len(drawn) == 1
+    written(run, command="another command")
+    assert len(drawn) == 2
+    stages = [{**stage, "outcome": "other"} for stage in run.given["stages"]]
+    written(run, command="another command", stages=stages)
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("gone", ["report.md", "report.html", "summary.json", "figures"])
+def test_a_report_that_is_not_whole_is_drawn_again(small_run, gone):
+    run = small_run()
+    folder = written(run).report.folder
+    lost = folder / gone
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    written(run)
+    assert lost.exists()
+
+
+def test_a_report_that_other_code_drew_is_drawn_again(small_run, monkeypatch):
+    run = small_run()
+    first = written(run).report.summary["made_of"]
+    monkeypatch.setattr(report, "version", lambda name: "0")
+    assert written(run).report.summary["made_of"] != first

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer import process
+from trainer import process, standby
 from trainer.process import StalledError, how_it_ended, run_guarded
 
 ROOT = Path(__file__).parents[2]
@@ -352,3 +352,34 @@ def test_where_the_system_tells_of_no_end_a_program_is_started(programs, tmp_pat
     settings = {"environment": {}, "progress": lambda: False, "stall_timeout": 60}
     assert run_guarded(name, [], log=log, warm=True, **settings) == 0
     assert "False" in log.read_text()
+
+
+def test_a_standby_that_hangs_is_not_waited_for(programs, tmp_path, monkeypatch):
+    """Python is started instead, and the fork that comes too late runs nothing."""
+    monkeypatch.setenv("PYTHONPATH", str(programs))
+    monkeypatch.setattr(standby, "STARTS", 1.0)
+    name = program(programs, "import sys; print('torch' in sys.modules, flush=True)")
+    settings = {"environment": {}, "progress": lambda: False, "stall_timeout": 60, "warm": True}
+    assert run_guarded(name, [], log=tmp_path / "first", **settings) == 0
+    hung = [one for one in process._standing if one.alive]
+    for one in hung:
+        one._process.send_signal(signal.SIGSTOP)
+    assert run_guarded(name, [], log=tmp_path / "log", **settings) == 0
+    for one in hung:
+        one._process.send_signal(signal.SIGCONT)
+    assert run_guarded(name, [], log=tmp_path / "after", **settings) == 0
+    assert (tmp_path / "log").read_text().split() == ["False"]
+    assert "True" in (tmp_path / "after").read_text()
+
+
+def test_a_fork_is_as_nice_as_the_process_that_asked_for_it(programs, tmp_path):
+    """An ordinary user may not make a process less nice than its parent."""
+    name = program(programs, "import os, sys; open(sys.argv[1], 'w').write(str(os.nice(0)))")
+    subprocess.run(
+        [sys.executable, "-c", CALLER.format(tmp_path, name, True)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{programs}"},
+        preexec_fn=lambda: os.nice(3),
+        check=True,
+        timeout=60,
+    )
+    assert int((tmp_path / "pid").read_text()) == os.nice(0) + 3
