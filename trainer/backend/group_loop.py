@@ -1,4 +1,4 @@
-"""Rollouts by prompt group: one tokenisation, one request to the engine, one grading, one put.
+"""Rollouts by prompt group: one tokenisation, one request to the engine, one grading.
 
 verl's own agent loop does each of these once per rollout, in Python, which on a laptop takes longer
 than sampling. This manager and its worker take their places at verl's seam
@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-import transfer_queue as tq
-from tensordict import NonTensorStack, TensorDict
+from tensordict import TensorDict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
@@ -25,6 +24,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.rollout.llm_server import LLMServerClient
 
+from trainer.backend.group_store import GroupStore, Row
 from trainer.sampling import seed_of
 
 
@@ -63,6 +63,7 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         # Without reward workers of its own (reward.num_workers=0), verl's is a part of this one: a
         # process less to start, which on two cores is worth more than grading in parallel.
         self.grader = None if self.reward_loop_worker_handles else RewardLoopWorker(config)
+        self.store = GroupStore()
         self.own = config.trainer.stagecraft
         self.tokens = create_continuous_token_builder(
             self.tokenizer,
@@ -77,30 +78,23 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         few and continued with the others.
         """
         uid, first, count = prompt["uid"], prompt.pop("first"), prompt.pop("count")
+        rows: list[Row] = []
         tag: dict[str, Any] = {"first": first}
         try:
-            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
-            numbers = range(first, first + count)
-            tag["rollouts"] = await self.roll_out(prompt, sampling_params, numbers)
-            tag["status"] = "finished"
+            rows = await self.roll_out(prompt, sampling_params, range(first, first + count))
+            tag |= {"status": "finished", "rollouts": [_told(row) for row in rows]}
         except Exception as error:  # whatever it was, who waits for the group must hear of it
-            trace = traceback.format_exc()
-            print(f"prompt group {uid} failed:\n{trace}", flush=True)
+            print(f"prompt group {uid} failed:\n{traceback.format_exc()}", flush=True)
             tag |= {"status": "failure", "reason": type(error).__name__}
-        await tq.async_kv_put(key=uid, partition_id="train", tag=tag)
+        await self.store.put(uid, tag, rows)
 
-    async def roll_out(
-        self, prompt: dict, sampling_params: dict, numbers: range
-    ) -> list[tuple[float, float, int, int]]:
-        """Sample, grade and store rollouts of one prompt group.
+    async def roll_out(self, prompt: dict, sampling_params: dict, numbers: range) -> list[Row]:
+        """Sample and grade rollouts of one prompt group.
 
         Args:
             prompt: The row of the data set, with `uid` and `global_steps`.
             sampling_params: temperature, top_p, top_k.
             numbers: Which rollouts of the group, from 0.
-
-        Returns:
-            Of each: 1 if it is correct, its reward, its tokens, the step of the weights it is from.
         """
         uid = prompt["uid"]
         prompt_ids = self.tokens.build_initial_tokens(list(prompt["raw_prompt"]))
@@ -115,16 +109,23 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         outputs = await self.client.generate_group(uid, prompt_ids, sampling_params, seeds)
         limit = self.rollout_config.response_length
         responses = [output.token_ids[:limit] for output in outputs]
+        if not all(responses):
+            raise ValueError("the engine gave a response without tokens")
         grades = await self._grade(prompt, prompt_ids, responses)
-        rows = [
-            _row(prompt, prompt_ids, response, output.log_probs[:limit], grade)
-            for response, output, grade in zip(responses, outputs, grades, strict=True)
-        ]
-        await tq.async_kv_batch_put(
-            keys=[f"{uid}_{number}_0" for number in numbers],
-            fields=_stacked(rows),
-            tags=[
-                {
+        return [
+            Row(
+                key=f"{uid}_{number}_0",
+                prompt=prompt_ids,
+                response=response,
+                logprobs=output.log_probs[:limit],
+                reward=grade["reward_score"],
+                columns={
+                    "uid": uid,
+                    "extra_info": prompt["extra_info"],
+                    "extra_fields": {"reward_extra_info": grade["reward_extra_info"]},
+                    "num_turns": 2,
+                },
+                tag={
                     "status": "success",
                     "prompt_len": len(prompt_ids),
                     "response_len": len(response),
@@ -132,25 +133,19 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                     "global_steps": prompt["global_steps"],
                     "min_global_steps": output.extra_fields.get("global_steps"),
                     "max_global_steps": output.extra_fields.get("global_steps"),
-                }
-                for response, output in zip(responses, outputs, strict=True)
-            ],
-            partition_id="train",
-        )
-        return [
-            (
-                float(grade["reward_extra_info"]["acc"]),
-                float(grade["reward_score"]),
-                len(response),
-                output.extra_fields.get("global_steps") or 0,
+                },
             )
-            for grade, response, output in zip(grades, responses, outputs, strict=True)
+            for number, response, output, grade in zip(
+                numbers, responses, outputs, grades, strict=True
+            )
         ]
 
     async def _grade(
         self, prompt: dict, prompt_ids: list[int], responses: list[list[int]]
     ) -> list[dict]:
         """What verl's reward worker says of each response: `reward_score`, `reward_extra_info`."""
+        if self.grader:
+            return await self.grader.reward_manager.grade(prompt, prompt_ids, responses)
         rows = [torch.tensor(response) for response in responses]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
@@ -172,8 +167,6 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             ),
             non_tensor_batch=columns,
         )
-        if self.grader:
-            return await self.grader.compute_score_batch(data)
         worker = random.choice(self.reward_loop_worker_handles)
         return await worker.compute_score_batch.remote(data)
 
@@ -193,40 +186,10 @@ class GroupLoopManager(AgentLoopManagerTQ):
         self.agent_loop_workers = workers[len(chunks) :] + workers[: len(chunks)]
 
 
-def _row(
-    prompt: dict, prompt_ids: list[int], response: list[int], logprobs: list[float], grade: dict
-) -> dict:
-    """One rollout, in the fields that verl's trainer reads."""
-    prompts, responses = torch.tensor(prompt_ids), torch.tensor(response)
-    mask = torch.ones_like(responses)
-    scores = torch.zeros(len(response))
-    scores[-1] = grade["reward_score"]
-    return {
-        "uid": prompt["uid"],
-        "extra_info": prompt["extra_info"],
-        "extra_fields": {"reward_extra_info": grade["reward_extra_info"]},
-        "num_turns": 2,
-        "prompts": prompts,
-        "responses": responses,
-        "input_ids": torch.cat([prompts, responses]),
-        "position_ids": torch.arange(len(prompt_ids) + len(response)),
-        "response_mask": mask,
-        "loss_mask": mask,
-        "rollout_log_probs": torch.tensor(logprobs, dtype=torch.float32),
-        "rm_scores": scores,
-    }
-
-
-def _stacked(rows: list[dict]) -> TensorDict:
-    """Rows as one batch: tensors of any lengths as jagged ones, the rest as it is."""
-
-    def column(name: str):
-        values = [row[name] for row in rows]
-        if isinstance(values[0], torch.Tensor):
-            return torch.nested.as_nested_tensor(values, layout=torch.jagged)
-        return NonTensorStack(*values)
-
-    return TensorDict({name: column(name) for name in rows[0]}, batch_size=[len(rows)])
+def _told(row: Row) -> tuple[float, float, int, int]:
+    """Of a rollout: 1 if it is correct, its reward, its tokens, the step of the weights."""
+    correct = row.columns["extra_fields"]["reward_extra_info"]["acc"]
+    return float(correct), float(row.reward), len(row.response), row.tag["min_global_steps"] or 0
 
 
 def _objects(values: list) -> np.ndarray:

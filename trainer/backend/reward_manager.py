@@ -1,5 +1,8 @@
 """verl's reward manager, which tells the reward what only the tokens say."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
@@ -18,5 +21,37 @@ class RewardManager(NaiveRewardManager):
         end = self.tokenizer.decode(item.batch["prompts"][-LAST:], skip_special_tokens=False)
         facts = item.non_tensor_batch["extra_info"]  # the same object that verl hands on
         facts["response_tokens"] = int(attended.sum())
-        facts["thinking"] = end.rstrip().endswith(OPEN)
+        facts["thinking"] = _opens(end)
         return await super().run_single(data)
+
+    async def grade(
+        self, prompt: dict[str, Any], prompt_ids: list[int], responses: Sequence[list[int]]
+    ) -> list[dict[str, Any]]:
+        """What `run_single` says of each response to one prompt, by one hand-over to a thread.
+
+        Args:
+            prompt: The row of the data set.
+            prompt_ids: Its tokens.
+            responses: Token ids of each.
+        """
+        return await self.loop.run_in_executor(None, self._grade, prompt, prompt_ids, responses)
+
+    def _grade(self, prompt, prompt_ids, responses) -> list[dict[str, Any]]:
+        thinking = _opens(self.tokenizer.decode(prompt_ids[-LAST:], skip_special_tokens=False))
+        found = []
+        for response in responses:
+            result = self.compute_score(
+                data_source=prompt["data_source"],
+                solution_str=self.tokenizer.decode(response, skip_special_tokens=True),
+                ground_truth=prompt["reward_model"]["ground_truth"],
+                extra_info={
+                    **prompt["extra_info"], "response_tokens": len(response), "thinking": thinking
+                },
+            )  # fmt: skip
+            found.append({"reward_score": result["score"], "reward_extra_info": dict(result)})
+        return found
+
+
+def _opens(end: str) -> bool:
+    """Whether the end of a prompt opens a thought."""
+    return end.rstrip().endswith(OPEN)

@@ -130,6 +130,7 @@ def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:
         "+algorithm.stagecraft.estimator": absolute(method.advantage),
         "+algorithm.stagecraft.settings": dict(method.advantage_settings),
         "algorithm.use_kl_in_reward": in_reward,
+        "algorithm.rollout_correction": None,  # it would only count what nobody reads
         f"{actor}.use_kl_loss": in_loss,
         f"{actor}.entropy_coeff": stage.entropy_coefficient,
         f"{actor}.clip_ratio_low": method.clip_low,

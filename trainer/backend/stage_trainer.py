@@ -21,6 +21,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
+from trainer.backend import single_update
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
     check_probabilities,
@@ -224,16 +225,27 @@ class StageTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics)
 
     def _compute_old_log_prob(self, batch, metrics):
+        """Those of the weights that the step begins with; a single update brings its own."""
         check_stop(self.stop_file)
-        batch = super()._compute_old_log_prob(batch, metrics)
-        metrics |= correct_for_age(batch, self.global_steps - 1)
+        policy = self.global_steps - 1
+        self.single = (
+            not self.own.overlong_filter
+            and all(choice.trained == choice.baseline for choice in self.replay_buffer.choices)
+            and single_update.is_single(self.config, batch, policy)
+        )
+        if not self.single:
+            batch = super()._compute_old_log_prob(batch, metrics)
+            metrics |= correct_for_age(batch, policy)
+            self._check_probabilities(metrics)
+        return batch
+
+    def _check_probabilities(self, metrics) -> None:
         check_probabilities(
             metrics["training/rollout_probs_diff_max"],
             self.own.probability_tolerance,
             self.config.actor_rollout_ref.rollout.dtype,
             self.global_steps,
         )
-        return batch
 
     def _compute_advantage(self, batch, metrics):
         """Advantages among all rollouts of a group; then those stay that train."""
@@ -248,7 +260,12 @@ class StageTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch, metrics):
         check_stop(self.stop_file)
+        batch.extra_info[single_update.SINGLE] = self.single
+        self.config.actor_rollout_ref.actor.calculate_entropy = self.single
         batch = super()._update_actor(batch, metrics)
+        if self.single:
+            single_update.told(metrics)
+            self._check_probabilities(metrics)
         made = len(batch.keys) // batch.extra_info["mini_batch_size"] * batch.extra_info["epochs"]
         self.stream.ledger.updated(made)
         if self.global_steps >= self.total_training_steps:

@@ -1,6 +1,7 @@
 """verl's worker, and what a stage may keep of the one before: its optimizer, its reference policy.
 
-By default a stage starts with both anew, as FastCuRL did; verl alone has no other way.
+By default a stage starts with both anew, as FastCuRL did; verl alone has no other way. Beside that,
+the worker's loss knows steps of a single update.
 """
 
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any
 from omegaconf import open_dict
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from trainer.backend import single_update
 
 
 class ReferenceWorker(TrainingWorker):
@@ -28,6 +31,13 @@ class StageWorker(ActorRolloutRefWorker):
         if reference:
             self.ref_worker_cls = partial(ReferenceWorker, weights=reference)
         super().__init__(config, *arguments, **settings)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        """As verl does, with our loss around its own."""
+        super().init_model()
+        if "actor" in self.role:
+            self.set_loss_fn(partial(single_update.loss, self.loss_fn))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def carry_optimizer(self, folder: str, learning_rate: float) -> None:

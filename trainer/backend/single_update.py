@@ -1,0 +1,92 @@
+"""Steps of a single update: the old log-probabilities are those of the update itself.
+
+verl computes the log-probabilities that a step begins with in a forward pass of their own. A step
+that makes one update, of all its rollouts, has them in the update's own forward pass, by the same
+weights: the ratio is 1, its gradient that of the log-probability. So a step does without the
+first pass, a fifth of its time where the model is small, and entropy and the difference to the
+engine's probabilities are told by the update. verl's earlier workers did the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import agg_loss
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.utils.padding import no_padding_2_padding
+
+SINGLE = "stagecraft_single_update"  # in the batch: whether the step makes one update
+LARGEST, MEAN = "actor/engine_difference_max", "actor/engine_difference_mean"
+
+
+def is_single(config: DictConfig, batch: KVBatchMeta, policy: int) -> bool:
+    """Whether a step may take its old log-probabilities from its update.
+
+    Not so if it makes several updates, if something needs them earlier (a KL term in the reward, an
+    entropy term whose gradient verl computes with the loss), or if some rollouts are padding or of
+    an older policy, whose ratio is not 1.
+
+    Args:
+        config: verl's.
+        batch: The rollouts of the step, all of which train.
+        policy: Step of the present weights.
+    """
+    actor = config.actor_rollout_ref.actor
+    return (
+        actor.ppo_epochs == 1
+        and len(batch.keys) == actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
+        and not actor.entropy_coeff
+        and not config.algorithm.use_kl_in_reward
+        and not any(tag.get("is_padding", False) for tag in batch.tags)
+        and all(tag["min_global_steps"] == policy for tag in batch.tags)
+    )
+
+
+def loss(
+    usual: Callable[..., tuple[Tensor, dict[str, Any]]],
+    *,
+    model_output: dict[str, Tensor],
+    data: TensorDict,
+    dp_group: Any = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """verl's loss; in a step of a single update with the log-probabilities that it is made of.
+
+    Args:
+        usual: verl's, with its `config`.
+        model_output: `log_probs` and, in such a step, `entropy`, as nested tensors.
+        data: Rollouts; `rollout_log_probs` are the engine's.
+        dp_group: Ranks that share the work.
+
+    Returns:
+        The loss, and metrics; in such a step also entropy and the largest and mean difference of
+        probabilities between engine and trainer.
+    """
+    if not tu.get_non_tensor_data(data, key=SINGLE, default=False):
+        return usual(model_output=model_output, data=data, dp_group=dp_group)
+    entropy = no_padding_2_padding(model_output.pop("entropy"), data).detach()
+    own = no_padding_2_padding(model_output["log_probs"], data).detach()
+    mask = data["response_mask"].to_padded_tensor(0)
+    engines = data["rollout_log_probs"].to_padded_tensor(0.0)
+    difference = (own.exp() - engines.exp()).abs() * mask
+    data["old_log_probs"] = own
+    value, metrics = usual(model_output=model_output, data=data, dp_group=dp_group)
+    config = usual.keywords["config"]
+    share = data["dp_size"] / data["batch_num_tokens"]  # of the mean over all micro-batches
+    metrics["actor/entropy"] = Metric(
+        AggregationType.SUM,
+        agg_loss(entropy, mask.bool(), config.loss_agg_mode, **config.global_batch_info),
+    )
+    metrics[LARGEST] = Metric(AggregationType.MAX, difference.max())
+    metrics[MEAN] = Metric(AggregationType.SUM, torch.sum(difference) * share)
+    return value, metrics
+
+
+def told(metrics: dict[str, float]) -> None:
+    """Give the differences the names that they have in other steps."""
+    metrics["training/rollout_probs_diff_max"] = metrics.pop(LARGEST)
+    metrics["training/rollout_probs_diff_mean"] = metrics.pop(MEAN)
