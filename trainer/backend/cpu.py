@@ -7,6 +7,7 @@ through Ray or shared memory.
 
 import importlib.metadata
 import os
+import resource
 from contextlib import contextmanager
 
 import torch
@@ -92,18 +93,21 @@ def _complete_torch_cpu() -> None:
     for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats"):
         if not hasattr(torch.cpu, name):
             setattr(torch.cpu, name, lambda *args, **kwargs: None)
-    for name in (
-        "memory_allocated",
-        "memory_reserved",
-        "max_memory_allocated",
-        "max_memory_reserved",
-    ):
+    for name in ("memory_allocated", "memory_reserved"):
         if not hasattr(torch.cpu, name):
             setattr(torch.cpu, name, lambda *args, **kwargs: 0)
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        if not hasattr(torch.cpu, name):
+            setattr(torch.cpu, name, _most_memory)
     # Checkpoints hold the device's random state beside torch's own; here they are the same.
     if not hasattr(torch.cpu, "get_rng_state"):
         torch.cpu.get_rng_state = torch.get_rng_state
         torch.cpu.set_rng_state = torch.set_rng_state
+
+
+def _most_memory(*args, **kwargs) -> int:
+    """The most memory that this process has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _gloo_once() -> None:

@@ -16,8 +16,6 @@ OURS = {
     "actor/kl_loss": "kl",
     "actor/pg_clipfrac": "clipped_share",
     "actor/ppo_kl": "kl_to_old",
-    "prompt_length/mean": "prompt_length/mean",
-    "prompt_length/max": "prompt_length/max",
     "training/rollout_probs_diff_max": "probability_difference/max",
     "training/rollout_probs_diff_mean": "probability_difference/mean",
     "timing_s/step": "seconds/step",
@@ -28,7 +26,7 @@ OURS = {
     "timing_s/update_actor": "seconds/update",
     "timing_s/update_weights": "seconds/weights",
     "timing_s/save_checkpoint": "seconds/save",
-    "perf/max_memory_allocated_gb": "memory_gib",
+    "actor/perf/max_memory_allocated_gb": "memory_gib",
 }
 
 
@@ -41,6 +39,7 @@ def rollout_metrics(
     uids: Sequence[str],
     rewards: Sequence[float],
     correct: Sequence[float],
+    prompt_lengths: Sequence[int],
     lengths: Sequence[int],
     truncated: Sequence[bool],
 ) -> dict[str, float]:
@@ -50,6 +49,7 @@ def rollout_metrics(
         uids: [B] one id per prompt group.
         rewards: [B] reward, as shaped for training.
         correct: [B] 1 where the verifier found the answer right, else 0.
+        prompt_lengths: [B] tokens of prompt.
         lengths: [B] tokens of response.
         truncated: [B] whether the response was cut off at the context length.
 
@@ -69,6 +69,8 @@ def rollout_metrics(
         "reward/mean": rewards.mean(),
         "reward/std": rewards.std(),
         "correct/mean": correct.mean(),
+        "prompt_length/mean": np.mean(prompt_lengths),
+        "prompt_length/max": max(prompt_lengths),
         "response_length/mean": lengths.mean(),
         "response_length/max": lengths.max(),
         "truncated_share": np.mean(truncated),

@@ -222,6 +222,14 @@ class StageTrainer(PPOTrainerSync):
         """
         wanted = sum(len(choice.baseline) for choice in self.replay_buffer.choices)
         check_rollouts(len(batch.keys), wanted, self.global_steps)
+        return self._balanced(batch, metrics)
+
+    def _balanced(self, batch, metrics):
+        """verl's order of rollouts among ranks; with one rank there is none to choose."""
+        trainer = self.config.trainer
+        whole = len(batch.keys) % self._get_required_batch_multiple(1) == 0
+        if trainer.nnodes * trainer.n_gpus_per_node == 1 and whole:
+            return batch
         return super()._balance_batch(batch, metrics)
 
     def _compute_old_log_prob(self, batch, metrics):
@@ -253,7 +261,7 @@ class StageTrainer(PPOTrainerSync):
         self.filtered_tokens = 0
         choices = self.replay_buffer.choices
         if any(choice.trained != choice.baseline for choice in choices):
-            batch = super()._balance_batch(only_trained(batch, choices), metrics)
+            batch = self._balanced(only_trained(batch, choices), metrics)
         if self.own.overlong_filter:
             self.filtered_tokens = drop_truncated(batch, self.ends)
         return batch
@@ -277,14 +285,15 @@ class StageTrainer(PPOTrainerSync):
         return batch
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        real = [
-            key
+        """A line of what we record, in place of verl's: most of it nobody reads."""
+        real = {
+            key: tag
             for key, tag in zip(batch.keys, batch.tags, strict=True)
             if not tag.get("is_padding", False)
-        ]
+        }
+        metrics |= {f"timing_s/{name}": seconds for name, seconds in timing_raw.items()}
         rows = tq.kv_batch_get(
-            keys=real,
+            keys=list(real),
             partition_id=batch.partition_id,
             select_fields=["uid", "rm_scores", "responses", "extra_fields", "extra_info"],
         )
@@ -299,6 +308,7 @@ class StageTrainer(PPOTrainerSync):
                 uids=uids,
                 rewards=[float(row.sum()) for row in rows["rm_scores"].unbind()],
                 correct=correct,
+                prompt_lengths=[tag["prompt_len"] for tag in real.values()],
                 lengths=[len(response) for response in responses],
                 truncated=[response[-1] not in self.ends for response in responses],
             ),

@@ -1,0 +1,80 @@
+"""Graded groups reach the queue together, and those that cannot are told of as failed."""
+
+import asyncio
+
+import pytest
+import torch
+
+from trainer.backend import group_store
+from trainer.backend.group_store import GroupStore, Row, columns
+
+
+def row(uid: str, number: int, tokens: int) -> Row:
+    return Row(
+        key=f"{uid}_{number}_0",
+        prompt=[1, 2],
+        response=list(range(5, 5 + tokens)),
+        logprobs=[-0.5] * tokens,
+        reward=0.25,
+        columns={"uid": uid, "extra_info": {"id": uid}},
+        tag={"status": "success", "seq_len": 2 + tokens},
+    )
+
+
+@pytest.fixture
+def puts(monkeypatch) -> list[dict]:
+    """What was put, in order; a put of rows fails where `broken` is among the keys."""
+    made: list[dict] = []
+
+    async def put(**given):
+        if any(key.startswith("broken") for key in given["keys"]) and "fields" in given:
+            raise RuntimeError("no room")
+        made.append(given)
+
+    monkeypatch.setattr(group_store.tq, "async_kv_batch_put", put)
+    return made
+
+
+def test_a_batch_is_what_verls_trainer_reads():
+    found = columns([row("a", 0, 3), row("b", 1, 1)])
+    assert list(found["uid"]) == ["a", "b"]
+    assert [one.tolist() for one in found["input_ids"].unbind()] == [[1, 2, 5, 6, 7], [1, 2, 5]]
+    assert [one.tolist() for one in found["position_ids"].unbind()] == [[0, 1, 2, 3, 4], [0, 1, 2]]
+    assert [one.tolist() for one in found["response_mask"].unbind()] == [[1, 1, 1], [1]]
+    assert [one.tolist() for one in found["rm_scores"].unbind()] == [[0, 0, 0.25], [0.25]]
+    assert found["rollout_log_probs"].dtype == torch.float32
+    assert [one.tolist() for one in found["prompts"].unbind()] == [[1, 2], [1, 2]]
+
+
+def test_groups_that_end_together_are_put_together_and_rows_before_the_word_on_them(puts):
+    async def main():
+        store = GroupStore()
+        done = {"status": "finished", "first": 0}
+        await asyncio.gather(
+            store.put("a", done, [row("a", 0, 2), row("a", 1, 3)]),
+            store.put("b", {"status": "failure", "first": 0, "reason": "ValueError"}),
+            store.put("c", done, [row("c", 0, 1)]),
+        )
+        assert len(puts) == 2  # and all three have returned
+        await store.put("d", done, [row("d", 0, 1)])
+
+    asyncio.run(main())
+    assert [put["keys"] for put in puts] == [
+        ["a_0_0", "a_1_0", "c_0_0"], ["a", "b", "c"], ["d_0_0"], ["d"]
+    ]  # fmt: skip
+    assert [tag["status"] for tag in puts[1]["tags"]] == ["finished", "failure", "finished"]
+    assert "fields" not in puts[1]
+
+
+def test_groups_whose_rows_cannot_be_stored_have_failed(puts):
+    async def main():
+        store = GroupStore()
+        done = {"status": "finished", "first": 4, "rollouts": []}
+        await asyncio.gather(
+            store.put("a", done, [row("a", 4, 2)]), store.put("broken", done, [row("broken", 4, 2)])
+        )
+
+    asyncio.run(main())
+    (word,) = puts
+    assert word["keys"] == ["a", "broken"]
+    assert word["tags"] == [{"first": 4, "status": "failure", "reason": "RuntimeError"}] * 2
