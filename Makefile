@@ -5,12 +5,14 @@
 # PORT=5000           port of the UI
 # RUN="seed=1"        more settings for `make demo`
 # SEED=0              which faults `make test-faults` draws
+# WORKERS=2           processes that share the tests of `make test`
 
 VENV := .venv
 OUTPUT := outputs
 PORT := 5000
 RUN :=
 SEED := 0
+WORKERS := 2
 bin := $(VENV)/bin
 export VENV PYTHON
 
@@ -24,7 +26,7 @@ demo: environment ## train and score FastCuRL's four stages in miniature, no GPU
 	@$(bin)/python -m flows.pipeline experiment=lab/fastcurl $(RUN)
 
 test: lint ## format, lint and every test that needs no GPU
-	@$(bin)/python -m pytest
+	@$(bin)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-vllm: environment-vllm ## the tests that sample with vLLM's CPU build (1.5 GB more)
 	@$(bin)/python -m pytest -m vllm

@@ -120,10 +120,11 @@ def _checked(override: Override) -> str:
 def _check_choice(group: str, name: str) -> None:
     names = choices(group)
     if name not in names:
-        raise ConfigError(
-            f"{group}: found {name!r}, needed one of {', '.join(names)}\n\n"
-            f"hint: {_near(name, names) or f'write conf/{group}/{name}.yaml'}"
+        some = (
+            ", ".join(names) if len(names) <= 20 else f"the {len(names)} that --help {group} lists"
         )
+        hint = _near(name, names) or f"write conf/{group}/{name}.yaml"
+        raise refusal(f"{group}: found {name!r}, needed one of {some}", hint)
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from prefect import flow
 
 from conf import studies
 from conf.load import ConfigError
+from conf.schema.study import Study
 from conf.studies import Run, load_study
 from flows import arms
 from flows.terminal import run as run_flow
@@ -102,7 +103,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
-    return run_flow(study, arguments, given=("study", "lab_smoke"), check=prepared)
+    return run_flow(study, arguments, given=("study", "lab_smoke"), check=prepared, knobs=Study)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A flow from a command line: `key=value` in, an exit code out, errors as sentences."""
 
+import inspect
 import json
 import logging
 import signal
@@ -10,8 +11,11 @@ from threading import Thread
 from typing import Any
 
 from prefect import Flow
+from pydantic import BaseModel
 
+from conf.help import told
 from conf.load import ConfigError
+from conf.schema import Experiment
 from flows import temporary_server
 from flows.steps import settings_of
 from tasks.comparison import StudyIncompleteError
@@ -36,20 +40,26 @@ def run(
     *,
     given: tuple[str, str] = ("experiment", "lab/fastcurl"),
     check: Callable[[str, list[str]], Any] = settings_of,
+    knobs: type[BaseModel] = Experiment,
 ) -> int:
     """Run a flow; what is none of its parameters is a setting of the experiment.
+
+    `--help` alone, or before the start of a setting's key, tells what can be set and runs nothing.
 
     Args:
         flow: Takes what `given` names, `overrides`, and parameters of its own.
         arguments: `key=value` each.
         given: What the settings are settings of, and which one by default.
         check: Refuses settings that cannot be used, from that name and the overrides.
+        knobs: What the settings are settings of.
 
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
     """
     parameters = dict([given])
     own = set(flow.parameters.properties) - {"overrides", "output"}
+    if arguments and arguments[0] in ("-h", "--help"):
+        return _help(flow, sorted(own), knobs, "".join(arguments[1:2]))
     overrides = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -79,6 +89,23 @@ def run(
     except Exception as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _help(flow: Flow, own: list[str], knobs: type[BaseModel], part: str) -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may close the pipe
+    module = f"flows.{Path(inspect.getfile(flow.fn)).stem}"
+    parameters = " ".join(f"[{name}=...]" for name in own)
+    try:
+        about = told(part, knobs)
+    except ConfigError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    if not part:
+        print(f"usage: python -m {module} {parameters} [KEY=VALUE ...]")
+        print(f"       python -m {module} --help [PART]\n")
+        print(inspect.getdoc(flow.fn).split("\n\n")[0], end="\n\n")
+    print(about)
     return 0
 
 

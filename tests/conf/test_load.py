@@ -110,7 +110,7 @@ def test_the_lab_keeps_the_shape_of_fastcurl():
 
 REFUSED = [
     # An experiment that is not there: near names, by the last part too.
-    (["experiment=fastcrl"], r"experiment: found 'fastcrl', needed one of .*lab/fastcurl"),
+    (["experiment=fastcrl"], r"(?s)experiment: found 'fastcrl', needed one of .*lab/fastcurl"),
     (["experiment=fastcrl"], r"hint: did you mean fastcurl or fastcurl_v3"),
     ([], r"experiment: found none, needed one of areal/1_5b_v0_1, "),
     (["experiment=null"], r"experiment: found 'None', needed one of"),
