@@ -23,6 +23,7 @@ COMMANDS = {
     "scaling": "benchmarks.scaling",
     "overhead": "benchmarks.overhead",
     "selection": "benchmarks.selection",
+    "streaming": "benchmarks.streaming",
     "james_stein": "benchmarks.james_stein --write",
     "study_report": "benchmarks.study_report --output benchmarks/results/study_report.json",
 }

@@ -89,7 +89,7 @@ def table(found: dict[str, dict], work: Work) -> str:
         )
     lines += ["", "Seconds of a step by part, as each system tells them:", ""]
     for system, one in found.items():
-        told = ", ".join(f"{k} {v:.2f}" for k, v in one["parts"].items() if v)
+        told = ", ".join(f"{k} {v:.2f}" for k, v in one["parts"].items() if v and k != "memory_gib")
         lines.append(f"- {system}: {told}")
     return "\n".join(lines)
 

@@ -45,6 +45,7 @@ class Work:
         overrides: More settings of the experiment.
         micro_batch: Rollouts of a forward pass.
         instant: Rollouts are made up in no time, so that what is left is the work around them.
+        plugin: Module that each process of ours loads in place of our plugin; it loads that itself.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Work:
     overrides: tuple[str, ...] = ()
     micro_batch: int = 256
     instant: bool = False
+    plugin: str = ""
 
     @property
     def tokens(self) -> int:
@@ -119,6 +121,8 @@ def launch_of(system: str, work: Work, folder: Path) -> Launch:
     if work.instant:
         values["+trainer.stagecraft.probability_tolerance"] = 1.0
         environment["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.step_instant"
+    if work.plugin:
+        environment["VERL_USE_EXTERNAL_MODULES"] = work.plugin
     if system == "ours":
         (folder / "settings.json").write_text(json.dumps({"verl": values}))
         return Launch(

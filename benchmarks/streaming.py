@@ -1,0 +1,91 @@
+"""What choosing prompts online costs where there is nothing to choose: every group qualifies.
+
+    python -m benchmarks.streaming                  # 5 minutes; writes results/streaming.*
+
+Uniform sampling, DAPO's dynamic sampling and SPEED in turns, on the same work as `benchmarks.step`.
+Seconds of a step for each group that it trained; ratios to uniform sampling within a round, and
+their medians. SPEED samples a group in two parts, its screening and its continuation.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+from benchmarks.step import RESULTS
+from benchmarks.step_watch import measured
+from benchmarks.step_work import Work
+from tasks.machine import environment
+from trainer.lab import BASE
+from trainer.records import read_records
+
+ARMS = {
+    "uniform": ("selection=uniform",),
+    "dapo": ("selection=dapo",),
+    "speed": ("selection=speed", "stages.1.group_size=8"),  # a stage that is not trained here
+}
+PLUGIN = "benchmarks.streaming_plugin"
+
+
+def once(arm: str, work: Work, folder: Path) -> dict[str, float]:
+    """Seconds of a step, and for each group that trained; rollouts drawn for each that trained."""
+    run = measured("ours", replace(work, overrides=ARMS[arm], plugin=PLUGIN), folder)
+    records = read_records(folder / "metrics.jsonl")[1:-1]
+    groups = sum(record["selection/trained"] for record in records) / len(records)
+    return {
+        "step_s": run["step_s"],
+        "seconds_per_group": run["step_s"] / groups,
+        "rollouts_per_group": sum(r["rollouts"] for r in records) / len(records) / groups,
+        "parts": run["parts"],
+    }
+
+
+def table(rounds: list[dict[str, dict]]) -> str:
+    """A row for each way of choosing."""
+    lines = [
+        "| selection | step, s | of it sampling, s | s per trained group | ratio to uniform |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in rounds[0]:
+        one = [row[arm] for row in rounds]
+        ratio = median(r[arm]["seconds_per_group"] / r["uniform"]["seconds_per_group"]
+                       for r in rounds)  # fmt: skip
+        lines.append(
+            f"| {arm} | {median(r['step_s'] for r in one):.2f} "
+            f"| {median(r['parts']['generate'] for r in one):.2f} "
+            f"| {median(r['seconds_per_group'] for r in one):.4f} | {ratio:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="each launches every selection")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--output", type=Path, default=RESULTS / "streaming", help="without suffix")
+    given = parser.parse_args()
+    work = Work(model=str(BASE), steps=given.steps)
+    rounds = []
+    with tempfile.TemporaryDirectory(prefix="streaming-") as folder:
+        for number in range(given.rounds):
+            rounds.append({arm: once(arm, work, Path(folder) / f"{number}-{arm}") for arm in ARMS})
+            print(table(rounds), flush=True)
+    command = shlex.join(["python", "-m", "benchmarks.streaming", *sys.argv[1:]])
+    facts = {
+        "command": command,
+        "work": {**asdict(work), "model": Path(work.model).name},
+        "rounds": rounds,
+        "environment": environment(),
+    }
+    given.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    text = f"`{command}`, every group qualifies\n\n{table(rounds)}\n"
+    given.output.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
