@@ -5,7 +5,8 @@ A row is one rollout with its tokens, its log-probabilities and its advantage; i
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,27 @@ from trainer.backend.replay_buffer import PARTITION, rows, tags_in_queue
 from trainer.selection import Choice, Stream
 
 WAITING = "waiting.pt"  # rollouts of groups that wait for their turn, in a checkpoint
+
+TOKENS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask")
+UPDATE = ("advantages", "old_log_probs", "rollout_log_probs", "ref_log_prob")  # of what is there
+
+
+@contextmanager
+def narrowed(batch: KVBatchMeta, others: Sequence[str] = ()) -> Iterator[None]:
+    """Within it, workers that are given the batch fetch its tokens and `others`, and no more.
+
+    They would fetch all columns, and each costs its milliseconds: ids, sources, grades.
+
+    Args:
+        batch: One that knows its columns, if others are asked for.
+        others: Of these, what it has.
+    """
+    before = batch.fields
+    batch.fields = [*TOKENS, *(name for name in others if name in before)]
+    try:
+        yield
+    finally:
+        batch.fields = before
 
 
 def waiting_rows(stream: Stream) -> dict[str, Any] | None:
@@ -131,5 +153,6 @@ def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:
         partition_id=PARTITION,
         keys=keys,
         tags=[tags[key] for key in keys],
+        fields=batch.fields,
         extra_info=batch.extra_info,
     )

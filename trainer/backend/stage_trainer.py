@@ -34,9 +34,11 @@ from trainer.backend.overlong import drop_truncated
 from trainer.backend.probe import keep_probe
 from trainer.backend.resume import last_whole_step
 from trainer.backend.rows import (
+    UPDATE,
     WAITING,
     advantages,
     correct_for_age,
+    narrowed,
     only_trained,
     restore,
     waiting_rows,
@@ -242,10 +244,15 @@ class StageTrainer(PPOTrainerSync):
             and single_update.is_single(self.config, batch, policy)
         )
         if not self.single:
-            batch = super()._compute_old_log_prob(batch, metrics)
+            with narrowed(batch):
+                batch = super()._compute_old_log_prob(batch, metrics)
             metrics |= correct_for_age(batch, policy)
             self._check_probabilities(metrics)
         return batch
+
+    def _compute_ref_log_prob(self, batch, metrics):
+        with narrowed(batch):
+            return super()._compute_ref_log_prob(batch, metrics)
 
     def _check_probabilities(self, metrics) -> None:
         check_probabilities(
@@ -270,7 +277,8 @@ class StageTrainer(PPOTrainerSync):
         check_stop(self.stop_file)
         batch.extra_info[single_update.SINGLE] = self.single
         self.config.actor_rollout_ref.actor.calculate_entropy = self.single
-        batch = super()._update_actor(batch, metrics)
+        with narrowed(batch, UPDATE):
+            batch = super()._update_actor(batch, metrics)
         if self.single:
             single_update.told(metrics)
             self._check_probabilities(metrics)
