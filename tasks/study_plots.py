@@ -26,13 +26,13 @@ SHORT = {
     "device_seconds": "device-seconds",
 }
 # Told apart by colour and by mark and dash, so in grey and in print too.
+COLOURS, MARKS = (BLUE, ORANGE, GREEN, VIOLET, INK), "osD^v"
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+# From one dash to the next the marks move on by one: where there are no lines, marks must do.
 LOOKS = [
-    {"color": colour, "marker": mark, "linestyle": dash}
-    for (colour, mark), dash in zip(
-        cycle([(BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (VIOLET, "^"), (INK, "v")]),
-        ["-"] * 5 + [(0, (4, 2))] * 5 + [(0, (1, 1.5))] * 5,
-        strict=False,
-    )
+    {"color": colour, "marker": MARKS[(at + turn) % len(MARKS)], "linestyle": dash}
+    for turn, dash in enumerate(DASHES)
+    for at, colour in enumerate(COLOURS)
 ]
 
 
@@ -162,7 +162,8 @@ def frontier(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
             best = y
     line.append((max(x for x, _ in ends), best))
     axes.plot(*zip(*line, strict=True), color=GREY, linewidth=1.1, zorder=0)
-    _costs(axes)
+    axes.margins(x=0.06)
+    _costs(axes, left=None)
     legend(figure)
     return figure
 
@@ -269,10 +270,11 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _costs(axes: Axes) -> None:
+def _costs(axes: Axes, left: float | None = 0.0) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
-    axes.set_xlim(left=0)
+    if left is not None:
+        axes.set_xlim(left, left + 1.03 * (axes.dataLim.x1 - left))  # a mark at the end is whole
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
