@@ -340,19 +340,31 @@ def _seeds(study: Study, on: OnBenchmark, arm: str, budget: str) -> list[tuple[l
 def _target(
     study: Study, on: OnBenchmark, arm: str, budget: str, target: float
 ) -> dict[str, Any] | None:
-    mine = [metrics.cost_to_target(x, y, target) for x, y in _seeds(study, on, arm, budget)]
+    mine, coarse = _costs(study, on, arm, budget, target)
     if not mine:
         return None
     found: dict[str, Any] = {
         "costs": [cost._asdict() for cost in mine],
         "reached": sum(cost.reached for cost in mine),
+        "coarse": coarse,
         "speed_up": None,
     }
     reference = study.reference.name
-    theirs = [metrics.cost_to_target(x, y, target) for x, y in _seeds(study, on, reference, budget)]
+    theirs, coarse_too = _costs(study, on, reference, budget, target)
     if arm != reference and theirs:
-        found["speed_up"] = metrics.speed_up(theirs, mine, level=study.level)._asdict()
+        speed_up = metrics.speed_up(theirs, mine, level=study.level)
+        found["speed_up"] = {**speed_up._asdict(), "coarse": coarse or coarse_too}
     return found
+
+
+def _costs(
+    study: Study, on: OnBenchmark, arm: str, budget: str, target: float
+) -> tuple[list[metrics.Cost], bool]:
+    """What each seed spent up to a target; whether one was there before its first evaluation."""
+    curves = _seeds(study, on, arm, budget)
+    costs = [metrics.cost_to_target(x, y, target) for x, y in curves]
+    early = [c.reached and c.spent < x[1] for c, (x, _) in zip(costs, curves, strict=True)]
+    return costs, any(early)
 
 
 def _at_budget(study: Study, on: OnBenchmark, arm: str, budget: str) -> dict[str, Any] | None:
@@ -370,7 +382,8 @@ def _at_budget(study: Study, on: OnBenchmark, arm: str, budget: str) -> dict[str
     known = [score for score in scores if not isnan(score)]
     if not known:
         return None
-    return {"budget": common, "score": float(np.mean(known)), "scores": known}
+    coarse = any(common < x[1] for x, _ in curves)  # no evaluation but the start's lies before
+    return {"budget": common, "score": float(np.mean(known)), "scores": known, "coarse": coarse}
 
 
 def _missing(

@@ -1,6 +1,6 @@
 """Tables of a study: scores, budgets, targets, what differs between the arms, and commands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isinf, isnan
 from typing import Any
 
@@ -11,6 +11,7 @@ from tasks.words import ABSENT, count, duration, number, p_value, percent, point
 
 OPTIONAL = {"published": "published", "maj_at_k": "maj@k", "avg_at_k_clean": "no overlap"}
 """Columns that a table has only where some row has a number for them."""
+COARSE = "~ "
 
 
 def scores(found: Comparison, on: OnBenchmark) -> Table:
@@ -110,13 +111,13 @@ def matched(found: Comparison, on: OnBenchmark) -> Table:
             at = on.arms[arm.name]["at_budget"][budget]
             spread = (min(at["scores"]), max(at["scores"])) if at else None
             small = span(spread, percent) if at and len(at["scores"]) > 1 else ""
-            cells.append((percent(at and at["score"]), small))
+            cells.append((_coarse(at) + percent(at and at["score"]), small))
         rows.append([(arm.name, ""), *cells])
     note = (
         "On the line between the evaluations before and after the budget, mean over seeds; small "
         "print: lowest and highest seed."
     )
-    return Table(columns, rows, f"{on.name} at equal budgets", [note])
+    return Table(columns, rows, f"{on.name} at equal budgets", [note, *_warning(rows)])
 
 
 def targets(found: Comparison, on: OnBenchmark) -> Table | None:
@@ -135,8 +136,23 @@ def targets(found: Comparison, on: OnBenchmark) -> Table | None:
         f"Small print: how many times less than {found.study.reference.name}, with interval over "
         "seeds. A run that never got there counts with all it spent: its cost is above that (>)."
     ]
+    notes += _warning(rows)
     columns = ["arm", *BUDGETS.values()]
     return Table(columns, rows, f"Cost of {percent(target)} on {on.name}", notes)
+
+
+def _coarse(found: Mapping[str, Any] | None) -> str:
+    return COARSE if found and found["coarse"] else ""
+
+
+def _warning(rows: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
+    if not any(COARSE in part for row in rows for cell in row for part in cell):
+        return []
+    return [
+        f"{COARSE.strip()} before an arm's first evaluation, on the straight line from the start: "
+        "where learning is faster at first, the arm did better there than this. An arm of more "
+        "stages is evaluated more often."
+    ]
 
 
 def _to_target(at: dict[str, Any] | None, budget: str) -> tuple[str, str]:
@@ -144,7 +160,8 @@ def _to_target(at: dict[str, Any] | None, budget: str) -> tuple[str, str]:
         return ABSENT, ""
     spent = [cost["spent"] for cost in at["costs"]]
     mark = "" if at["reached"] == len(spent) else "> "
-    return f"{mark}{_written(budget, sum(spent) / len(spent))}", _times(at["speed_up"])
+    cost = f"{mark}{_coarse(at)}{_written(budget, sum(spent) / len(spent))}"
+    return cost, _coarse(at["speed_up"]) + _times(at["speed_up"])
 
 
 def _times(found: dict[str, Any] | None) -> str:

@@ -92,6 +92,23 @@ def test_a_target_that_was_not_reached_is_said_to_be_censored(found):
     assert "\\> 32" in text and "times less" in text
 
 
+def test_a_target_passed_before_the_first_evaluation_is_marked_as_coarse(study_and_runs, found):
+    """A straight line from the start says little of where a curve was."""
+    study, runs = study_and_runs
+    rarely = [
+        replace(run, evaluations=[run.evaluations[0], run.evaluations[-1]])
+        if run.arm == "better" else run
+        for run in runs
+    ]  # fmt: skip
+    seldom = compare(study, rarely).benchmarks["lab"]
+    often = found.benchmarks["lab"]
+    assert [on.arms["better"]["targets"]["updates"]["coarse"] for on in (often, seldom)] == [0, 1]
+    assert seldom.arms["better"]["targets"]["updates"]["speed_up"]["coarse"]
+    assert "~" not in targets(found, often).markdown()
+    text = targets(compare(study, rarely), seldom).markdown()
+    assert "before an arm's first evaluation" in text and text.count("~") > 1
+
+
 def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
     study_and_runs, found, tmp_path
 ):
