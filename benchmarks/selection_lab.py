@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 from contextlib import contextmanager
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +34,7 @@ from tasks.segment import segment
 from tasks.train_stage import train_stage
 from trainer.lab import BASE, task
 from trainer.lab.measure import measure, prompt_ids
+from trainer.metrics import Cost, cost_to_target, speed_up
 from trainer.records import read_records
 from trainer.sampling import sample, seed_of
 
@@ -47,6 +48,7 @@ ARMS = {
     "DAPO": ("method=grpo", "method.clip_high=0.28", "selection=dapo"),
     "SPEED-DAPO": ("method=grpo", "method.clip_high=0.28", "selection=speed"),
 }
+BASELINES = {arm: "RLOO" if "RLOO" in arm else "GRPO" for arm in ARMS}
 RESPONSES = 16  # of the base to each candidate
 SHARES = {"hopeless": 56, "solved": 24, "between": 80}
 LEVELS = {"hopeless": range(12, 17), "solved": range(2, 4), "between": range(3, 11)}
@@ -185,48 +187,58 @@ def scored(checkpoint: Path, records: list[dict]) -> dict[str, float]:
     return {**sums(records), "accuracy": measure(model, tokenizer, **TEST)["avg_at_k"]}
 
 
-def cost_to(curve: list[dict], target: float, cost: str) -> float | None:
-    """What was spent when accuracy first reached a target, by straight lines between points."""
-    for before, after in pairwise(curve):
-        if after["accuracy"] >= target:
-            share = (target - before["accuracy"]) / (after["accuracy"] - before["accuracy"])
-            share = min(1.0, max(0.0, share))
-            return before[cost] + share * (after[cost] - before[cost])
-    return None
-
-
-def interval(values: list[float | None]) -> str:
-    """Mean and range over seeds; how many of them reached the target where not all did."""
-    reached = [value for value in values if value is not None]
-    if not reached:
-        return f"not reached (0 of {len(values)})"
-    told = f"{np.mean(reached):,.0f} ({min(reached):,.0f} to {max(reached):,.0f})"
-    return told if len(reached) == len(values) else f"{told}, {len(reached)} of {len(values)}"
-
-
 def table(runs: list[dict], target: float) -> str:
-    """A row per arm."""
+    """A row per arm: what it cost to a target, and how many times less than its baseline."""
     lines = [
-        f"| arm | seeds | final avg@4 | tokens to {target:.0%} | seconds to {target:.0%} "
-        f"| updates to {target:.0%} | updates | rollouts generated | trained | zero-variance "
-        "groups |",
-        "|" + "---|" * 10,
+        f"| arm | seeds | final avg@4 | updates to {target:.0%} | tokens to {target:.0%} "
+        f"| times less than uniform (95 %) | seconds to {target:.0%} "
+        "| times less than uniform (95 %) | updates | rollouts generated | trained "
+        "| zero-variance groups |",
+        "|" + "---|" * 12,
     ]
     for arm in dict.fromkeys(run["arm"] for run in runs):
         own = [run for run in runs if run["arm"] == arm]
+        uniform = [run for run in runs if run["arm"] == BASELINES[arm]]
         final = [run["curve"][-1]["accuracy"] for run in own]
-        costs = [
-            interval([cost_to(run["curve"], target, cost) for run in own])
-            for cost in ("tokens_generated", "seconds", "updates")
-        ]
+        cells = [told(costs(own, "updates", target))]
+        for unit in ("tokens_generated", "seconds"):
+            mine = costs(own, unit, target)
+            cells += [told(mine), times(costs(uniform, unit, target), mine, arm)]
         totals = {key: np.mean([run["totals"][key] for run in own]) for key in own[0]["totals"]}
         lines.append(
             f"| {arm} | {len(own)} | {np.mean(final):.1%} ({min(final):.1%} to {max(final):.1%}) | "
-            + " | ".join(costs)
+            + " | ".join(cells)
             + f" | {totals['updates']:.0f} | {totals['rollouts']:,.0f} "
             f"| {totals['rollouts_trained']:,.0f} | {totals['zero_variance_groups']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def costs(runs: list[dict], unit: str, target: float) -> list[Cost]:
+    """What each run spent until its accuracy first reached a target."""
+    return [
+        cost_to_target(
+            [point[unit] for point in run["curve"]],
+            [point["accuracy"] for point in run["curve"]],
+            target,
+        )
+        for run in runs
+    ]
+
+
+def told(spent: list[Cost]) -> str:
+    """Mean over seeds; how many reached the target where not all did."""
+    reached = sum(cost.reached for cost in spent)
+    text = f"{np.mean([cost.spent for cost in spent]):,.0f}"
+    return text if reached == len(spent) else f"> {text}, {reached} of {len(spent)}"
+
+
+def times(uniform: list[Cost], mine: list[Cost], arm: str) -> str:
+    """How many times less an arm costs than uniform sampling, with its interval over seeds."""
+    if arm == BASELINES[arm] or not uniform:
+        return ""
+    found = speed_up(uniform, mine)
+    return f"{found.bound} {found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})".strip()
 
 
 def main() -> None:
@@ -234,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--target", type=float, default=0.75, help="avg@4 to be reached")
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.9], help="avg@4")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     chosen = parser.parse_args()
     output = chosen.output.absolute() / "selection_lab"
@@ -247,18 +259,18 @@ def main() -> None:
     for seed in chosen.seeds:
         for arm in chosen.arms:
             runs.append(run(arm, seed, output, data))
-            told = table(runs, chosen.target)
+            tables = "\n\n".join(table(runs, target) for target in chosen.targets)
             facts = {
                 "command": " ".join(["python -m benchmarks.selection_lab", *sys.argv[1:]]),
                 "prompts": read_json(counts),
                 "test": TEST,
-                "target": chosen.target,
+                "targets": chosen.targets,
                 "runs": runs,
                 "environment": environment(),
             }
             (RESULTS / "selection_lab.json").write_text(json.dumps(facts, indent=1) + "\n")
-            (RESULTS / "selection_lab.md").write_text(told + "\n")
-            print(told, flush=True)
+            (RESULTS / "selection_lab.md").write_text(tables + "\n")
+            print(tables, flush=True)
 
 
 if __name__ == "__main__":
