@@ -14,11 +14,11 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from trainer.backend.group_store import PARTITION
 from trainer.backend.stop import check_stop
 from trainer.selection import Choice, Order, Rollout, Stream
 
 POLL_INTERVAL = 0.05  # seconds; verl's 2 s would be a third of a step on a laptop
-PARTITION = "train"
 
 
 class PromptReplayBuffer(ReplayBuffer):
