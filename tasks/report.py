@@ -25,6 +25,7 @@ from tasks.page import page, without_nan
 from tasks.tables import Table, cost, data, handoff, scores, versions
 from tasks.verdict import outcome, terminal_summary, tiles, verdict
 from tasks.words import things
+from trainer import metrics
 
 # Files of a stage's and of an evaluation's folder that a report is made of, beside the manifest.
 READ = ("metrics.jsonl", "responses.parquet")
@@ -171,7 +172,11 @@ def _made_of(
                 for name in READ
                 if (folder / name).is_file()
             ],
-            "drawn by": [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.*"))],
+            "drawn by": [
+                file_digest(file)
+                for part in (__file__, metrics.__file__)
+                for file in sorted(Path(part).parent.glob("*.*"))
+            ],
             "with": version("matplotlib"),
         }
     )
