@@ -4,6 +4,7 @@ Its own agent loop asks for one response at a time, so the server gets an answer
 `VERL_USE_EXTERNAL_MODULES`.
 """
 
+import asyncio
 from typing import Any
 
 from verl.workers.rollout.replica import RolloutReplicaRegistry
@@ -13,16 +14,26 @@ from trainer.backend.plugin import ROLLOUT
 from trainer.backend.server import Answer, TorchServer
 from trainer.sampling import seed_of
 
+ARRIVAL_PAUSE = 0.03  # seconds; shorter than one decoding step
+
 
 class SingleServer(TorchServer):
     """Samples single responses, as many at a time as were asked for."""
+
+    async def gather(self) -> None:
+        """Until arrivals pause: each response is asked for by itself."""
+        seen = -1
+        while seen != len(self.waiting):
+            seen = len(self.waiting)
+            await asyncio.sleep(ARRIVAL_PAUSE)
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
     ) -> Answer:
         """One response, sampled together with whatever else is waiting."""
-        answers = await self.generate_group(prompt_ids, sampling_params, [seed_of(request_id)])
-        return answers[0]
+        one = [(prompt_ids, [seed_of(request_id)])]
+        ((answer,),) = await self.generate_groups(one, sampling_params)
+        return answer
 
 
 def load_replica() -> type:

@@ -1,7 +1,7 @@
-"""Every method, and every lab recipe, for two steps a stage on verl itself: `make test-methods`.
+"""Every method, lab recipe and selection for a few steps on verl itself: `make test-methods`.
 
 All share an output folder, so that a stage which several recipes begin with is trained once. What
-each did goes to `methods.md` in the folder that `--methods-table` names.
+each did goes to `methods.md` and `selections.md` in the folder that `--methods-table` names.
 """
 
 import math
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = 2
 METHODS = choices("method")
+SELECTIONS = choices("selection")
+SELECTION_STEPS = 8
 RECIPES = [name for name in choices("experiment") if name.startswith("lab/")]
 HEAD = """# Every method and every lab recipe, for two steps a stage on verl
 
@@ -32,6 +34,16 @@ say that a recipe runs and that its numbers are finite, not that it learns. Stag
 recipes begin with are trained once. Seconds are those of the whole pipeline.
 
 """
+SELECTIONS_HEAD = """# Every selection, for eight steps on verl
+
+`make test-methods`: {cores} cores, verl {verl}, torch {torch}, commit {commit}. lab/selection: 8
+prompts of 16 rollouts a step. What the ledger counted in eight steps says that a selection runs and
+keeps its books, not which is better: that is `selection_lab.md`.
+
+"""
+LEFT = ("solved", "hopeless", "out_of_bounds", "surplus", "failed")
+LEDGER = ("drawn", "skipped", "screened", "continued", "trained", *LEFT, "short")
+SELECTION_COLUMNS = ("selection", *LEDGER, "rollouts", "of them trained", "updates", "s")
 COLUMNS = (
     "settings",
     "stages",
@@ -50,8 +62,8 @@ def output(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(request):
-    """Lines of the table; written whenever one is added."""
+def tables(request):
+    """Begins a table: its file, head and columns. It is written whenever a line is added."""
     folder = request.config.getoption("--methods-table", None)
     git = ["git", "describe", "--always", "--dirty"]
     facts = {
@@ -60,22 +72,35 @@ def table(request):
         "torch": version("torch"),
         "commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
     }
-    lines: list[str] = []
 
-    def add(*cells: object) -> None:
-        lines.append("| " + " | ".join(map(str, cells)) + " |\n")
-        if folder:
-            (Path(folder) / "methods.md").write_text(HEAD.format(**facts) + "".join(lines))
+    def begin(name: str, head: str, columns: tuple[str, ...]):
+        lines: list[str] = []
 
-    add(*COLUMNS)
-    add(*("---" for _ in COLUMNS))
+        def add(*cells: object) -> None:
+            lines.append("| " + " | ".join(map(str, cells)) + " |\n")
+            if folder:
+                (Path(folder) / name).write_text(head.format(**facts) + "".join(lines))
 
-    return add
+        add(*columns)
+        add(*("---" for _ in columns))
+        return add
+
+    return begin
 
 
-def train(output: Path, table, *overrides: str, stages: int) -> None:
-    """Run the pipeline, and look at what each of its stages recorded."""
-    short = [f"stages.{i}.steps={STEPS}" for i in range(stages)]
+@pytest.fixture(scope="module")
+def table(tables):
+    return tables("methods.md", HEAD, COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def selections(tables):
+    return tables("selections.md", SELECTIONS_HEAD, SELECTION_COLUMNS)
+
+
+def run(output: Path, *overrides: str, stages: int, steps: int) -> tuple[list[Path], str, float]:
+    """Run the pipeline: its stages' folders, what it said, and seconds."""
+    short = [f"stages.{i}.steps={steps}" for i in range(stages)]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "flows.pipeline", *overrides, *short, f"output={output}"],
@@ -91,10 +116,17 @@ def train(output: Path, table, *overrides: str, stages: int) -> None:
     assert len(folders) == stages
     for folder in folders:
         records = read_records(folder / "metrics.jsonl")
-        assert [record["step"] for record in records] == [1, 2]
+        assert [record["step"] for record in records] == list(range(1, steps + 1))
         for record in records:
             assert math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])
             assert 0 < record["tokens/trained"] <= record["tokens/generated"]
+    return folders, said, seconds
+
+
+def train(output: Path, table, *overrides: str, stages: int) -> None:
+    """Run the pipeline, and add what its stages did to the table."""
+    folders, said, seconds = run(output, *overrides, stages=stages, steps=STEPS)
+    records = read_records(folders[-1] / "metrics.jsonl")
     manifests = [read_json(folder / "stage.json") for folder in folders]
     made = len(re.findall(rf" step {STEPS}/{STEPS} ", said))
     counted = [sum(one["counters"][name] for one in manifests) for name in ("updates", "rollouts")]
@@ -112,3 +144,18 @@ def test_every_method_trains(output, table, method):
 def test_every_lab_recipe_trains(output, table, name):
     stages = len(load(f"experiment={name}").stages)
     train(output, table, f"experiment={name}", "evaluation=lab_smoke", stages=stages)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_every_selection_trains(output, selections, name):
+    """And keeps its books: what it drew was trained on, waits, or left; none of it twice."""
+    settings = ["experiment=lab/selection", f"selection={name}", "evaluation=lab_smoke"]
+    (folder,), _, seconds = run(output, *settings, stages=1, steps=SELECTION_STEPS)
+    records = read_records(folder / "metrics.jsonl")
+    total = {key: sum(r[f"selection/{key}"] for r in records) for key in LEDGER}
+    left = sum(total[fate] for fate in LEFT)
+    assert total["drawn"] == total["trained"] + left + records[-1]["selection/waiting"]
+    rollouts = [sum(r[name] for r in records) for name in ("rollouts", "rollouts/trained")]
+    updates = read_json(folder / "stage.json")["counters"]["updates"]
+    counted = [*total.values(), *rollouts, updates]
+    selections(name, *(f"{value:.0f}" for value in counted), f"{seconds:.0f}")

@@ -8,9 +8,9 @@ Every rollout has a seed of its own, made of the stage's seed, its prompt group 
 stage that was interrupted draws what it would have drawn.
 """
 
-import asyncio
 import random
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,36 +21,13 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+from verl.utils import tensordict_utils as tu
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
-from verl.workers.rollout.llm_server import LLMServerClient
 
 from trainer.backend.group_store import GroupStore, Row
+from trainer.backend.submission import Submission
+from trainer.checkpoint import eos_ids
 from trainer.sampling import seed_of
-
-
-class GroupClient(LLMServerClient):
-    """Sends the rollouts of a group to one engine, so that it reads their prompt once."""
-
-    async def generate_group(
-        self, uid: str, prompt_ids: list[int], params: dict[str, Any], seeds: list[int | None]
-    ) -> list[Any]:
-        """One `TokenOutput` for each seed; None leaves the choice of seed to the engine."""
-        address, server = await self._acquire_server(uid, prompt_ids=prompt_ids)
-        try:
-            if hasattr(server, "generate_group"):
-                return await server.generate_group.remote(prompt_ids, params, seeds)
-            return await asyncio.gather(
-                *(
-                    server.generate.remote(
-                        request_id=f"{uid}_{number}",
-                        prompt_ids=prompt_ids,
-                        sampling_params=params if seed is None else {**params, "seed": seed},
-                    )
-                    for number, seed in enumerate(seeds)
-                )
-            )
-        finally:
-            self._release_server(address, request_id=uid)
 
 
 @ray.remote
@@ -59,17 +36,27 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
     def __init__(self, config, llm_client, *arguments: Any, **settings: Any):
         super().__init__(config, llm_client, *arguments, **settings)
-        self.client = GroupClient(config, llm_client._load_balancer)
+        self.router = llm_client._load_balancer
         # Without reward workers of its own (reward.num_workers=0), verl's is a part of this one: a
         # process less to start, which on two cores is worth more than grading in parallel.
         self.grader = None if self.reward_loop_worker_handles else RewardLoopWorker(config)
         self.store = GroupStore()
+        self.ends = eos_ids(Path(config.actor_rollout_ref.model.path))
         self.own = config.trainer.stagecraft
         self.tokens = create_continuous_token_builder(
             self.tokenizer,
             hf_model_type=self.hf_model_type,
             chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
         )
+
+    async def generate_sequences(self, batch: TensorDict) -> None:
+        """Begin with groups that reach their engine together; does not wait for them."""
+        tu.assign_non_tensor_data(batch, "submission", Submission(self.router, len(batch)))
+        await super().generate_sequences(batch)
+
+    async def stored_more_than(self, known: int) -> int:
+        """As `GroupStore.more_than`."""
+        return await self.store.more_than(known)
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, trace=False):
         """Rollouts of a group, and then the word that they are there, or why they failed.
@@ -92,41 +79,41 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         """Sample and grade rollouts of one prompt group.
 
         Args:
-            prompt: The row of the data set, with `uid` and `global_steps`.
+            prompt: The row of the data set, with `uid`, `global_steps` and `submission`.
             sampling_params: temperature, top_p, top_k.
             numbers: Which rollouts of the group, from 0.
         """
         uid = prompt["uid"]
-        prompt_ids = self.tokens.build_initial_tokens(list(prompt["raw_prompt"]))
-        longest = self.rollout_config.prompt_length
-        if len(prompt_ids) > longest:
-            raise ValueError(
-                f"prompt of {len(prompt_ids)} tokens, the longest admitted is {longest}"
-            )
+        submission: Submission = prompt["submission"]
+        try:
+            prompt_ids = self._tokens(prompt)
+        except Exception:
+            submission.withdraw()  # the others wait for it
+            raise
         seeds = [
             seed_of(self.own.seed, uid, number) if self.own.seeded else None for number in numbers
         ]
-        outputs = await self.client.generate_group(uid, prompt_ids, sampling_params, seeds)
+        outputs = await submission.ask(uid, prompt_ids, seeds, sampling_params)
         limit = self.rollout_config.response_length
         responses = [output.token_ids[:limit] for output in outputs]
         if not all(responses):
             raise ValueError("the engine gave a response without tokens")
-        grades = await self._grade(prompt, prompt_ids, responses)
+        with self.store.soon():
+            grades = await self._grade(prompt, prompt_ids, responses)
         return [
             Row(
                 key=f"{uid}_{number}_0",
+                uid=uid,
                 prompt=prompt_ids,
                 response=response,
                 logprobs=output.log_probs[:limit],
                 reward=grade["reward_score"],
-                columns={
-                    "uid": uid,
-                    "extra_info": prompt["extra_info"],
-                    "extra_fields": {"reward_extra_info": grade["reward_extra_info"]},
-                    "num_turns": 2,
-                },
                 tag={
                     "status": "success",
+                    "id": prompt["extra_info"]["id"],
+                    "correct": float(grade["reward_extra_info"]["acc"]),
+                    "reward": float(grade["reward_score"]),
+                    "ended": response[-1] in self.ends,
                     "prompt_len": len(prompt_ids),
                     "response_len": len(response),
                     "seq_len": len(prompt_ids) + len(response),
@@ -139,6 +126,13 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 numbers, responses, outputs, grades, strict=True
             )
         ]
+
+    def _tokens(self, prompt: dict) -> list[int]:
+        ids = self.tokens.build_initial_tokens(list(prompt["raw_prompt"]))
+        longest = self.rollout_config.prompt_length
+        if len(ids) > longest:
+            raise ValueError(f"prompt of {len(ids)} tokens, the longest admitted is {longest}")
+        return ids
 
     async def _grade(
         self, prompt: dict, prompt_ids: list[int], responses: list[list[int]]
@@ -177,6 +171,7 @@ class GroupLoopManager(AgentLoopManagerTQ):
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
         self.agent_loop_workers_class = GroupLoopWorker
+        self.listening: list[tuple[Any, ray.ObjectRef]] = []  # a worker, its next word of groups
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Have groups sampled, without waiting; verl would give each small batch to one worker."""
@@ -185,11 +180,26 @@ class GroupLoopManager(AgentLoopManagerTQ):
         ray.get([w.generate_sequences.remote(c) for w, c in zip(workers, chunks, strict=False)])
         self.agent_loop_workers = workers[len(chunks) :] + workers[: len(chunks)]
 
+    def wait_for_groups(self, seconds: float) -> None:
+        """Return when groups came back of which no earlier call told, or after `seconds`.
+
+        Raises:
+            ray.exceptions.RayActorError: a worker died.
+        """
+        listening = self.listening or [
+            (worker, worker.stored_more_than.remote(0)) for worker in self.agent_loop_workers
+        ]
+        told, _ = ray.wait([word for _, word in listening], timeout=seconds)
+        self.listening = [
+            (worker, worker.stored_more_than.remote(ray.get(word)) if word in told else word)
+            for worker, word in listening
+        ]
+
 
 def _told(row: Row) -> tuple[float, float, int, int]:
     """Of a rollout: 1 if it is correct, its reward, its tokens, the step of the weights."""
-    correct = row.columns["extra_fields"]["reward_extra_info"]["acc"]
-    return float(correct), float(row.reward), len(row.response), row.tag["min_global_steps"] or 0
+    tag = row.tag
+    return tag["correct"], tag["reward"], tag["response_len"], tag["min_global_steps"] or 0
 
 
 def _objects(values: list) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Graded prompt groups on their way into verl's transfer queue; those that end together go as one.
 
-A put takes its milliseconds in three processes, however small it is, and groups that an engine
-sampled in one batch end at the same moment.
+A put takes its milliseconds in three processes, however small it is, and of groups that an engine
+sampled in one batch the first waits for the last to be graded.
 """
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,7 +17,7 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 
 PARTITION = "train"
-TOGETHER = 0.005  # seconds that a group which is ready waits for others
+TOGETHER = 0.25  # seconds that a group which is ready waits for others, at most
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,21 @@ class Row:
 
     Attributes:
         key: Its name in the queue.
+        uid: Its group.
         prompt: Token ids.
         response: Token ids.
         logprobs: Of each token of the response, by the engine.
         reward: As shaped for training.
-        columns: What verl's trainer reads beside the tokens.
-        tag: What the queue knows of it.
+        tag: What else is to be known of it. It comes with the queue's list, where a column would
+            have to be fetched.
     """
 
     key: str
+    uid: str
     prompt: list[int]
     response: list[int]
     logprobs: list[float]
     reward: float
-    columns: dict[str, Any]
     tag: dict[str, Any]
 
 
@@ -48,6 +50,22 @@ class GroupStore:
     def __init__(self) -> None:
         self.ready: list[tuple[str, dict[str, Any], Sequence[Row]]] = []
         self.putting: asyncio.Task | None = None
+        self.coming = 0
+        self.all_here = asyncio.Event()
+        self.stored = 0  # groups so far, failed ones among them
+        self.news = asyncio.Condition()
+
+    @contextmanager
+    def soon(self) -> Iterator[None]:
+        """Within it a group is on its way, and those that are ready wait for it."""
+        self.coming += 1
+        self.all_here.clear()
+        try:
+            yield
+        finally:
+            self.coming -= 1
+            if not self.coming:
+                self.all_here.set()
 
     async def put(self, uid: str, tag: dict[str, Any], rows: Sequence[Row] = ()) -> None:
         """Store the rollouts of a group, and then the word on it.
@@ -65,7 +83,9 @@ class GroupStore:
         await asyncio.shield(self.putting)
 
     async def _put(self) -> None:
-        await asyncio.sleep(TOGETHER)
+        if self.coming:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.all_here.wait(), TOGETHER)
         groups, self.ready, self.putting = self.ready, [], None
         try:
             if rows := [row for _, _, rows in groups for row in rows]:
@@ -85,10 +105,19 @@ class GroupStore:
             tags=[tag for _, tag, _ in groups],
             partition_id=PARTITION,
         )
+        async with self.news:
+            self.stored += len(groups)
+            self.news.notify_all()
+
+    async def more_than(self, known: int) -> int:
+        """How many groups were stored so far, as soon as they are more than `known`."""
+        async with self.news:
+            await self.news.wait_for(lambda: self.stored > known)
+            return self.stored
 
 
 def columns(rows: Sequence[Row]) -> TensorDict:
-    """Rollouts as verl's trainer reads them: B rows, token columns jagged, the others as they are.
+    """Rollouts as verl's trainer reads them: B rows, token columns jagged, and `uid`.
 
     `input_ids` [B, prompt + response]; `response_mask`, `rollout_log_probs` and `rm_scores`
     [B, response], the reward at the last token.
@@ -106,10 +135,8 @@ def columns(rows: Sequence[Row]) -> TensorDict:
             [[0.0] * (len(row.response) - 1) + [row.reward] for row in rows], torch.float32
         ),
     }
-    others = {
-        name: NonTensorStack(*(row.columns[name] for row in rows)) for name in rows[0].columns
-    }
-    return TensorDict(others | tensors, batch_size=[len(rows)])
+    uids = NonTensorStack(*(row.uid for row in rows))
+    return TensorDict({"uid": uids, **tensors}, batch_size=[len(rows)])
 
 
 def _jagged(rows: Sequence[Sequence], dtype: torch.dtype = torch.int64) -> torch.Tensor:

@@ -18,7 +18,7 @@ from trainer.backend.group_store import PARTITION
 from trainer.backend.stop import check_stop
 from trainer.selection import Choice, Order, Rollout, Stream
 
-POLL_INTERVAL = 0.05  # seconds; verl's 2 s would be a third of a step on a laptop
+LOOK = 0.2  # seconds between looks for a stop, or for a group that is overdue
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -30,21 +30,27 @@ class PromptReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, **settings: Any):
-        super().__init__(**settings, poll_interval=POLL_INTERVAL)
+        super().__init__(**settings)
         self.stop_file = Path(self.sampler_kwargs["stop_file"])
         self.choices: list[Choice] = []
 
     def follow(
-        self, stream: Stream, submit: Callable[[Sequence[Order]], None], timeout: float
+        self,
+        stream: Stream,
+        submit: Callable[[Sequence[Order]], None],
+        wait: Callable[[float], None],
+        timeout: float,
     ) -> None:
         """Follow a stream from here on.
 
         Args:
             stream: It says what is to be sampled.
             submit: Has it sampled.
+            wait: Returns when groups came back, or after as many seconds. verl's own buffer looks
+                every 2 s, which on a laptop would be longer than a step.
             timeout: Seconds after which a group that has not come back is given up.
         """
-        self.stream, self.submit, self.timeout = stream, submit, timeout
+        self.stream, self.submit, self.wait, self.timeout = stream, submit, wait, timeout
         self.asked: dict[str, tuple[int, float]] = {}  # uid -> first rollout asked for, when
 
     def begin(self, step: int) -> None:
@@ -65,7 +71,7 @@ class PromptReplayBuffer(ReplayBuffer):
         while not self.stream.ready:
             if not self._hear():
                 check_stop(self.stop_file)
-                time.sleep(self.poll_interval)
+                self.wait(LOOK)
             self._submit()
         self.choices = self.stream.take()
         return self._materialised(), {}

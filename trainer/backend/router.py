@@ -5,6 +5,7 @@ that one imports all of verl for a dictionary. This imports nothing.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 REMEMBERED = 10_000  # groups whose engine is remembered, as it may still hold their prompt
@@ -34,6 +35,15 @@ class Router:
     def release_server(self, server_id: str) -> None:
         """A request was answered."""
         self.busy[server_id] -= 1
+
+    def acquire_servers(self, request_ids: Sequence[str]) -> list[tuple[str, Any]]:
+        """As `acquire_server`, of many requests."""
+        return [self.acquire_server(request_id) for request_id in request_ids]
+
+    def release_servers(self, server_ids: Sequence[str]) -> None:
+        """As `release_server`, of many requests."""
+        for server_id in server_ids:
+            self.release_server(server_id)
 
     def require_acquire_fields(self) -> list[str]:
         """What it wants to know of a request beside its id."""

@@ -107,25 +107,23 @@ def advantages(batch: KVBatchMeta) -> list[dict[str, Any]]:
     Returns:
         Prompt id, reward, and the advantages of its tokens, of every rollout that is no padding.
     """
-    real = [
-        key
-        for key, tag in zip(batch.keys, batch.tags, strict=True)
-        if not tag.get("is_padding", False)
-    ]
+    real = without_padding(batch)
     rows = tq.kv_batch_get(
-        keys=real,
-        partition_id=batch.partition_id,
-        select_fields=["extra_info", "rm_scores", "advantages"],
+        keys=list(real), partition_id=batch.partition_id, select_fields=["advantages"]
     )
     return [
-        {"prompt": info["id"], "reward": float(scores.sum()), "advantages": given.tolist()}
-        for info, scores, given in zip(
-            rows["extra_info"],
-            rows["rm_scores"].unbind(),
-            rows["advantages"].unbind(),
-            strict=True,
-        )
+        {"prompt": tag["id"], "reward": tag["reward"], "advantages": given.tolist()}
+        for tag, given in zip(real.values(), rows["advantages"].unbind(), strict=True)
     ]
+
+
+def without_padding(batch: KVBatchMeta) -> dict[str, dict[str, Any]]:
+    """Key and tag of each rollout of a batch that stands for itself."""
+    return {
+        key: tag
+        for key, tag in zip(batch.keys, batch.tags, strict=True)
+        if not tag.get("is_padding", False)
+    }
 
 
 def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,6 @@ from trainer.lean import without_sklearn
 
 if TYPE_CHECKING:
     import torch
-
-# A batch starts when no request has come for this long; shorter than one decoding step.
-ARRIVAL_PAUSE = 0.03  # seconds
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,24 @@ class TorchServer:
         """True once the model is built."""
         return True
 
-    async def generate_group(
-        self, prompt_ids: list[int], sampling_params: dict[str, Any], seeds: list[int]
-    ) -> list[Answer]:
-        """One response for each seed, sampled together with whatever else is waiting."""
+    async def generate_groups(
+        self, groups: Sequence[tuple[list[int], Sequence[int]]], sampling_params: dict[str, Any]
+    ) -> list[list[Answer]]:
+        """Responses to prompts, sampled together with whatever else is waiting.
+
+        Args:
+            groups: For each its prompt's token ids, and the seed of each response.
+            sampling_params: temperature, top_p, top_k.
+        """
         loop = asyncio.get_running_loop()
         settings = _settings(sampling_params)
-        asked = [Request(prompt_ids, seed, settings, loop.create_future()) for seed in seeds]
-        self.waiting += asked
+        asked = [
+            [Request(prompt, seed, settings, loop.create_future()) for seed in seeds]
+            for prompt, seeds in groups
+        ]
+        self.waiting += [request for group in asked for request in group]
         self.arrived.set()
-        return await asyncio.gather(*(request.answer for request in asked))
+        return [await asyncio.gather(*(one.answer for one in group)) for group in asked]
 
     async def update_weights(
         self, state: dict[str, torch.Tensor], global_steps: int | None = None
@@ -141,14 +147,14 @@ class TorchServer:
     async def _serve(self) -> None:
         while True:
             await self.arrived.wait()
-            seen = -1
-            while seen != len(self.waiting):  # gather until arrivals pause
-                seen = len(self.waiting)
-                await asyncio.sleep(ARRIVAL_PAUSE)
+            await self.gather()
             batch, self.waiting = self.waiting, []
             self.arrived.clear()
             for settings in {request.settings for request in batch}:
                 await self._answer([r for r in batch if r.settings == settings], *settings)
+
+    async def gather(self) -> None:
+        """Wait for what belongs to a batch: here nothing, since groups come many to a request."""
 
     async def _answer(
         self, batch: list[Request], temperature: float, top_p: float, top_k: int

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
@@ -42,6 +41,7 @@ from trainer.backend.rows import (
     only_trained,
     restore,
     waiting_rows,
+    without_padding,
 )
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
@@ -188,7 +188,12 @@ class StageTrainer(PPOTrainerSync):
                 max_draws=round(selection["max_draws"] * batch_size),
             ),
         )
-        self.replay_buffer.follow(self.stream, self._sample, selection["timeout"])
+        self.replay_buffer.follow(
+            self.stream,
+            self._sample,
+            lambda seconds: self.agent_loop_manager.wait_for_groups(seconds),
+            selection["timeout"],
+        )
 
     def prepare_step(self) -> dict:
         """Start the step's stream instead of submitting a batch."""
@@ -294,31 +299,21 @@ class StageTrainer(PPOTrainerSync):
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         """A line of what we record, in place of verl's: most of it nobody reads."""
-        real = {
-            key: tag
-            for key, tag in zip(batch.keys, batch.tags, strict=True)
-            if not tag.get("is_padding", False)
-        }
+        real = without_padding(batch)
+        uids, tags = [key.split("_")[0] for key in real], list(real.values())
+        correct = [tag["correct"] for tag in tags]
         metrics |= {f"timing_s/{name}": seconds for name, seconds in timing_raw.items()}
-        rows = tq.kv_batch_get(
-            keys=list(real),
-            partition_id=batch.partition_id,
-            select_fields=["uid", "rm_scores", "responses", "extra_fields", "extra_info"],
-        )
-        responses = [row.tolist() for row in rows["responses"].unbind()]
-        uids = list(rows["uid"])
-        correct = [fields["reward_extra_info"]["acc"] for fields in rows["extra_fields"]]
         ours = {
             "step": global_steps,
             "time": time.time(),
             **translated(metrics),
             **rollout_metrics(
                 uids=uids,
-                rewards=[float(row.sum()) for row in rows["rm_scores"].unbind()],
+                rewards=[tag["reward"] for tag in tags],
                 correct=correct,
-                prompt_lengths=[tag["prompt_len"] for tag in real.values()],
-                lengths=[len(response) for response in responses],
-                truncated=[response[-1] not in self.ends for response in responses],
+                prompt_lengths=[tag["prompt_len"] for tag in tags],
+                lengths=[tag["response_len"] for tag in tags],
+                truncated=[not tag["ended"] for tag in tags],
             ),
             **self.stream.ledger.record(),
             "epoch": epoch,
@@ -339,7 +334,7 @@ class StageTrainer(PPOTrainerSync):
         if done:
             self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
             keep_probe(self, self.updated_batch)
-        order = in_order_of_draws(uids, [info["id"] for info in rows["extra_info"]], correct)
+        order = in_order_of_draws(uids, [tag["id"] for tag in tags], correct)
         append_record(self.order_file, {"step": global_steps, **order})
         append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
         append_record(self.metrics_file, ours)

@@ -12,11 +12,11 @@ from trainer.backend.group_store import GroupStore, Row, columns
 def row(uid: str, number: int, tokens: int) -> Row:
     return Row(
         key=f"{uid}_{number}_0",
+        uid=uid,
         prompt=[1, 2],
         response=list(range(5, 5 + tokens)),
         logprobs=[-0.5] * tokens,
         reward=0.25,
-        columns={"uid": uid, "extra_info": {"id": uid}},
         tag={"status": "success", "seq_len": 2 + tokens},
     )
 
@@ -64,6 +64,40 @@ def test_groups_that_end_together_are_put_together_and_rows_before_the_word_on_t
     ]  # fmt: skip
     assert [tag["status"] for tag in puts[1]["tags"]] == ["finished", "failure", "finished"]
     assert "fields" not in puts[1]
+
+
+@pytest.mark.parametrize("together, puts_made", [(30.0, 2), (0.02, 4)])
+def test_a_ready_group_waits_for_those_that_are_coming_but_not_for_ever(
+    puts, monkeypatch, together, puts_made
+):
+    monkeypatch.setattr(group_store, "TOGETHER", together)
+
+    async def grade_and_put(store, uid, seconds):
+        with store.soon():
+            await asyncio.sleep(seconds)
+        await store.put(uid, {"status": "finished", "first": 0}, [row(uid, 0, 2)])
+
+    async def main():
+        store = GroupStore()
+        await asyncio.gather(grade_and_put(store, "a", 0.001), grade_and_put(store, "b", 0.2))
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert len(puts) == puts_made
+
+
+def test_who_waits_for_groups_hears_of_them_once_the_word_on_them_is_put(puts):
+    async def main():
+        store = GroupStore()
+        waiting = asyncio.create_task(store.more_than(0))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await asyncio.gather(*(store.put(uid, {"status": "finished"}) for uid in "ab"))
+        assert await waiting == await store.more_than(1) == 2  # at once, where it happened before
+        waiting = asyncio.create_task(store.more_than(2))
+        await store.put("c", {"status": "failure"})
+        assert await waiting == 3
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_groups_whose_rows_cannot_be_stored_have_failed(puts):

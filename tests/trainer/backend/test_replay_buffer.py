@@ -1,5 +1,7 @@
 """The replay buffer between a stream and verl's transfer queue, which a dictionary stands for."""
 
+import time
+
 import pytest
 import torch
 import transfer_queue as tq
@@ -82,7 +84,6 @@ class Engine:
 @pytest.fixture
 def follow(monkeypatch, tmp_path):
     """Builds (queue, engine, stream, buffer) for a selection of 40 prompts."""
-    monkeypatch.setattr(module, "POLL_INTERVAL", 0.001)
 
     def build(name, outcome, *, batch_size=4, group_size=4, timeout=60.0, max_age=1, **knobs):
         queue = Queue(monkeypatch)
@@ -104,7 +105,7 @@ def follow(monkeypatch, tmp_path):
             refill_fn=None,
         )
         engine = Engine(queue, outcome)
-        buffer.follow(stream, engine, timeout)
+        buffer.follow(stream, engine, lambda _: time.sleep(0.001), timeout)
         return queue, engine, stream, buffer
 
     return build

@@ -25,6 +25,12 @@ def serve(use, response_length: int = 24):
     return asyncio.run(main())
 
 
+async def group(server, prompt, seeds):
+    """The responses to one prompt."""
+    (answers,) = await server.generate_groups([(prompt, seeds)], PARAMS)
+    return answers
+
+
 @pytest.fixture(scope="module")
 def base():
     return AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
@@ -41,8 +47,8 @@ def prompt():
 def test_requests_that_come_together_are_answered_together(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict(), global_steps=4)
-        asked = [server.generate_group(prompt, PARAMS, range(4 * i, 4 * i + 4)) for i in range(5)]
-        return await asyncio.gather(*asked)
+        groups = [(prompt, range(4 * i, 4 * i + 4)) for i in range(5)]
+        return await server.generate_groups(groups, PARAMS)
 
     groups = serve(use)
     assert [len(group) for group in groups] == [4] * 5
@@ -59,7 +65,7 @@ def test_log_probabilities_are_those_of_the_synced_weights(base, prompt):
 
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate_group(prompt, PARAMS, [0])
+        return await group(server, prompt, [0])
 
     (answer,) = serve(use)
     ids = torch.tensor([prompt + answer.token_ids])
@@ -71,10 +77,10 @@ def test_log_probabilities_are_those_of_the_synced_weights(base, prompt):
 def test_a_response_is_the_same_whatever_was_asked_before_or_with_it(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict(), global_steps=2)
-        (alone,) = await server.generate_group(prompt, PARAMS, [5])
-        await server.generate_group(prompt, PARAMS, [1, 2, 3])
-        *_, last = await server.generate_group(prompt, PARAMS, [8, 7, 6, 5])
-        (other,) = await server.generate_group(prompt, PARAMS, [9])
+        (alone,) = await group(server, prompt, [5])
+        await group(server, prompt, [1, 2, 3])
+        *_, last = await group(server, prompt, [8, 7, 6, 5])
+        (other,) = await group(server, prompt, [9])
         return alone.token_ids, last.token_ids, other.token_ids
 
     alone, last, other = serve(use)
@@ -95,8 +101,8 @@ def test_a_request_that_cannot_be_answered_raises_and_the_next_is_served(base, p
     async def use(server):
         await server.update_weights(base.state_dict())
         with pytest.raises(ValueError, match="without tokens"):
-            await asyncio.wait_for(server.generate_group([], PARAMS, [0]), 30)
-        return await asyncio.wait_for(server.generate_group(prompt, PARAMS, [0]), 30)
+            await asyncio.wait_for(group(server, [], [0]), 30)
+        return await asyncio.wait_for(group(server, prompt, [0]), 30)
 
     assert serve(use)[0].token_ids
 
@@ -104,7 +110,7 @@ def test_a_request_that_cannot_be_answered_raises_and_the_next_is_served(base, p
 def test_a_response_may_be_as_long_as_the_room_its_prompt_leaves(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate_group((prompt * 4)[:62], PARAMS, [0])
+        return await group(server, (prompt * 4)[:62], [0])
 
     assert len(serve(use, response_length=4)[0].token_ids) <= 64 + 4 - 62
 
@@ -112,7 +118,7 @@ def test_a_response_may_be_as_long_as_the_room_its_prompt_leaves(base, prompt):
 def test_a_prompt_that_leaves_no_room_is_an_error_in_words(base, prompt):
     async def use(server):
         await server.update_weights(base.state_dict())
-        return await server.generate_group((prompt * 9)[:80], PARAMS, [0])
+        return await group(server, (prompt * 9)[:80], [0])
 
     with pytest.raises(ValueError, match="max_new_tokens"):
         serve(use, response_length=4)
