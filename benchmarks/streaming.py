@@ -4,7 +4,9 @@
 
 Uniform sampling, DAPO's dynamic sampling and SPEED in turns, on the same work as `benchmarks.step`.
 Seconds of a step for each group that it trained; ratios to uniform sampling within a round, and
-their medians. SPEED samples a group in two parts, its screening and its continuation.
+their medians. SPEED samples a group in two parts, its screening and its continuation: one after the
+other in a step or, a step ahead, the screening of the next step's groups beside the continuation of
+this one's.
 """
 
 import argparse
@@ -26,7 +28,9 @@ from trainer.records import read_records
 ARMS = {
     "uniform": ("selection=uniform",),
     "dapo": ("selection=dapo",),
-    "speed": ("selection=speed", "stages.1.group_size=8"),  # a stage that is not trained here
+    # stages.1 is not trained here, but is looked at
+    "speed": ("selection=speed", "stages.1.group_size=8"),
+    "speed_ahead": ("selection=speed_ahead", "stages.1.group_size=8"),
 }
 PLUGIN = "benchmarks.streaming_plugin"
 

@@ -36,6 +36,12 @@ class Speed(Knobs):
         "as published by N_init alone (group_size / N_init times as many).",
         "choice",
     )
+    ahead: bool = knob(
+        False,
+        "Screen the next step's prompts beside this step's continuations, as published: one "
+        "request to the engine a step, and screenings that are one update older.",
+        "switch",
+    )
 
 
 class Mopps(Knobs):
@@ -149,6 +155,12 @@ class Selection(Knobs):
             )
         if screens and self.speed.updates == "as_published" and self.speed.rows != "all":
             return "as published SPEED trains on all rows\n\nhint: set selection.speed.rows=all"
+
+        if screens and self.speed.ahead and not self.max_age:
+            return (
+                "prompts that are screened a step ahead wait for it, and max_age is 0\n\n"
+                "hint: set selection.max_age=1"
+            )
         if screens and self.speed.rows == "continuation" and group_size - self.speed.screening < 2:
             return (
                 "a continuation of 1 rollout has no baseline\n\n"
@@ -157,6 +169,11 @@ class Selection(Knobs):
         if self.name == "shuffle_r1" and group_size % 2:
             return f"group_size {group_size} is odd, Shuffle-R1 trains pairs\n\nhint: make it even"
         return ""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether prompts are drawn a step before they train."""
+        return "speed" in USES[self.name] and self.speed.ahead
 
     def most_rollouts(self, batch_size: int, group_size: int) -> int:
         """Rollouts that a step samples at most, those of replaced groups left out."""

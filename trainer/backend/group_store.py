@@ -17,6 +17,7 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 
 PARTITION = "train"
+POLICY = "policy"  # column: step of the weights that a rollout was sampled with
 TOGETHER = 0.25  # seconds that a group which is ready waits for others, at most
 
 
@@ -117,10 +118,10 @@ class GroupStore:
 
 
 def columns(rows: Sequence[Row]) -> TensorDict:
-    """Rollouts as verl's trainer reads them: B rows, token columns jagged, and `uid`.
+    """Rollouts as verl's trainer reads them: B rows, token columns jagged.
 
     `input_ids` [B, prompt + response]; `response_mask`, `rollout_log_probs` and `rm_scores`
-    [B, response], the reward at the last token.
+    [B, response], the reward at the last token; `policy` [B], and `uid`.
     """
     mask = [[1] * len(row.response) for row in rows]
     tensors = {
@@ -135,8 +136,11 @@ def columns(rows: Sequence[Row]) -> TensorDict:
             [[0.0] * (len(row.response) - 1) + [row.reward] for row in rows], torch.float32
         ),
     }
-    uids = NonTensorStack(*(row.uid for row in rows))
-    return TensorDict({"uid": uids, **tensors}, batch_size=[len(rows)])
+    others = {
+        "uid": NonTensorStack(*(row.uid for row in rows)),
+        POLICY: torch.tensor([row.tag["min_global_steps"] or 0 for row in rows]),
+    }
+    return TensorDict(others | tensors, batch_size=[len(rows)])
 
 
 def _jagged(rows: Sequence[Sequence], dtype: torch.dtype = torch.int64) -> torch.Tensor:

@@ -15,13 +15,20 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from trainer.backend.group_store import POLICY
 from trainer.backend.replay_buffer import PARTITION, rows, tags_in_queue
 from trainer.selection import Choice, Stream
 
 WAITING = "waiting.pt"  # rollouts of groups that wait for their turn, in a checkpoint
 
 TOKENS = ("prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask")
-UPDATE = ("advantages", "old_log_probs", "rollout_log_probs", "ref_log_prob")  # of what is there
+UPDATE = (
+    "advantages",
+    "old_log_probs",
+    "rollout_log_probs",
+    "ref_log_prob",
+    POLICY,
+)  # of what is there
 
 
 @contextmanager

@@ -5,6 +5,9 @@ that makes one update, of all its rollouts, has them in the update's own forward
 weights: the ratio is 1, its gradient that of the log-probability. So a step does without the
 first pass, a fifth of its time where the model is small, and entropy and the difference to the
 engine's probabilities are told by the update. verl's earlier workers did the same.
+
+Rollouts of an older policy keep the log-probabilities that the engine gave when it sampled them, as
+in other steps (`rows.correct_for_age`).
 """
 
 from collections.abc import Callable
@@ -20,21 +23,21 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
-SINGLE = "stagecraft_single_update"  # in the batch: whether the step makes one update
-LARGEST, MEAN = "actor/engine_difference_max", "actor/engine_difference_mean"
+from trainer.backend.group_store import POLICY
+
+SINGLE = "stagecraft_single_update"  # in the batch: the present policy, if the step is such a one
+LARGEST, SUM, COUNT = (f"actor/engine_difference_{name}" for name in ("max", "sum", "count"))
 
 
-def is_single(config: DictConfig, batch: KVBatchMeta, policy: int) -> bool:
+def is_single(config: DictConfig, batch: KVBatchMeta) -> bool:
     """Whether a step may take its old log-probabilities from its update.
 
     Not so if it makes several updates, if something needs them earlier (a KL term in the reward, an
-    entropy term whose gradient verl computes with the loss), or if some rollouts are padding or of
-    an older policy, whose ratio is not 1.
+    entropy term whose gradient verl computes with the loss), or if some rollouts are padding.
 
     Args:
         config: verl's.
         batch: The rollouts of the step, all of which train.
-        policy: Step of the present weights.
     """
     actor = config.actor_rollout_ref.actor
     return (
@@ -43,7 +46,6 @@ def is_single(config: DictConfig, batch: KVBatchMeta, policy: int) -> bool:
         and not actor.entropy_coeff
         and not config.algorithm.use_kl_in_reward
         and not any(tag.get("is_padding", False) for tag in batch.tags)
-        and all(tag["min_global_steps"] == policy for tag in batch.tags)
     )
 
 
@@ -59,34 +61,41 @@ def loss(
     Args:
         usual: verl's, with its `config`.
         model_output: `log_probs` and, in such a step, `entropy`, as nested tensors.
-        data: Rollouts; `rollout_log_probs` are the engine's.
+        data: Rollouts; `rollout_log_probs` are the engine's, `policy` [B] tells their age.
         dp_group: Ranks that share the work.
 
     Returns:
-        The loss, and metrics; in such a step also entropy and the largest and mean difference of
-        probabilities between engine and trainer.
+        The loss, and metrics; in such a step also entropy, and of the differences of probabilities
+        between engine and trainer the largest, their sum and their number, over tokens of the
+        present policy.
     """
-    if not tu.get_non_tensor_data(data, key=SINGLE, default=False):
+    policy = tu.get_non_tensor_data(data, key=SINGLE, default=None)
+    if policy is None:
         return usual(model_output=model_output, data=data, dp_group=dp_group)
     entropy = no_padding_2_padding(model_output.pop("entropy"), data).detach()
     own = no_padding_2_padding(model_output["log_probs"], data).detach()
     mask = data["response_mask"].to_padded_tensor(0)
     engines = data["rollout_log_probs"].to_padded_tensor(0.0)
-    difference = (own.exp() - engines.exp()).abs() * mask
-    data["old_log_probs"] = own
+    fresh = (data[POLICY] == policy).reshape(-1, 1)
+    compared = mask * fresh
+    difference = (own.exp() - engines.exp()).abs() * compared
+    data["old_log_probs"] = torch.where(fresh, own, engines)
     value, metrics = usual(model_output=model_output, data=data, dp_group=dp_group)
     config = usual.keywords["config"]
-    share = data["dp_size"] / data["batch_num_tokens"]  # of the mean over all micro-batches
     metrics["actor/entropy"] = Metric(
         AggregationType.SUM,
         agg_loss(entropy, mask.bool(), config.loss_agg_mode, **config.global_batch_info),
     )
     metrics[LARGEST] = Metric(AggregationType.MAX, difference.max())
-    metrics[MEAN] = Metric(AggregationType.SUM, torch.sum(difference) * share)
+    metrics[SUM] = Metric(AggregationType.SUM, difference.sum())
+    metrics[COUNT] = Metric(AggregationType.SUM, compared.sum().float())
     return value, metrics
 
 
-def told(metrics: dict[str, float]) -> None:
-    """Give the differences the names that they have in other steps."""
-    metrics["training/rollout_probs_diff_max"] = metrics.pop(LARGEST)
-    metrics["training/rollout_probs_diff_mean"] = metrics.pop(MEAN)
+def told(metrics: dict[str, float]) -> bool:
+    """Give the differences the names that they have in other steps; False if there are none."""
+    largest, total, count = (metrics.pop(name) for name in (LARGEST, SUM, COUNT))
+    if count:
+        metrics["training/rollout_probs_diff_max"] = largest
+        metrics["training/rollout_probs_diff_mean"] = total / count
+    return bool(count)

@@ -20,6 +20,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
+from conf.schema import Selection
 from trainer.backend import single_update
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
@@ -169,10 +170,10 @@ class StageTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """verl's data, and the stream that draws from them; verl's own cursor lies idle."""
         super()._init_dataloader()
-        own, selection = self.own, json.loads(self.own.selection)
+        own, selection = self.own, Selection.model_validate_json(self.own.selection)
         infos = self.train_dataset.dataframe["extra_info"]
         curriculum = make_curriculum(
-            selection,
+            selection.model_dump(),
             [Prompt(info["id"], info["level"]) for info in infos],
             group_size=own.group_size,
             seed=own.seed,
@@ -183,16 +184,17 @@ class StageTrainer(PPOTrainerSync):
             curriculum,
             Bounds(
                 batch_size=batch_size,
-                in_flight=round(selection["in_flight"] * batch_size),
-                max_age=selection["max_age"],
-                max_draws=round(selection["max_draws"] * batch_size),
+                in_flight=round(selection.in_flight * batch_size),
+                max_age=selection.max_age,
+                max_draws=round(selection.max_draws * batch_size),
+                ahead=batch_size if selection.ahead else 0,
             ),
         )
         self.replay_buffer.follow(
             self.stream,
             self._sample,
             lambda seconds: self.agent_loop_manager.wait_for_groups(seconds),
-            selection["timeout"],
+            selection.timeout,
         )
 
     def prepare_step(self) -> dict:
@@ -246,7 +248,7 @@ class StageTrainer(PPOTrainerSync):
         self.single = (
             not self.own.overlong_filter
             and all(choice.trained == choice.baseline for choice in self.replay_buffer.choices)
-            and single_update.is_single(self.config, batch, policy)
+            and single_update.is_single(self.config, batch)
         )
         if not self.single:
             with narrowed(batch):
@@ -280,12 +282,11 @@ class StageTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch, metrics):
         check_stop(self.stop_file)
-        batch.extra_info[single_update.SINGLE] = self.single
+        batch.extra_info[single_update.SINGLE] = self.global_steps - 1 if self.single else None
         self.config.actor_rollout_ref.actor.calculate_entropy = self.single
         with narrowed(batch, UPDATE):
             batch = super()._update_actor(batch, metrics)
-        if self.single:
-            single_update.told(metrics)
+        if self.single and single_update.told(metrics):
             self._check_probabilities(metrics)
         made = len(batch.keys) // batch.extra_info["mini_batch_size"] * batch.extra_info["epochs"]
         self.stream.ledger.updated(made)

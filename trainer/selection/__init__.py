@@ -62,7 +62,8 @@ def make_curriculum(
         seed: Seed of its draws.
         steps: Training steps of the stage.
     """
-    name = settings["name"]
-    knobs = {knob: value for group in USES[name] for knob, value in settings[group].items()}
-    knobs.pop("updates", None)  # of the trainer, not of the choice
-    return CURRICULA[name](prompts, group_size, seed, steps, **knobs)
+    uses = USES[settings["name"]]
+    knobs = {knob: value for group in uses for knob, value in settings[group].items()}
+    for name in ("updates", "ahead"):  # of the trainer and the stream, not of the choice
+        knobs.pop(name, None)
+    return CURRICULA[settings["name"]](prompts, group_size, seed, steps, **knobs)

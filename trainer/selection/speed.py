@@ -35,9 +35,11 @@ class Speed(Curriculum):
 
     Source:
         Zhang et al. 2025, "SPEED-RL", arXiv:2506.09016 (its third version is reported as
-        withdrawn). Theirs screens the next batch beside the continuation of the last, recomputes
-        the old log-probabilities of what waited, and sizes the mini-batch by N_init: see
-        `selection.updates`. Ours continues a group in the step that screened it.
+        withdrawn). Theirs screens the next batch beside the continuation of the last: see
+        `selection.speed.ahead`; ours does so only if asked to, and else continues a group in the
+        step that screened it, by the same policy. Theirs recomputes the old log-probabilities of
+        what waited, where ours keeps those of the policy that sampled, and sizes the mini-batch by
+        N_init: see `selection.speed.updates`.
     """
 
     def configure(

@@ -35,12 +35,15 @@ class Bounds:
         in_flight: Groups drawn whose fate is not settled, at most.
         max_age: Steps that a surplus group may wait for its turn; 0 drops it with its step.
         max_draws: Prompts that a step draws at most, unless it would have none to train on.
+        ahead: Groups to be drawn for the next step beside what this one samples; they wait for it,
+            so they are an update older and need a `max_age` of 1 or more.
     """
 
     batch_size: int
     in_flight: int
     max_age: int
     max_draws: int
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ class Stream:
         self.ledger.begin(step)
         self.tried, self.kept = self.tried * YIELD_MEMORY, self.kept * YIELD_MEMORY
         self._place_waiting()
-        self._draw()
+        # Once a step, beside what is sampled anyway: a batch that falls short is filled up later.
+        self._draw(self.bounds.ahead if step < self.curriculum.steps else 0)
 
     def orders(self) -> list[Order]:
         """What is to be sampled and was not told before."""
@@ -247,9 +251,9 @@ class Stream:
         while self.waiting and len(self.places) < self.bounds.batch_size:
             self._place(self.waiting.pop(0))
 
-    def _draw(self) -> None:
+    def _draw(self, ahead: int = 0) -> None:
         """Draw as many prompts as the yield of late asks for."""
-        while (count := self._wanted()) > 0:
+        while (count := self._wanted(ahead)) > 0:
             # Those that left in this step too: this policy was asked about them already.
             busy = {
                 group.draw.prompt
@@ -263,10 +267,11 @@ class Stream:
             if not draws:  # every prompt had its turn in this step, or waits
                 return
 
-    def _wanted(self) -> int:
+    def _wanted(self, ahead: int) -> int:
         bounds = self.bounds
         rate = (self.kept + 1) / (self.tried + 1)
-        missing = bounds.batch_size - len(self.places) - rate * len(self.unsettled)
+        there = len(self.places) + len(self.waiting) + rate * len(self.unsettled)
+        missing = bounds.batch_size + ahead - there
         limit = bounds.max_draws
         if not self.places and not self.unsettled:  # better late than none
             limit = max(limit, len(self.curriculum.prompts))

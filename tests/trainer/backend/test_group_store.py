@@ -17,7 +17,7 @@ def row(uid: str, number: int, tokens: int) -> Row:
         response=list(range(5, 5 + tokens)),
         logprobs=[-0.5] * tokens,
         reward=0.25,
-        tag={"status": "success", "seq_len": 2 + tokens},
+        tag={"status": "success", "seq_len": 2 + tokens, "min_global_steps": 4},
     )
 
 
@@ -42,6 +42,7 @@ def test_a_batch_is_what_verls_trainer_reads():
     assert [one.tolist() for one in found["position_ids"].unbind()] == [[0, 1, 2, 3, 4], [0, 1, 2]]
     assert [one.tolist() for one in found["response_mask"].unbind()] == [[1, 1, 1], [1]]
     assert [one.tolist() for one in found["rm_scores"].unbind()] == [[0, 0, 0.25], [0.25]]
+    assert found["policy"].tolist() == [4, 4]
     assert found["rollout_log_probs"].dtype == torch.float32
     assert [one.tolist() for one in found["prompts"].unbind()] == [[1, 2], [1, 2]]
 

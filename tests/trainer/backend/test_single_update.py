@@ -12,7 +12,8 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from trainer.backend.single_update import LARGEST, MEAN, SINGLE, is_single, loss, told
+from trainer.backend.group_store import POLICY
+from trainer.backend.single_update import COUNT, LARGEST, SINGLE, SUM, is_single, loss, told
 
 LENGTHS = [(2, 3), (4, 1), (1, 5)]  # tokens of prompt and response
 
@@ -22,8 +23,8 @@ def jagged(rows, dtype=torch.float32):
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
-def rollouts(single: bool) -> tuple[dict, TensorDict]:
-    """What the model gave for three rollouts, and what the queue holds of them."""
+def rollouts(single: bool, policies=(6, 6, 6)) -> tuple[dict, TensorDict]:
+    """What the model gave for three rollouts, and what the queue holds of them at policy 6."""
     torch.manual_seed(0)
     whole = [-torch.rand(prompt + response) for prompt, response in LENGTHS]
     output = {
@@ -38,11 +39,12 @@ def rollouts(single: bool) -> tuple[dict, TensorDict]:
             "response_mask": jagged([[1] * length for _, length in LENGTHS], torch.int64),
             "advantages": jagged([torch.randn(length) for _, length in LENGTHS]),
             "rollout_log_probs": jagged([-torch.rand(length) for _, length in LENGTHS]),
+            POLICY: torch.tensor(policies),
         },
         batch_size=[3],
     )
     told = {"dp_size": 1, "batch_num_tokens": 9, "global_batch_size": 3}
-    tu.assign_non_tensor(data, **told, **{SINGLE: single})
+    tu.assign_non_tensor(data, **told, **{SINGLE: 6 if single else None})
     return output, data
 
 
@@ -76,18 +78,49 @@ def test_loss_and_gradient_are_verls_with_the_policys_own_log_probabilities(usua
     mask = data["response_mask"].to_padded_tensor(0)
     apart = ((own.exp() - engines.exp()).abs() * mask)[mask.bool()]
     assert metrics[LARGEST].aggregate() == pytest.approx(apart.max().item())
-    assert metrics[MEAN].aggregate() == pytest.approx(apart.mean().item())
+    assert metrics[SUM].aggregate() == pytest.approx(apart.sum().item())
+    assert metrics[COUNT].aggregate() == len(apart) == 9
     of_responses = no_padding_2_padding(entropy, data)[mask.bool()]
     assert metrics["actor/entropy"].aggregate() == pytest.approx(of_responses.mean().item())
     assert metrics["actor/ppo_kl"].aggregate() == 0
 
 
+def test_a_rollout_of_an_older_policy_keeps_the_probabilities_it_was_sampled_with(usual):
+    """As in a step that computes them first and then corrects for age."""
+    output, data = rollouts(single=False, policies=(6, 5, 6))
+    own = no_padding_2_padding(output["log_probs"], data).detach()
+    rows = [row[:length] for row, (_, length) in zip(own, LENGTHS, strict=True)]
+    rows[1] = data["rollout_log_probs"].unbind()[1]
+    data["old_log_probs"] = jagged(rows)
+    output.pop("entropy")
+    expected, _ = loss(usual, model_output=output, data=data)
+    expected.backward()
+
+    single, data = rollouts(single=True, policies=(6, 5, 6))
+    found, metrics = loss(usual, model_output=single, data=data)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item())
+    gradients = [one["log_probs"].grad.values() for one in (output, single)]
+    assert torch.equal(*gradients)
+    engines = data["rollout_log_probs"].to_padded_tensor(0.0)
+    fresh = torch.cat([(own.exp() - engines.exp()).abs()[i, : LENGTHS[i][1]] for i in (0, 2)])
+    assert metrics[COUNT].aggregate() == len(fresh) == 8  # of the others no difference is due
+    assert metrics[SUM].aggregate() == pytest.approx(fresh.sum().item())
+    assert metrics[LARGEST].aggregate() == pytest.approx(fresh.max().item())
+
+
 def test_the_differences_get_the_names_that_other_steps_give_them():
-    metrics = {LARGEST: 0.5, MEAN: 0.1}
-    told(metrics)
+    metrics = {LARGEST: 0.5, SUM: 1.5, COUNT: 3.0}
+    assert told(metrics)
     assert metrics == {
-        "training/rollout_probs_diff_max": 0.5, "training/rollout_probs_diff_mean": 0.1
+        "training/rollout_probs_diff_max": 0.5, "training/rollout_probs_diff_mean": 0.5
     }  # fmt: skip
+
+
+def test_where_no_rollout_is_of_the_present_policy_there_is_no_difference():
+    metrics = {LARGEST: 0.0, SUM: 0.0, COUNT: 0.0}
+    assert not told(metrics)
+    assert metrics == {}
 
 
 def verls(**changed):
@@ -106,13 +139,13 @@ def verls(**changed):
 
 
 def batch(rows=4, **changed):
-    tags = [{"min_global_steps": 6} for _ in range(rows)]
+    tags = [{} for _ in range(rows)]
     tags[-1] |= changed
     return SimpleNamespace(keys=list(range(rows)), tags=tags)
 
 
 def test_a_step_of_one_update_is_known():
-    assert is_single(verls(), batch(), policy=6)
+    assert is_single(verls(), batch())
 
 
 @pytest.mark.parametrize(
@@ -123,8 +156,7 @@ def test_a_step_of_one_update_is_known():
         (verls(actor_rollout_ref__actor__entropy_coeff=0.1), batch()),
         (verls(algorithm__use_kl_in_reward=True), batch()),
         (verls(), batch(is_padding=True)),
-        (verls(), batch(min_global_steps=5)),
     ],
 )
 def test_any_other_step_computes_them_first(config, rows):
-    assert not is_single(config, rows, policy=6)
+    assert not is_single(config, rows)

@@ -27,13 +27,16 @@ def simulate():
         engine=None,
         **knobs,
     ):
-        settings = Selection(name=name, **knobs).model_dump()
+        if name == "speed_ahead":
+            name, knobs["speed"] = "speed", {**knobs.get("speed", {}), "ahead": True}
+        selection = Selection(name=name, **knobs)
         levels = levels if levels is not None else [None] * len(rates)
         prompts = [Prompt(f"p{i}", level) for i, level in enumerate(levels)]
         curriculum = make_curriculum(
-            settings, prompts, group_size=group_size, seed=seed, steps=steps
+            selection.model_dump(), prompts, group_size=group_size, seed=seed, steps=steps
         )
-        bounds = Bounds(batch_size, in_flight * batch_size, max_age, max_draws * batch_size)
+        ahead = batch_size if selection.ahead else 0
+        bounds = Bounds(batch_size, in_flight * batch_size, max_age, max_draws * batch_size, ahead)
         pass_rate = rates if callable(rates) else constant(rates)
         return Simulator(Stream(curriculum, bounds), pass_rate, **(engine or {}))
 

@@ -8,10 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.schema import Selection
-from trainer.selection import Bounds, NothingToTrainOnError, Prompt, Stream, make_curriculum
+from trainer.selection import (
+    Bounds,
+    NothingToTrainOnError,
+    Prompt,
+    Rollout,
+    Stream,
+    make_curriculum,
+)
 from trainer.selection.simulator import Simulator, constant
 
-ALL = ["uniform", "dapo", "speed", "mopps", "speed_mopps", "greso", "e2h", "shuffle_r1"]
+ALL = [
+    "uniform",
+    "dapo",
+    "speed",
+    "mopps",
+    "speed_mopps",
+    "greso",
+    "e2h",
+    "shuffle_r1",
+    "speed_ahead",
+]
 LEVELS = [i % 5 for i in range(2000)]
 
 
@@ -25,10 +42,12 @@ def decisions(simulator, count):
 
 
 def small(name, rates, *, order_seed=0, batch_size=4, max_age=1, seed=0, **engine):
-    values = Selection(name=name, speed={"screening": 2}).model_dump()
+    ahead = batch_size if name == "speed_ahead" and max_age else 0
+    values = Selection(name=name.removesuffix("_ahead"), speed={"screening": 2}).model_dump()
     prompts = [Prompt(f"p{i}", i % 3) for i in range(len(rates))]
     curriculum = make_curriculum(values, prompts, group_size=4, seed=seed, steps=20)
-    stream = Stream(curriculum, Bounds(batch_size, 4 * batch_size, max_age, 16 * batch_size))
+    bounds = Bounds(batch_size, 4 * batch_size, max_age, 16 * batch_size, ahead)
+    stream = Stream(curriculum, bounds)
     return Simulator(stream, constant(rates), order_seed=order_seed, **engine)
 
 
@@ -288,3 +307,57 @@ def test_tokens_of_all_that_was_sampled_are_counted(simulate, mixed):
         trained = [group["tokens"] for group in groups if group["fate"] == "trained"]
         assert record["tokens/trained"] == sum(trained)
         assert record["rollouts"] == sum(group["rollouts"] for group in groups)
+
+
+def contrast(order, policy):
+    """What comes back of an order of which half is right."""
+    return [Rollout(float(i % 2), float(i % 2), 1, policy) for i in range(order.count)]
+
+
+def test_screened_ahead_a_step_asks_the_engine_once_and_trains_what_the_last_one_screened(simulate):
+    """As published: the next step's screening goes with this step's continuation."""
+    stream = simulate("speed_ahead", [0.5] * 200, speed={"screening": 4}, steps=4).stream
+    asked, trained = [], []
+    for step in range(1, 5):
+        stream.begin(step)
+        rounds = []
+        while not stream.ready:
+            orders = stream.orders()
+            rounds.append([(order.group.number, order.first, order.count) for order in orders])
+            for order in orders:
+                stream.graded(order.group.uid, contrast(order, step - 1))
+        asked.append(rounds)
+        choices = stream.take()
+        trained.append([choice.group.number for choice in choices])
+        policies = {rollout.policy for choice in choices for rollout in choice.group.rollouts}
+        assert policies == ({0} if step == 1 else {step - 2, step - 1})
+    first, second, third, last = asked
+    screened = [(number, 0, 4) for number in range(16)]
+    continued = [(number, 4, 4) for number in range(8)]
+    assert first == [screened, continued]  # nothing was screened before the first step
+    for rounds, start in ((second, 8), (third, 16)):
+        goes_on = [(start + i, 4, 4) for i in range(8)]
+        assert rounds == [goes_on + [(start + 8 + i, 0, 4) for i in range(8)]]
+    assert last == [[(24 + i, 4, 4) for i in range(8)]]  # there is no step to screen for
+    assert trained == [list(range(start, start + 8)) for start in (0, 8, 16, 24)]
+
+
+def test_screened_ahead_in_vain_a_step_is_filled_up_by_prompts_of_its_own(simulate, mixed):
+    """Half of the prompts teach nothing: what falls short is screened in the step itself."""
+    run = simulate("speed_ahead", mixed, group_size=16, steps=60)
+    ages, orders = [], 0
+    for choices, record, _ in run.steps(60):
+        assert record["selection/short"] == 0
+        ages += [run.stream.step - choice.group.step for choice in choices]
+        orders += record["selection/screened"]
+    assert set(ages) == {0, 1} and np.mean(ages) > 0.5  # most were screened ahead
+    # Ahead or not, a trained group costs as many screenings.
+    apart = simulate("speed", mixed, group_size=16, steps=60)
+    usual = sum(record["selection/screened"] for _, record, _ in apart.steps(60))
+    assert orders == pytest.approx(usual, rel=0.1)
+
+
+def test_ahead_needs_an_age():
+    found = Selection(name="speed", max_age=0, speed={"ahead": True}).fault(8, 4, 4)
+    assert "hint: set selection.max_age=1" in found
+    assert not Selection(name="uniform", max_age=0, speed={"ahead": True}).fault(8, 4, 4)
