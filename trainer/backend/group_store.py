@@ -18,6 +18,18 @@ from tensordict import NonTensorStack, TensorDict
 
 PARTITION = "train"
 POLICY = "policy"  # column: step of the weights that a rollout was sampled with
+COLUMNS = (
+    "uid",
+    POLICY,
+    "prompts",
+    "responses",
+    "input_ids",
+    "position_ids",
+    "response_mask",
+    "loss_mask",
+    "rollout_log_probs",
+    "rm_scores",
+)
 TOGETHER = 0.25  # seconds that a group which is ready waits for others, at most
 
 

@@ -33,6 +33,8 @@ class PromptReplayBuffer(ReplayBuffer):
         super().__init__(**settings)
         self.stop_file = Path(self.sampler_kwargs["stop_file"])
         self.choices: list[Choice] = []
+        self.kept: frozenset[str] = frozenset()
+        self.put_off: list[str] = []  # dropped while they were kept
 
     def follow(
         self,
@@ -113,8 +115,7 @@ class PromptReplayBuffer(ReplayBuffer):
         done = [key for key in tags if key.split("_")[0] in taken and key not in chosen]
         self._forget(self.stream.released, tags)
         self.stream.released.clear()
-        if done:
-            tq.kv_clear(keys=done, partition_id=PARTITION)
+        self.drop(done)
         return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=[tags[key] for key in keys])
 
     def _forget(self, uids: Iterable[str], tags: dict[str, dict]) -> None:
@@ -122,9 +123,26 @@ class PromptReplayBuffer(ReplayBuffer):
         uids = set(uids)
         if not uids:
             return
-        gone = [key for key in tags if key.split("_")[0] in uids and key not in self.asked]
+        self.drop([key for key in tags if key.split("_")[0] in uids and key not in self.asked])
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Take rollouts out of the queue; those that are kept, once they no longer are."""
+        self.put_off += [key for key in keys if key.split("_")[0] in self.kept]
+        gone = [key for key in keys if key.split("_")[0] not in self.kept]
         if gone:
             tq.kv_clear(keys=gone, partition_id=PARTITION)
+
+    def keep(self, uids: Iterable[str]) -> None:
+        """Keep the rollouts of these groups in the queue until the next call.
+
+        They are a part of the state after the last whole step. To fetch them at the end of each
+        would cost as much as to put them, and only a stop asks for them.
+        """
+        self.kept = frozenset(uids)
+        if self.put_off:
+            there = tags_in_queue()
+            put_off, self.put_off = self.put_off, []
+            self.drop([key for key in dict.fromkeys(put_off) if key in there])
 
 
 def tags_in_queue() -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ A row is one rollout with its tokens, its log-probabilities and its advantage; i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from trainer.backend.group_store import POLICY
+from trainer.backend.group_store import COLUMNS, POLICY
 from trainer.backend.replay_buffer import PARTITION, rows, tags_in_queue
 from trainer.selection import Choice, Stream
 
@@ -49,13 +49,18 @@ def narrowed(batch: KVBatchMeta, others: Sequence[str] = ()) -> Iterator[None]:
         batch.fields = before
 
 
-def waiting_rows(stream: Stream) -> dict[str, Any] | None:
-    """Rollouts of the groups that wait for the next step, with their keys; None if none do."""
-    keys = [key for group in stream.waiting for key in rows(group.uid, range(len(group.rollouts)))]
+def waiting(stream: Stream) -> dict[str, int]:
+    """Uid of each group that waits for the next step, and how many rollouts it has."""
+    return {group.uid: len(group.rollouts) for group in stream.waiting}
+
+
+def waiting_rows(groups: Mapping[str, int]) -> dict[str, Any] | None:
+    """Rollouts of the groups that `waiting` named, as they were sampled; None if there are none."""
+    keys = [key for uid, count in groups.items() for key in rows(uid, range(count))]
     if not keys:
         return None
     tags = tags_in_queue()
-    fields = tq.kv_batch_get(keys=keys, partition_id=PARTITION)
+    fields = tq.kv_batch_get(keys=keys, partition_id=PARTITION, select_fields=list(COLUMNS))
     return {"keys": keys, "tags": [tags[key] for key in keys], "fields": fields}
 
 
@@ -133,12 +138,15 @@ def without_padding(batch: KVBatchMeta) -> dict[str, dict[str, Any]]:
     }
 
 
-def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:
+def only_trained(
+    batch: KVBatchMeta, choices: Sequence[Choice], drop: Callable[[Sequence[str]], None]
+) -> KVBatchMeta:
     """The rows that train, those that train several times as copies; the others leave the queue.
 
     Args:
         batch: All rows with a say in the advantages, which they have.
         choices: What of each group trains.
+        drop: Takes rows out of the queue.
     """
     tags = dict(zip(batch.keys, batch.tags, strict=True))
     times = Counter(key for choice in choices for key in rows(choice.group.uid, choice.trained))
@@ -151,9 +159,7 @@ def only_trained(batch: KVBatchMeta, choices: Sequence[Choice]) -> KVBatchMeta:
         tq.kv_batch_put(keys=named, partition_id=PARTITION, fields=data, tags=copied)
         tags |= dict(zip(named, copied, strict=True))
         keys += named
-    gone = [key for key in batch.keys if key not in times]
-    if gone:
-        tq.kv_clear(keys=gone, partition_id=PARTITION)
+    drop([key for key in batch.keys if key not in times])
     return KVBatchMeta(
         partition_id=PARTITION,
         keys=keys,

@@ -41,6 +41,7 @@ from trainer.backend.rows import (
     narrowed,
     only_trained,
     restore,
+    waiting,
     waiting_rows,
     without_padding,
 )
@@ -85,7 +86,7 @@ class StageTrainer(PPOTrainerSync):
         self.stream.load_state_dict(state["selection"])
 
     def _now(self) -> dict[str, Any]:
-        return {"own": self.state(), "rows": waiting_rows(self.stream)}
+        return {"own": self.state(), "waiting": waiting(self.stream)}
 
     def _load_checkpoint(self) -> None:
         """Resume where verl's tracker says; a stage that begins takes what it is to carry over."""
@@ -106,7 +107,7 @@ class StageTrainer(PPOTrainerSync):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
         after = self.after_step if self.stopping else self._now()
-        torch.save(after["rows"], folder / WAITING)
+        torch.save(waiting_rows(after["waiting"]), folder / WAITING)
         aside = folder / f"{STATE}.part"
         aside.write_text(json.dumps(after["own"]))
         os.replace(aside, folder / STATE)
@@ -275,7 +276,7 @@ class StageTrainer(PPOTrainerSync):
         self.filtered_tokens = 0
         choices = self.replay_buffer.choices
         if any(choice.trained != choice.baseline for choice in choices):
-            batch = self._balanced(only_trained(batch, choices), metrics)
+            batch = self._balanced(only_trained(batch, choices, self.replay_buffer.drop), metrics)
         if self.own.overlong_filter:
             self.filtered_tokens = drop_truncated(batch, self.ends)
         return batch
@@ -344,3 +345,4 @@ class StageTrainer(PPOTrainerSync):
         if done:
             self.total_training_steps = done.step
         self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
+        self.replay_buffer.keep(self.after_step["waiting"])

@@ -37,6 +37,7 @@ def puts(monkeypatch) -> list[dict]:
 
 def test_a_batch_is_what_verls_trainer_reads():
     found = columns([row("a", 0, 3), row("b", 1, 1)])
+    assert set(found.keys()) == set(group_store.COLUMNS)
     assert list(found["uid"]) == ["a", "b"]
     assert [one.tolist() for one in found["input_ids"].unbind()] == [[1, 2, 5, 6, 7], [1, 2, 5]]
     assert [one.tolist() for one in found["position_ids"].unbind()] == [[0, 1, 2, 3, 4], [0, 1, 2]]

@@ -10,8 +10,9 @@ from tensordict import TensorDict
 
 from conf.schema import Selection
 from trainer.backend import replay_buffer as module
+from trainer.backend import rows as rows_module
 from trainer.backend.replay_buffer import PARTITION, PromptReplayBuffer
-from trainer.backend.rows import correct_for_age, only_trained, restore, waiting_rows
+from trainer.backend.rows import correct_for_age, only_trained, restore, waiting, waiting_rows
 from trainer.backend.stop import StopRequestedError
 from trainer.selection import Bounds, NothingToTrainOnError, Prompt, Stream, make_curriculum
 
@@ -84,6 +85,7 @@ class Engine:
 @pytest.fixture
 def follow(monkeypatch, tmp_path):
     """Builds (queue, engine, stream, buffer) for a selection of 40 prompts."""
+    monkeypatch.setattr(rows_module, "COLUMNS", ("rollout_log_probs",))  # all that `Engine` gives
 
     def build(name, outcome, *, batch_size=4, group_size=4, timeout=60.0, max_age=1, **knobs):
         queue = Queue(monkeypatch)
@@ -212,7 +214,7 @@ def test_rollouts_of_waiting_groups_survive_a_checkpoint(follow, tmp_path):
     buffer.begin(1)
     _batch, _ = buffer.sample(1, "train", 4)
     assert stream.waiting
-    torch.save(waiting_rows(stream), tmp_path / "waiting.pt")
+    torch.save(waiting_rows(waiting(stream)), tmp_path / "waiting.pt")
     before = dict(queue.fields)
     keys = [key for g in stream.waiting for key in module.rows(g.uid, range(2))]
     queue.tags.clear(), queue.fields.clear()
@@ -222,9 +224,40 @@ def test_rollouts_of_waiting_groups_survive_a_checkpoint(follow, tmp_path):
         assert torch.equal(queue.fields[key]["rollout_log_probs"], before[key]["rollout_log_probs"])
 
 
+def test_a_stop_within_a_step_finds_the_rollouts_that_waited_before_it(follow):
+    """They train, or are dropped, in the step; the state after the one before still has them."""
+    queue, _, stream, buffer = follow(
+        "speed", half, speed={"screening": 2, "rows": "continuation"}, group_size=6
+    )
+    stream.tried = 5.0
+    buffer.begin(1)
+    batch, _ = buffer.sample(1, "train", 4)
+    before = waiting(stream)
+    expected = waiting_rows(before)
+    buffer.keep(before)
+    queue.kv_clear(batch.keys, PARTITION)  # as verl does after a step
+    buffer.begin(2)
+    batch, _ = buffer.sample(2, "train", 4)
+    batch = only_trained(batch, buffer.choices, buffer.drop)
+    trained = {key.split("_")[0] for key in batch.keys}
+    assert trained & set(before)  # by their continuations: their screenings have been dropped
+    found = waiting_rows(before)
+    assert found["keys"] == expected["keys"]
+    assert [r.tolist() for r in found["fields"]["rollout_log_probs"].unbind()] == [
+        r.tolist() for r in expected["fields"]["rollout_log_probs"].unbind()
+    ]
+    buffer.keep(waiting(stream))  # the step is whole
+    left = {key for key in queue.tags if "_" in key}
+    queue.kv_clear(batch.keys, PARTITION)
+    still = {
+        key for uid, count in waiting(stream).items() for key in module.rows(uid, range(count))
+    }
+    assert left == set(batch.keys) | still
+
+
 def test_without_waiting_groups_a_checkpoint_holds_none(follow, tmp_path):
     queue, _, stream, _ = follow("uniform", half)
-    torch.save(waiting_rows(stream), tmp_path / "waiting.pt")
+    torch.save(waiting_rows(waiting(stream)), tmp_path / "waiting.pt")
     restore(tmp_path / "waiting.pt")
     assert queue.tags == {}
 
@@ -266,7 +299,7 @@ def test_rows_that_train_twice_are_copied_and_those_that_do_not_leave_the_queue(
     buffer.begin(1)
     batch, _ = buffer.sample(1, "train", 4)
     assert len(batch.keys) == 4 * 4
-    trained = only_trained(batch, buffer.choices)
+    trained = only_trained(batch, buffer.choices, buffer.drop)
     wanted = [
         f"{choice.group.uid}_{number}" for choice in buffer.choices for number in choice.trained
     ]
