@@ -24,6 +24,7 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -91,12 +92,13 @@ class _Fork:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def wait(self, timeout: float = float("inf")) -> int:
-        deadline = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > deadline:
+    def wait(self, timeout: float | None = None) -> int:
+        if self.poll() is None:
+            ended = os.pidfd_open(self.pid)
+            select.select([ended], [], [], timeout)
+            os.close(ended)
+            if self.poll() is None:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
-            time.sleep(0.02)
         return self.returncode
 
     def terminate(self) -> None:
@@ -159,7 +161,8 @@ class Guard:
             if time.monotonic() - looked > (LOOK if now == changed else LOOK_AGAIN):
                 looked, changed = time.monotonic(), now
                 self._look()
-            time.sleep(POLL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL)
         if self.told_to_stop:
             self._wind_down(child)
         self._look()

@@ -186,7 +186,8 @@ def _watch(
                 f"hint: {stacks} says where each process stood, {log} what came before; "
                 "a slow machine needs a larger hardware.stall_timeout"
             )
-        time.sleep(POLL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            guard.wait(POLL)
 
 
 def _stop(guard: subprocess.Popen | Forked, seconds: float) -> None:

@@ -5,6 +5,7 @@ started this.
 """
 
 import json
+import os
 import re
 import sys
 import traceback
@@ -105,12 +106,15 @@ def root_cause(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, text
 
 
-def run(folder: Path, python: str | None) -> None:
+def run(folder: Path, python: str | None) -> bool:
     """Run the stage whose settings stand in `folder`.
 
     Args:
         folder: The stage's; its settings.json holds what `settings` gave.
         python: Command that starts the Python of Ray's workers; None: Ray's own way.
+
+    Returns:
+        Whether Ray was started for this stage alone, and not joined.
     """
     try:
         values = json.loads((folder / "settings.json").read_text())["verl"]
@@ -123,6 +127,8 @@ def run(folder: Path, python: str | None) -> None:
         )
         start_ray(config, python)
         StageRunner().run(config)
+        joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
+        return not joined
     except StopRequestedError:
         print("stopped: it was asked for", flush=True)
         sys.exit(STOPPED)
