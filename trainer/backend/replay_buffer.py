@@ -126,10 +126,10 @@ class PromptReplayBuffer(ReplayBuffer):
         self.drop([key for key in tags if key.split("_")[0] in uids and key not in self.asked])
 
     def drop(self, keys: Sequence[str]) -> None:
-        """Take rollouts out of the queue; those that are kept, once they no longer are."""
-        self.put_off += [key for key in keys if key.split("_")[0] in self.kept]
-        gone = [key for key in keys if key.split("_")[0] not in self.kept]
-        if gone:
+        """Take rollouts and words out of the queue; kept rollouts, once they no longer are."""
+        later = {key for key in keys if "_" in key and key.split("_")[0] in self.kept}
+        self.put_off += later
+        if gone := [key for key in keys if key not in later]:
             tq.kv_clear(keys=gone, partition_id=PARTITION)
 
     def keep(self, uids: Iterable[str]) -> None:
@@ -142,7 +142,7 @@ class PromptReplayBuffer(ReplayBuffer):
         if self.put_off:
             there = tags_in_queue()
             put_off, self.put_off = self.put_off, []
-            self.drop([key for key in dict.fromkeys(put_off) if key in there])
+            self.drop([key for key in put_off if key in there])
 
 
 def tags_in_queue() -> dict[str, dict[str, Any]]:
