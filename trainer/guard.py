@@ -57,9 +57,12 @@ def _die_with_guard() -> None:
 
 def descendants() -> list[psutil.Process]:
     """Every living process below this one."""
-    return [
-        p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since they were listed
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def end_all(timeout: float = 5.0) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer import process, standby
+from trainer import guard, process, standby
 from trainer.process import StalledError, how_it_ended, run_guarded
 
 ROOT = Path(__file__).parents[2]
@@ -383,3 +383,13 @@ def test_a_fork_is_as_nice_as_the_process_that_asked_for_it(programs, tmp_path):
         timeout=60,
     )
     assert int((tmp_path / "pid").read_text()) == os.nice(0) + 3
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_none_of_the_living(monkeypatch):
+    read = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(read, stdin=subprocess.PIPE) as lives:
+        listed = [psutil.Process(lives.pid)]
+        with subprocess.Popen([sys.executable, "-c", ""]) as ends:
+            listed.append(psutil.Process(ends.pid))
+        monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: listed)
+        assert [one.pid for one in guard.descendants()] == [lives.pid]
