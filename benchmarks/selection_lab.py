@@ -42,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 ARMS = {
     "RLOO": ("method=rloo", "selection=uniform"),
     "SPEED-RLOO": ("method=rloo", "selection=speed"),
+    "SPEED-RLOO, a step ahead": ("method=rloo", "selection=speed_ahead"),
     "SPEED-RLOO as published": ("method=rloo", "selection=speed_as_published"),
     "SPEED+MoPPS-RLOO": ("method=rloo", "selection=speed_mopps"),
     "GRPO": ("method=grpo", "selection=uniform"),
