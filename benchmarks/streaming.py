@@ -1,6 +1,6 @@
 """What choosing prompts online costs where there is nothing to choose: every group qualifies.
 
-    python -m benchmarks.streaming                  # 5 minutes; writes results/streaming.*
+    python -m benchmarks.streaming                  # 8 minutes; writes results/streaming.*
 
 Uniform sampling, DAPO's dynamic sampling and SPEED in turns, on the same work as `benchmarks.step`.
 Seconds of a step for each group that it trained; ratios to uniform sampling within a round, and

@@ -155,7 +155,6 @@ class Selection(Knobs):
             )
         if screens and self.speed.updates == "as_published" and self.speed.rows != "all":
             return "as published SPEED trains on all rows\n\nhint: set selection.speed.rows=all"
-
         if screens and self.speed.ahead and not self.max_age:
             return (
                 "prompts that are screened a step ahead wait for it, and max_age is 0\n\n"

@@ -71,6 +71,7 @@ DEATHS = {
     "the trainer": 1,
     "the trainer worker": 1,
     "the rollout server": 1,
+    "the agent loop": 1,
     "Ray's raylet": 1,
     "Ray's GCS server": 1,
     "the guard": 1,

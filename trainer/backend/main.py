@@ -27,7 +27,8 @@ def warm_python() -> str | None:
 def leave() -> None:
     """End at once, with success: to take Ray down process by process lasts longer than a step.
 
-    The guard ends all of it, as it does after a kill.
+    The guard ends all of it, as it does after a kill. Not on a GPU, whose memory must be free again
+    before the next stage asks for it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -39,5 +40,5 @@ if __name__ == "__main__":
 
     from trainer.backend.run import run
 
-    if run(Path(sys.argv[1]), python):
+    if run(Path(sys.argv[1]), python) and python:
         leave()

@@ -114,7 +114,8 @@ class TorchServer:
         ]
         self.waiting += [request for group in asked for request in group]
         self.arrived.set()
-        return [await asyncio.gather(*(one.answer for one in group)) for group in asked]
+        answers = (asyncio.gather(*(one.answer for one in group)) for group in asked)
+        return await asyncio.gather(*answers)
 
     async def update_weights(
         self, state: dict[str, torch.Tensor], global_steps: int | None = None

@@ -82,11 +82,11 @@ class Submission:
 
     async def _sent(self, name: str, asked, requests: list[_Request]) -> None:
         try:
-            answers = await asked
+            answered = list(zip(requests, await asked, strict=True))
         except Exception as error:
             _fail(requests, error)
         else:
-            for request, answer in zip(requests, answers, strict=True):
+            for request, answer in answered:
                 request.answer.set_result(answer)
         finally:
             self.router.release_servers.remote([name] * len(requests))

@@ -98,10 +98,12 @@ def test_of_an_engine_of_single_rollouts_each_group_comes_back_by_itself():
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-@pytest.mark.parametrize("broken", ["engine", "router"])
+@pytest.mark.parametrize("broken", ["engine", "router", "answer"])
 def test_who_waits_hears_of_a_failure(broken):
     class Broken(Whole):
         def generate_groups(self, groups, params):
+            if broken == "answer":
+                return [[0]]  # of two groups
             raise RuntimeError("no memory")
 
     async def main():
@@ -115,7 +117,8 @@ def test_who_waits_hears_of_a_failure(broken):
             together.router = Remote(router)
         asked = [together.ask(uid, [1], [0], PARAMS) for uid in "ab"]
         found = await asyncio.gather(*asked, return_exceptions=True)
-        assert [str(error) for error in found] == ["no memory"] * 2
+        said = "shorter" if broken == "answer" else "no memory"
+        assert all(said in str(error) for error in found)
         await asyncio.sleep(0.01)
         assert router.busy == {"e0": 0}
 
