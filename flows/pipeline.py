@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
-    return run(pipeline, arguments)
+    return run(pipeline, arguments, trains=True)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from flows import temporary_server
 from flows.steps import settings_of
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
+from tasks.generations import environment
 from tasks.prompt_lengths import load_tokenizers
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError
+from trainer.process import StalledError, stand_by
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (
@@ -41,6 +42,7 @@ def run(
     given: tuple[str, str] = ("experiment", "lab/fastcurl"),
     check: Callable[[str, list[str]], Any] = settings_of,
     knobs: type[BaseModel] = Experiment,
+    trains: bool = False,
 ) -> int:
     """Run a flow; what is none of its parameters is a setting of the experiment.
 
@@ -52,6 +54,7 @@ def run(
         given: What the settings are settings of, and which one by default.
         check: Refuses settings that cannot be used, from that name and the overrides.
         knobs: What the settings are settings of.
+        trains: Where nothing was made yet, the flow will train and sample.
 
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted, 143 told to end by SIGTERM.
@@ -67,15 +70,18 @@ def run(
             parameters[key] = _value(value)
         else:
             overrides.append(argument)
-    temporary_server.keep()
     told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
         settings = check(parameters[given[0]], overrides)
-        if _begins(settings):
-            Thread(target=load_tokenizers).start()  # while Prefect's server starts
+        temporary_server.begin()
+        if _begins(settings):  # while it starts
+            if trains and settings.hardware.device == "cpu":
+                stand_by(environment(settings, 0))
+            Thread(target=load_tokenizers).start()
+        temporary_server.wait()
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -4,11 +4,7 @@ Of these, verl and our own modules import most; by name here stands what brings 
 Neither Ray nor what imports it may be among them: a worker's Ray must find its environment.
 """
 
-import datasets  # noqa: F401
-import peft  # noqa: F401
-import tensordict  # noqa: F401
-import torch.distributed.fsdp
-import torch.distributed.tensor  # noqa: F401
+import torch  # noqa: F401
 
 from trainer.lean import without_sklearn
 

@@ -30,6 +30,7 @@ STARTS = 120.0  # seconds that it may take to import and fork, before Python is 
 LOOK = 1.0  # seconds between looks whether the pipeline's process is there
 # What Python, torch and transformers look at once, when they are loaded.
 READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
+SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"  # as it is imported, in the pipeline's process, too
 
 
 @cache
@@ -165,12 +166,16 @@ class Standby:
 
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_ONCE) and name != SET_BY_TORCH
+    }
 
 
 def serve(control: socket.socket) -> None:
     """Fork for each request, until the other side is gone. In a fork it leaves by `SystemExit`."""
-    import trainer.heavy  # noqa: F401
+    import trainer.heavy
 
     ready_to_fork()
     parent = os.getppid()
@@ -188,6 +193,10 @@ def serve(control: socket.socket) -> None:
             _run(json.loads(text), files, told)
         for file in files:
             os.close(file)
+        if "trainer.heavy_for_stages" not in sys.modules:  # what was asked for first has begun
+            import trainer.heavy_for_stages  # noqa: F401
+
+            ready_to_fork()
 
 
 def _run(request: dict, files: list[int], told: socket.socket) -> None:

@@ -6,8 +6,9 @@ stands by, and each further Python program is a fork of it, which shares its mem
 once.
 
 A fork keeps what libraries read at import: environment variables that are looked at once
-(`HF_HUB_OFFLINE`) must be the same for all, and what differs by process (Ray reads its job's name
-when it is loaded) may not be imported before. A process that has touched a GPU can't be forked.
+(`HF_HUB_OFFLINE`) must be the same for all. What is known only to the programs (Ray's library reads
+its raylet's number when it is loaded) may be imported when the first of them is asked for, as it
+would. A process that has touched a GPU can't be forked.
 
 As a script it is what Ray calls in place of Python (`py_executable`), one line, no packages:
 
@@ -21,16 +22,20 @@ import array
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
 import signal
 import socket
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 LONGEST = 2**20  # bytes of a request: an environment and a command line
 STANDARD = (0, 1, 2)
+SAME = ("RAY_RAYLET_PID", "RAY_JOB_ID")  # what Ray's library reads when it is loaded
 MARK = "RAY_TMPDIR"  # a guard's scratch folder, in the environment of all that it answers for
 
 
@@ -69,7 +74,7 @@ class _Shown:
 SHOWN = _Shown()  # at import: a fork must know what its first ancestor was started with
 
 
-def stand_by(path: Path) -> str:
+def stand_by(path: Path, then: Sequence[str] = ()) -> str:
     """Fork a copy of this process that stands by to become other programs; it ends with this one.
 
     To be called at the end of a program's imports, before it starts a thread, and outside of any
@@ -77,6 +82,8 @@ def stand_by(path: Path) -> str:
 
     Args:
         path: Where it listens: a socket, 107 characters at most.
+        then: Modules that it imports in the environment of the first program that it is asked for:
+            what can be shared among programs of the same `SAME` alone.
 
     Returns:
         The command that starts a Python program by it, `PROGRAM ARGUMENTS...` to be added.
@@ -88,7 +95,7 @@ def stand_by(path: Path) -> str:
     if os.fork() == 0:
         _end_with(parent)
         SHOWN.show(sys.executable, "-m", "trainer.warm", str(path))
-        _serve(listener)
+        _serve(listener, then)
     listener.close()
     return f"{sys.executable} -I -S {Path(__file__).resolve()} {path}"
 
@@ -99,9 +106,10 @@ def _end_with(parent: int) -> None:
         os._exit(0)
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(listener: socket.socket, then: Sequence[str]) -> None:
     """Fork for each request. Leaves only in a fork, by its program's end."""
     ready_to_fork()
+    imported_for = None
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -109,13 +117,31 @@ def _serve(listener: socket.socket) -> None:
                 request, files = _receive(connection)
             except (OSError, ValueError):  # whoever asked is gone
                 continue
+            if then and imported_for is None:
+                imported_for = _same(request)
+                _import(then, request["environment"])
             if os.fork() == 0:
                 listener.close()
                 connection.close()
                 SHOWN.restore()
-                become(request, files)
+                become(request, files, afresh=imported_for not in (None, _same(request)))
             for file in files:
                 os.close(file)
+
+
+def _same(request: dict) -> list[str | None]:
+    return [request["environment"].get(name) for name in SAME]
+
+
+def _import(modules: Sequence[str], environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception:  # the program will say the same, to whoever started it
+            traceback.print_exc()
+    ready_to_fork()
 
 
 def ready_to_fork() -> None:
@@ -146,8 +172,13 @@ def receive_with_files(connection: socket.socket) -> tuple[bytes, list[int]]:
     return text, list(files)
 
 
-def become(request: dict, files: list[int]) -> None:
+def become(request: dict, files: list[int], afresh: bool = False) -> None:
     """Run a program, or `-m` a module, as if Python had been started for it. Does not return.
+
+    Args:
+        request: What `ask` sends.
+        files: Standard input, output and error.
+        afresh: Start Python for it indeed: what this fork has imported is not for this program.
 
     Raises:
         SystemExit: the program's end.
@@ -165,6 +196,8 @@ def become(request: dict, files: list[int]) -> None:
     if "oom_score" in request:
         with contextlib.suppress(OSError):  # an ordinary user may only raise it
             Path("/proc/self/oom_score_adj").write_text(request["oom_score"])
+    if afresh:
+        os.execv(sys.executable, [sys.executable, *request["command"]])
     run_as_main(request["command"])
 
 

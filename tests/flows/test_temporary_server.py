@@ -19,7 +19,8 @@ from prefect import flow
 from flows import temporary_server
 
 {more}
-temporary_server.keep()
+temporary_server.begin()
+temporary_server.wait()
 
 
 @flow
@@ -90,3 +91,18 @@ def test_servers_that_all_die_end_the_flow_with_a_hint(started):
     assert process.returncode != 0
     assert "ended with exit code 1 as it started, 3 times" in said and "hint: " in said
     assert time.monotonic() - begun < 60, "it waited for a server that was dead"
+
+
+def test_a_flow_uses_it_and_what_the_flow_starts_does_not(started):
+    more = "import atexit, os\natexit.register(lambda: print('url:', os.getenv('PREFECT_API_URL')))"
+    process = started(more)
+    deadline = time.monotonic() + 60
+    while not (found := servers(process)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "the flow ran" in said, said
+    assert "Completed()" in said and "url: None" in said, said
+    assert said.count("emporary server") == 1, "Prefect started one, too"
+    assert "View at" not in said, "it has no pages"
+    assert psutil.wait_procs(found, timeout=0)[1] == [], "it runs on"

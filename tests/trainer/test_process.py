@@ -344,6 +344,19 @@ def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its
     assert guarded("print('goes on')") == 0
 
 
+def test_what_began_to_stand_by_is_what_a_program_is_forked_of(programs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(programs))
+    given = {"TOKENIZERS_PARALLELISM": f"false{len(process._standing)}"}  # of no other test
+    process.stand_by(given)
+    begun = process._standing[-1]
+    # torch sets it, where the flow imports it meanwhile
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    name = program(programs, "import os, sys; print(os.getppid(), 'torch' in sys.modules)")
+    settings = {"environment": given, "progress": lambda: False, "stall_timeout": 60}
+    assert run_guarded(name, [], log=tmp_path / "log", warm=True, **settings) == 0
+    assert "True" in (tmp_path / "log").read_text() and process._standing[-1] is begun
+
+
 def test_where_the_system_tells_of_no_end_a_program_is_started(programs, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "possible", lambda: False)
     monkeypatch.setenv("PYTHONPATH", str(programs))

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 import numpy, antigravity_free as marker
 from trainer.warm import stand_by
-print(stand_by(Path(sys.argv[1])), flush=True)
+print(stand_by(Path(sys.argv[1]), sys.argv[2:]), flush=True)
 sys.stdin.read()
 """
 PROGRAM = """
@@ -29,6 +29,7 @@ print("said by the program")
 json.dump({
     "arguments": sys.argv,
     "imported": "antigravity_free" in sys.modules,
+    "then": getattr(sys.modules.get("later"), "given", None),
     "main": __name__,
     "folder": os.getcwd(),
     "environment": dict(os.environ),
@@ -44,13 +45,14 @@ os.rename(sys.argv[1] + ".aside", sys.argv[1])
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, request):
     """A process that stands by, and the command that starts a program by it."""
+    (tmp_path / "later.py").write_text("import os; given = os.environ['GIVEN']")
     (tmp_path / "antigravity_free.py").write_text("")
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(
-        [sys.executable, "server.py", str(tmp_path / "warm")],
+        [sys.executable, "server.py", str(tmp_path / "warm"), *getattr(request, "param", [])],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
         stdin=subprocess.PIPE,
@@ -134,6 +136,21 @@ def test_the_one_that_stands_by_shows_what_it_is_and_a_program_its_origin(server
     assert "trainer.warm" in " ".join(standing.cmdline())
     # Ray finds where its workers' names go by what Python was started with.
     assert "server.py" in start(command, tmp_path, "origin")["command"]
+
+
+@pytest.mark.parametrize("server", [["later"]], indirect=True)
+def test_what_reads_its_environment_is_imported_as_the_first_program_would(server, tmp_path):
+    ray = {"RAY_RAYLET_PID": "7", "RAY_JOB_ID": "01"}
+    first, second = (start(server[1], tmp_path, name, **ray) for name in ("one", "two"))
+    assert first["then"] == second["then"] == "one" and second["imported"]
+    other = start(server[1], tmp_path, "three", **ray | {"RAY_RAYLET_PID": "8"})
+    assert not other["imported"] and other["then"] is None, "it has what another's Ray has read"
+
+
+@pytest.mark.parametrize("server", [["no_such_module", "later"]], indirect=True)
+def test_what_can_not_be_imported_is_left_to_the_programs(server, tmp_path):
+    found = start(server[1], tmp_path, "one")
+    assert found["imported"] and found["then"] == "one"
 
 
 def test_where_nobody_listens_python_is_started(tmp_path):

@@ -19,9 +19,11 @@ def warm_python() -> str | None:
     """
     if os.environ.get("VERL_PLATFORM") != "cpu":
         return None
-    import trainer.heavy  # noqa: F401
+    import trainer.heavy
+    import trainer.heavy_for_stages  # noqa: F401
 
-    return stand_by(Path(tempfile.mkdtemp(dir=os.environ.get("RAY_TMPDIR"))) / "warm")
+    listens = Path(tempfile.mkdtemp(dir=os.environ.get("RAY_TMPDIR"))) / "warm"
+    return stand_by(listens, ["trainer.backend.run"])
 
 
 def leave() -> None:
@@ -40,5 +42,5 @@ if __name__ == "__main__":
 
     from trainer.backend.run import run
 
-    if run(Path(sys.argv[1]), python) and python:
+    if run(Path(sys.argv[1]), python):
         leave()

@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 import ray
+import transfer_queue
 from omegaconf import OmegaConf
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.main_ppo import TaskRunnerV1
@@ -37,13 +38,19 @@ class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
     Then the checkpoint is exported here, where torch and transformers are loaded already.
     """
 
-    def run(self, config) -> None:
+    def run(self, config, leaves: bool) -> None:
         """Train and export.
+
+        Args:
+            config: verl's.
+            leaves: This process ends with all that it started, once it is done.
 
         Raises:
             StopRequestedError: it was asked to stop, and has saved its last whole step.
         """
         register(config.algorithm)  # here: verl computes advantages in this process
+        if leaves:
+            _close_after_an_error_only()
         super().run(config)
         verl_folder = Path(config.trainer.default_local_dir)
         export(
@@ -61,6 +68,17 @@ def steps_of(trainer) -> int:
     transition = json.loads(trainer.stagecraft.endings)["transition"]
     ending = ended(records, transition, trainer.total_training_steps)
     return ending.step if ending else trainer.total_training_steps
+
+
+def _close_after_an_error_only() -> None:
+    """Let verl leave a transfer queue open that is done: its storage looks once a second."""
+    close = transfer_queue.close
+
+    def after_an_error() -> None:
+        if sys.exception():
+            close()
+
+    transfer_queue.close = after_an_error
 
 
 def start_ray(config, python: str | None) -> None:
@@ -114,7 +132,7 @@ def run(folder: Path, python: str | None) -> bool:
         python: Command that starts the Python of Ray's workers; None: Ray's own way.
 
     Returns:
-        Whether Ray was started for this stage alone, and not joined.
+        Whether this process may leave at once: all workers are forks, of a Ray that it started.
     """
     try:
         values = json.loads((folder / "settings.json").read_text())["verl"]
@@ -126,9 +144,10 @@ def run(folder: Path, python: str | None) -> bool:
             use_critic=need_critic(config),
         )
         start_ray(config, python)
-        StageRunner().run(config)
         joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
-        return not joined
+        leaves = bool(python) and not joined
+        StageRunner().run(config, leaves)
+        return leaves
     except StopRequestedError:
         print("stopped: it was asked for", flush=True)
         sys.exit(STOPPED)

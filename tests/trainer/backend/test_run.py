@@ -1,10 +1,12 @@
 """What a failed stage says: the first cause, out of Ray's wrapping, and only once."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import ray
 
+from trainer.backend import run
 from trainer.backend.run import root_cause, write_failure
 
 MESSAGE = "found 3 things, needed 4\n\nhint: set knob=4"
@@ -88,3 +90,17 @@ def test_what_the_nearest_process_wrote_is_not_written_over(tmp_path):
     before = path.read_bytes()
     write_failure(path, actor_death("The actor died."))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_queue_is_closed_after_an_error_only(monkeypatch, fails):
+    closed = []
+    monkeypatch.setattr(run.transfer_queue, "close", lambda: closed.append(True))
+    run._close_after_an_error_only()
+    with suppress(RuntimeError):
+        try:  # as verl does
+            if fails:
+                raise RuntimeError("no memory")
+        finally:
+            run.transfer_queue.close()
+    assert closed == [True] * fails
