@@ -5,7 +5,8 @@
 
 Runs an experiment from nothing, and then again. Writes results/overhead-EXPERIMENT.json: seconds of
 the whole, of it outside trainer processes, of each stage from its launch to the end of its first
-step, and of the second run, which must train nothing.
+step, and to the moment that each of its processes is first seen, and of the second run, which must
+train nothing.
 """
 
 import argparse
@@ -31,14 +32,18 @@ TRAINERS = ("trainer.backend.main", "trainer.generate")
 LOOK = 0.1  # seconds between looks at which processes there are
 
 
-def timed(experiment: str, output: Path) -> dict[str, float]:
+def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[float, str]]]:
     """Run a pipeline; seconds of all, and of it with a trainer or sampler process.
+
+    Returns:
+        The seconds; and what was seen when, as Unix time, for each process by each of its names.
 
     Raises:
         RuntimeError: it failed.
     """
     command = [sys.executable, "-m", "flows.pipeline", f"experiment={experiment}"]
     log = output.with_suffix(".log")
+    seen: dict[tuple[int, str], float] = {}
     began = time.monotonic()
     with log.open("a") as file:
         run = subprocess.Popen([*command, f"output={output}"], stdout=file, stderr=file)
@@ -48,9 +53,12 @@ def timed(experiment: str, output: Path) -> dict[str, float]:
             nonlocal inside
             before = time.monotonic()
             while not done.wait(LOOK):
+                names = _below(run.pid)
                 now = time.monotonic()
-                inside += (now - before) * _training(run.pid)
+                inside += (now - before) * any(name in TRAINERS for _, name in names)
                 before = now
+                for each in names:
+                    seen.setdefault(each, time.time())
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -60,36 +68,62 @@ def timed(experiment: str, output: Path) -> dict[str, float]:
         thread.join()
     if code:
         raise RuntimeError(f"{experiment} ended with exit code {code}\n\nhint: {log}")
-    return {
+    took = {
         "seconds": round(seconds, 1),
         "in_trainers_s": round(inside, 1),
         "outside_s": round(seconds - inside, 1),
         "outside_share": round(1 - inside / seconds, 4),
     }
+    return took, [(when, name) for (_, name), when in seen.items()]
 
 
-def _training(pid: int) -> bool:
+def _below(pid: int) -> list[tuple[int, str]]:
+    found = []
     with suppress(psutil.Error):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
-                if any(name in process.cmdline() for name in TRAINERS):
-                    return True
-    return False
+                found.append((process.pid, name_of(process.cmdline())))
+    return found
 
 
-def stages(output: Path) -> list[dict]:
-    """Of each stage the seconds from its launch to the end of its first step."""
+def name_of(command: list[str]) -> str:
+    """What a process is, in a word.
+
+    >>> name_of(["python", "-u", "-m", "trainer.backend.main", "/a/folder"])
+    'trainer.backend.main'
+    >>> name_of(["ray::torch_server_0:TorchServer.__init__"])
+    'TorchServer'
+    >>> name_of(["python", "/ray/dashboard/dashboard.py", "--host=127.0.0.1"])
+    'dashboard.py'
+    """
+    if not command:
+        return ""
+    if command[0].startswith("ray::"):
+        return command[0].split(":")[-1].split(".")[0]
+    if "-m" in command:
+        return command[command.index("-m") + 1]
+    return Path(next((word for word in command if word.endswith(".py")), command[0])).name
+
+
+def stages(output: Path, seen: list[tuple[float, str]]) -> list[dict]:
+    """Of each stage the seconds from its launch to its processes and the end of its first step."""
     found = []
     for folder in stage_folders(output):
         manifest = read_json(folder / MANIFEST)
         attempt, records = manifest["attempts"][0], read_records(folder / "metrics.jsonl")
+        begun, first = attempt["started"], records[0]["time"]
+        launch: dict[str, float] = {}
+        for when, name in sorted(seen):
+            if begun < when < first:
+                launch.setdefault(name, round(when - begun, 1))
         found.append(
             {
                 "stage": manifest["name"],
                 "position": manifest["position"],
-                "launch_s": round(records[0]["time"] - attempt["started"], 1),
+                "launch_s": round(first - begun, 1),
                 "step_s": round(records[-1]["seconds/step"], 2),
-                "wall_s": round(attempt["ended"] - attempt["started"], 1),
+                "wall_s": round(attempt["ended"] - begun, 1),
+                "processes": launch,
             }
         )
     return sorted(found, key=lambda stage: stage["position"])
@@ -104,10 +138,10 @@ def main() -> None:
     name = given.experiment.replace("/", "_")
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         output = Path(folder) / "outputs"
-        first = timed(given.experiment, output)
-        made = stages(output)
+        first, seen = timed(given.experiment, output)
+        made = stages(output, seen)
         attempts = [len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)]
-        again = timed(given.experiment, output)
+        again, _ = timed(given.experiment, output)
         if again["in_trainers_s"] or attempts != [
             len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
         ]:
