@@ -109,7 +109,7 @@ def _end_with(parent: int) -> None:
 def _serve(listener: socket.socket, then: Sequence[str]) -> None:
     """Fork for each request. Leaves only in a fork, by its program's end."""
     ready_to_fork()
-    imported_for = None
+    imported_for, settled = None, {}
     while True:
         connection, _ = listener.accept()
         with connection:
@@ -119,12 +119,15 @@ def _serve(listener: socket.socket, then: Sequence[str]) -> None:
                 continue
             if then and imported_for is None:
                 imported_for = _same(request)
-                _import(then, request["environment"])
+                settled = _import(then, request["environment"])
             if os.fork() == 0:
                 listener.close()
                 connection.close()
                 SHOWN.restore()
-                become(request, files, afresh=imported_for not in (None, _same(request)))
+                if imported_for not in (None, _same(request)):
+                    become(request, files, afresh=True)
+                request["environment"] = {**settled, **request["environment"]}
+                become(request, files)
             for file in files:
                 os.close(file)
 
@@ -133,7 +136,8 @@ def _same(request: dict) -> list[str | None]:
     return [request["environment"].get(name) for name in SAME]
 
 
-def _import(modules: Sequence[str], environment: dict[str, str]) -> None:
+def _import(modules: Sequence[str], environment: dict[str, str]) -> dict[str, str]:
+    """Import in an environment, and give the variables that the modules set."""
     os.environ.clear()
     os.environ.update(environment)
     for module in modules:
@@ -142,6 +146,7 @@ def _import(modules: Sequence[str], environment: dict[str, str]) -> None:
         except Exception:  # the program will say the same, to whoever started it
             traceback.print_exc()
     ready_to_fork()
+    return {name: os.environ[name] for name in os.environ.keys() - environment.keys()}
 
 
 def ready_to_fork() -> None:

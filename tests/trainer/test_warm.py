@@ -47,7 +47,9 @@ os.rename(sys.argv[1] + ".aside", sys.argv[1])
 @pytest.fixture
 def server(tmp_path, request):
     """A process that stands by, and the command that starts a program by it."""
-    (tmp_path / "later.py").write_text("import os; given = os.environ['GIVEN']")
+    (tmp_path / "later.py").write_text(
+        "import os; given = os.environ['GIVEN']; os.environ.setdefault('SETTLED', given)"
+    )
     (tmp_path / "antigravity_free.py").write_text("")
     (tmp_path / "server.py").write_text(SERVER)
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -143,6 +145,8 @@ def test_what_reads_its_environment_is_imported_as_the_first_program_would(serve
     ray = {"RAY_RAYLET_PID": "7", "RAY_JOB_ID": "01"}
     first, second = (start(server[1], tmp_path, name, **ray) for name in ("one", "two"))
     assert first["then"] == second["then"] == "one" and second["imported"]
+    assert second["environment"]["SETTLED"] == "one", "it was imported, and set it, before the fork"
+    assert start(server[1], tmp_path, "own", SETTLED="2", **ray)["environment"]["SETTLED"] == "2"
     other = start(server[1], tmp_path, "three", **ray | {"RAY_RAYLET_PID": "8"})
     assert not other["imported"] and other["then"] is None, "it has what another's Ray has read"
 
