@@ -37,7 +37,7 @@ PARTS = (
     ("Ray's GCS server", r"gcs/gcs_server "),
     ("the trainer worker", r"^ray::WorkerDict"),
     ("the rollout server", r"^ray::TorchServer"),
-    ("the agent loop", r"^ray::AgentLoopWorker"),
+    ("the agent loop", r"^ray::(Agent|Group)LoopWorker"),
     ("the reward worker", r"^ray::RewardLoopWorker"),
     ("the transfer queue", r"^ray::(TransferQueueController|SimpleStorageUnit)"),
     ("an idle Ray worker", r"^ray::IDLE"),
