@@ -63,7 +63,7 @@ def output(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(request):
-    """Begins a table: its file, head and columns. It is written whenever a line is added."""
+    """Begins a table: its file, head, columns and rows. It is written once it has them all."""
     folder = request.config.getoption("--methods-table", None)
     git = ["git", "describe", "--always", "--dirty"]
     facts = {
@@ -73,12 +73,12 @@ def tables(request):
         "commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
     }
 
-    def begin(name: str, head: str, columns: tuple[str, ...]):
+    def begin(name: str, head: str, columns: tuple[str, ...], rows: int):
         lines: list[str] = []
 
         def add(*cells: object) -> None:
             lines.append("| " + " | ".join(map(str, cells)) + " |\n")
-            if folder:
+            if folder and len(lines) == 2 + rows:
                 (Path(folder) / name).write_text(head.format(**facts) + "".join(lines))
 
         add(*columns)
@@ -90,12 +90,12 @@ def tables(request):
 
 @pytest.fixture(scope="module")
 def table(tables):
-    return tables("methods.md", HEAD, COLUMNS)
+    return tables("methods.md", HEAD, COLUMNS, len(METHODS) + len(RECIPES))
 
 
 @pytest.fixture(scope="module")
 def selections(tables):
-    return tables("selections.md", SELECTIONS_HEAD, SELECTION_COLUMNS)
+    return tables("selections.md", SELECTIONS_HEAD, SELECTION_COLUMNS, len(SELECTIONS))
 
 
 def run(output: Path, *overrides: str, stages: int, steps: int) -> tuple[list[Path], str, float]:
