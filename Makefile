@@ -22,7 +22,7 @@ export VENV PYTHON
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: environment ## train and score FastCuRL's four stages in miniature, no GPU (6 minutes)
+demo: environment ## train and score FastCuRL's four stages in miniature, no GPU (5 minutes)
 	@$(bin)/python -m flows.pipeline experiment=lab/fastcurl $(RUN)
 
 test: lint ## format, lint and every test that needs no GPU
