@@ -83,7 +83,7 @@ def _below(pid: int) -> list[tuple[int, str]]:
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
                 found.append((process.pid, name_of(process.cmdline())))
-    return found
+    return [each for each in found if each[1]]  # a process that ends has no command line
 
 
 def name_of(command: list[str]) -> str:
