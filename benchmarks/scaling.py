@@ -1,6 +1,6 @@
 """How the time and memory of a step grow with the number of rollouts and with their length.
 
-    python -m benchmarks.scaling            # 5 minutes; writes results/scaling.json and scaling.md
+    python -m benchmarks.scaling            # 15 minutes; writes results/scaling.json and scaling.md
 
 Ours on verl beside the plain loop, which has the same model and so the same attention: its cost per
 token grows with the length. What grows beyond that is ours. The exponent is the slope of log
