@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from conf.schema import Experiment
 from conf.schema.study import Arm, Study
-from tasks.comparison import ArmRun, compare
+from tasks.arm_runs import ArmRun
+from tasks.comparison import compare
 from tasks.sharing import sharing
 from tasks.study_report import write_study_report
 

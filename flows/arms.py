@@ -15,6 +15,7 @@ from conf.studies import Run
 from flows import steps
 from flows.pipeline import pipeline
 from tasks import comparison
+from tasks.arm_runs import ArmRun
 from tasks.artifacts import digest_of
 from tasks.comparison import StudyIncompleteError
 from tasks.labels import flat, lineage_tags
@@ -172,9 +173,7 @@ def compare(
     return str(written.html)
 
 
-def _gathered(
-    run: Run, failures: dict[str, str], tracker: Tracker, parent: str
-) -> comparison.ArmRun:
+def _gathered(run: Run, failures: dict[str, str], tracker: Tracker, parent: str) -> ArmRun:
     """What a run left on disk, and why it is not all there."""
     output = Path(run.settings.output).absolute()
     work = steps.Session(run.settings, output, run.command, tracker, parent)
@@ -186,7 +185,7 @@ def _gathered(
         stages, evaluations = steps.there(work, given)
     except ValueError as error:
         failure = failure or str(error)
-    return comparison.ArmRun(
+    return ArmRun(
         run.arm.name, run.seed, run.settings, run.command, stages, evaluations, failure,
         known,
     )  # fmt: skip

@@ -21,9 +21,9 @@ from prefect.logging import get_logger
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     get_current_settings,
 )
+from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS as PATIENCE
 
 from trainer.process import how_it_ended, under_guard, with_our_modules
 
@@ -71,7 +71,7 @@ class TemporaryServer:
         Raises:
             RuntimeError: too many died, or it takes too long.
         """
-        deadline = time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+        deadline = time.monotonic() + PATIENCE.value()
         died = 0
         with httpx.Client() as client:
             while not self._answers(client):
@@ -83,7 +83,9 @@ class TemporaryServer:
                         raise RuntimeError(f"{NAME} {said} as it started, {died} times{HINT}")
                     self._begin()
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"{NAME} does not answer at {self.url}{HINT}")
+                    raise RuntimeError(
+                        f"{NAME} does not answer at {self.url}{HINT}, or raise {PATIENCE.name}"
+                    )
                 time.sleep(POLL)
         return self.url
 

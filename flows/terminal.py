@@ -23,7 +23,7 @@ from tasks.evaluate import EvaluationFailedError
 from tasks.generations import environment
 from tasks.prompt_lengths import load_tokenizers
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError, stand_by
+from trainer.process import StalledError, begin_standby
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (
@@ -79,7 +79,7 @@ def run(
         temporary_server.begin()
         if _begins(settings):  # while it starts
             if trains and settings.hardware.device == "cpu":
-                stand_by(environment(settings, 0))
+                begin_standby(environment(settings, 0))
             Thread(target=load_tokenizers).start()
         temporary_server.wait()
         flow(**parameters, overrides=overrides)

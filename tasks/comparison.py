@@ -4,146 +4,23 @@ Every score is of the checkpoint after a run's last stage, chosen by nobody. Sha
 lengths tokens, times seconds; None is "not known", and a note says why.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
-import numpy as np
-
-from conf.schema import Experiment
 from conf.schema.study import Study
-from tasks import results
+from tasks.arm_runs import ArmRun, OnBenchmark, Point
+from tasks.budgets import BUDGETS, at_budget, at_target
 from tasks.results import Responses, attempt, read_responses
-from tasks.seen import clean_score
 from trainer import metrics
 
-BUDGETS = {
-    "updates": "optimizer updates",
-    "tokens_generated": "generated tokens",
-    "rollouts": "rollouts",
-    "device_seconds": "device-seconds",
-}
-"""What the cost of a run is counted in. A device-second is a second of one GPU, or of one trainer
-process where there is none."""
-COUNTED = ("steps", "updates", "prompts", "rollouts", "tokens_generated", "tokens_trained")
 SAMPLING = ("samples", "temperature", "top_p", "context_length", "engine", "dtype")
 """What two evaluations must have in common to be compared; seeds may differ."""
 
 
 class StudyIncompleteError(RuntimeError):
     """Runs of a study failed: which, why, and where the report of the others is."""
-
-
-@dataclass(frozen=True)
-class ArmRun:
-    """One arm with one seed, as it lies on disk.
-
-    Attributes:
-        arm: Name of the arm.
-        seed: Its seed.
-        settings: Its experiment.
-        command: What trains and scores it alone.
-        stages: stage.json of its finished stages, each with its "folder".
-        evaluations: evaluation.json of each, with its "folder".
-        failure: Why it failed, or "".
-        seen: By benchmark, the problems that its training set holds too, see `tasks.seen`.
-    """
-
-    arm: str
-    seed: int
-    settings: Experiment
-    command: str
-    stages: Sequence[dict] = ()
-    evaluations: Sequence[dict] = ()
-    failure: str = ""
-    seen: Mapping[str, Collection[str]] = field(default_factory=dict)
-
-    @cached_property
-    def stage_rows(self) -> list[dict[str, Any]]:
-        """`tasks.results.stage_rows` of it."""
-        return results.stage_rows(self.settings, self.stages)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every stage was trained."""
-        return len(self.stages) == len(self.settings.stages)
-
-    @property
-    def devices(self) -> int:
-        """Trainer processes, which on GPUs is GPUs."""
-        return self.settings.hardware.ranks * self.settings.hardware.nodes
-
-    def costs(self) -> dict[int, dict[str, float | None]]:
-        """All that was spent up to and with each stage, by its position; -1 is the base."""
-        spent: dict[str, float | None] = dict.fromkeys((*COUNTED, "seconds", "device_seconds"), 0)
-        by_position = {-1: dict(spent)}
-        for row in self.stage_rows:
-            seconds = row["seconds"]
-            here = {**row, "device_seconds": seconds and seconds * self.devices}
-            spent = {
-                key: None if before is None or here[key] is None else before + here[key]
-                for key, before in spent.items()
-            }
-            by_position[row["position"]] = dict(spent)
-        return by_position
-
-
-@dataclass
-class Point:
-    """A checkpoint of a run on one benchmark."""
-
-    label: str
-    position: int
-    evaluation: dict[str, Any]
-    cost: dict[str, float | None]
-    responses: Responses | None
-    note: str = ""
-    seen: Collection[str] = ()
-
-    @property
-    def clean(self) -> float | None:
-        """avg@k without the problems that training saw; None where it saw none."""
-        return None if self.responses is None else clean_score(self.responses, self.seen)
-
-    @property
-    def score(self) -> float | None:
-        """avg@k, None where the responses cannot be read."""
-        return None if self.responses is None else metrics.avg_at_k(self.responses.correct)
-
-
-@dataclass
-class OnBenchmark:
-    """All runs on one benchmark.
-
-    Attributes:
-        name: The benchmark.
-        points: By arm and seed, its checkpoints from the base on.
-        arms: By arm, what `_arm` gives.
-        base: The starting model's score, None where it was not evaluated.
-    """
-
-    name: str
-    points: dict[tuple[str, int], list[Point]] = field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    base: dict[str, Any] | None = None
-
-    def curve(self, arm: str, seed: int, budget: str) -> tuple[list[float], list[float]]:
-        """Costs and scores of a run's checkpoints, those left out that have not both."""
-        pairs = [
-            (point.cost.get(budget), point.score) for point in self.points.get((arm, seed), [])
-        ]
-        known = [(x, y) for x, y in pairs if x is not None and y is not None]
-        return [x for x, _ in known], [y for _, y in known]
-
-    def finals(self, arm: str) -> dict[int, Point]:
-        """By seed, the last checkpoint of the runs that came to their end."""
-        return {
-            seed: points[-1]
-            for (name, seed), points in self.points.items()
-            if name == arm and points and points[-1].evaluation.get("final")
-        }
 
 
 @dataclass(frozen=True)
@@ -238,8 +115,8 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
             found["difference"] = difference and difference._asdict()
             notes.append(note)
     if target := study.targets.get(on.name):
-        found["targets"] = {budget: _target(study, on, arm, budget, target) for budget in BUDGETS}
-    found["at_budget"] = {budget: _at_budget(study, on, arm, budget) for budget in BUDGETS}
+        found["targets"] = {budget: at_target(study, on, arm, budget, target) for budget in BUDGETS}
+    found["at_budget"] = {budget: at_budget(study, on, arm, budget) for budget in BUDGETS}
     found["note"] = " ".join(dict.fromkeys(filter(None, notes)))
     return found
 
@@ -330,60 +207,6 @@ def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
         "avg_at_k_clean": first.clean,
         **{name: values.get(name) for name in MEANS},
     }
-
-
-def _seeds(study: Study, on: OnBenchmark, arm: str, budget: str) -> list[tuple[list, list]]:
-    curves = [on.curve(arm, seed, budget) for seed in study.seeds]
-    return [curve for curve in curves if len(curve[0]) > 1]
-
-
-def _target(
-    study: Study, on: OnBenchmark, arm: str, budget: str, target: float
-) -> dict[str, Any] | None:
-    mine, coarse = _costs(study, on, arm, budget, target)
-    if not mine:
-        return None
-    found: dict[str, Any] = {
-        "costs": [cost._asdict() for cost in mine],
-        "reached": sum(cost.reached for cost in mine),
-        "coarse": coarse,
-        "speed_up": None,
-    }
-    reference = study.reference.name
-    theirs, coarse_too = _costs(study, on, reference, budget, target)
-    if arm != reference and theirs:
-        speed_up = metrics.speed_up(theirs, mine, level=study.level)
-        found["speed_up"] = {**speed_up._asdict(), "coarse": coarse or coarse_too}
-    return found
-
-
-def _costs(
-    study: Study, on: OnBenchmark, arm: str, budget: str, target: float
-) -> tuple[list[metrics.Cost], bool]:
-    """What each seed spent up to a target; whether one was there before its first evaluation."""
-    curves = _seeds(study, on, arm, budget)
-    costs = [metrics.cost_to_target(x, y, target) for x, y in curves]
-    early = [c.reached and c.spent < x[1] for c, (x, _) in zip(costs, curves, strict=True)]
-    return costs, any(early)
-
-
-def _at_budget(study: Study, on: OnBenchmark, arm: str, budget: str) -> dict[str, Any] | None:
-    """The arm's mean score at the largest budget that every run had."""
-    ends = [
-        curve[0][-1]
-        for other in study.arms
-        for curve in _seeds(study, on, other.name, budget)
-    ]  # fmt: skip
-    curves = _seeds(study, on, arm, budget)
-    if not ends or not curves:
-        return None
-    common = min(ends)
-    scores = [metrics.score_at(x, y, common) for x, y in curves]
-    known = [score for score in scores if not isnan(score)]
-    if not known:
-        return None
-    coarse = any(common < x[1] for x, _ in curves)  # no evaluation but the start's lies before
-    return {"budget": common, "score": float(np.mean(known)), "scores": known, "coarse": coarse}
 
 
 def _missing(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from conf.load import checked
 from conf.schema.study import Arm, Study
+from tasks.arm_runs import ArmRun
 from tasks.artifacts import read_json
-from tasks.comparison import ArmRun, Comparison, compare
+from tasks.comparison import Comparison, compare
 from tasks.sharing import Sharing, sharing
 
 

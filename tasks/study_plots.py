@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from tasks.comparison import ArmRun, Comparison, OnBenchmark
+from tasks.arm_runs import ArmRun, OnBenchmark
+from tasks.comparison import Comparison
 from tasks.drawing import BLUE, GREEN, GREY, INK, ORANGE, VIOLET, blank, legend, short
 from tasks.words import brief, points
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from math import isinf, isnan
 from typing import Any
 
-from tasks.comparison import BUDGETS, Comparison, OnBenchmark
+from tasks.arm_runs import OnBenchmark
+from tasks.budgets import BUDGETS
+from tasks.comparison import Comparison
 from tasks.labels import flat
 from tasks.tables import Table
 from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span

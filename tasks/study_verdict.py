@@ -5,7 +5,9 @@ from typing import Any
 
 from conf.schema.study import Study
 from tasks import study_tables as tables
-from tasks.comparison import BUDGETS, Comparison, OnBenchmark
+from tasks.arm_runs import OnBenchmark
+from tasks.budgets import BUDGETS
+from tasks.comparison import Comparison
 from tasks.sharing import Sharing
 from tasks.words import count, duration, p_value, percent, points, span, things
 

@@ -102,7 +102,7 @@ _lock = threading.Lock()
 _standing: list[Standby] = []
 
 
-def stand_by(environment: Mapping[str, str]) -> None:
+def begin_standby(environment: Mapping[str, str]) -> None:
     """Begin the imports of a program that `run_guarded` will be asked for, `warm`.
 
     Args:

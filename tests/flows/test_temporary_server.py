@@ -37,7 +37,7 @@ def started(tmp_path):
     """Start a flow without a server, in a process of its own."""
     processes = []
 
-    def start(more: str = "") -> subprocess.Popen:
+    def start(more: str = "", patience: int = 300) -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, "-c", FLOW.format(more=more)],
             env={
@@ -45,7 +45,7 @@ def started(tmp_path):
                 "PYTHONPATH": str(ROOT),
                 "PREFECT_HOME": str(tmp_path / "prefect"),
                 "PREFECT_API_URL": "",
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(patience),
             },
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -91,6 +91,17 @@ def test_servers_that_all_die_end_the_flow_with_a_hint(started):
     assert process.returncode != 0
     assert "ended with exit code 1 as it started, 3 times" in said and "hint: " in said
     assert time.monotonic() - begun < 60, "it waited for a server that was dead"
+
+
+def test_one_that_never_answers_is_not_waited_for_longer_than_prefect_allows(started):
+    more = "temporary_server.under_guard = lambda: ['/bin/sh', '-c', 'exec sleep 600', '--']"
+    begun = time.monotonic()
+    process = started(more, patience=2)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert re.search(r"temporary server does not answer at http://127.0.0.1:\d+/api", said), said
+    assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS" in said.split("hint: ")[1]
+    assert time.monotonic() - begun < 60
 
 
 def test_a_flow_uses_it_and_what_the_flow_starts_does_not(started):

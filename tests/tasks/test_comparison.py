@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.schema.study import Arm, Study
+from tasks.arm_runs import ArmRun
 from tasks.artifacts import read_json
-from tasks.comparison import ArmRun, compare, history
+from tasks.comparison import compare, history
 from tasks.sharing import sharing
 from tasks.study_report import write_study_report
 from tasks.study_tables import average, differences, matched, targets

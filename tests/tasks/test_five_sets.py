@@ -11,8 +11,9 @@ import pytest
 from conf.load import load
 from conf.schema.study import Arm, Study
 from tasks import generations
+from tasks.arm_runs import ArmRun
 from tasks.artifacts import read_json
-from tasks.comparison import ArmRun, compare
+from tasks.comparison import compare
 from tasks.download import download
 from tasks.evaluate import evaluate
 from tasks.model import starting_model
