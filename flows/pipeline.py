@@ -40,6 +40,7 @@ def pipeline(
         given = steps.inputs(work)
         stages, evaluations = [], []
         for at in steps.milestones(work, given, steps.trained):
+            steps.begin_next(work, given, at)
             stages += [at.stage] if at.stage else []
             evaluations += steps.score(work, given.benchmarks, at)
         written = steps.report(work, given, stages, evaluations)

@@ -29,7 +29,7 @@ from tasks.model import Checkpoint, starting_model
 from tasks.report import Report, terminal_summary, write_report
 from tasks.segment import pruned, recorded, segment
 from tasks.track import Tracker
-from tasks.train_stage import train_stage
+from tasks.train_stage import begin, end_begun, train_stage
 from trainer.records import read_records
 
 # What is on disk decides what is done, so Prefect caches nothing: its keys know no files.
@@ -158,8 +158,11 @@ def session(settings: Experiment, command: Sequence[str], what: str = "") -> Ite
         command=shlex.join(command),
     )
     name = f"{settings.name} seed {settings.seed}" + (f", {what}" if what else "")
-    with tracker.pipeline_run(flat(settings), tags, name=name) as run:
-        yield Session(settings, output, shlex.join(command), tracker, run)
+    try:
+        with tracker.pipeline_run(flat(settings), tags, name=name) as run:
+            yield Session(settings, output, shlex.join(command), tracker, run)
+    finally:
+        end_begun()  # a trainer that no stage came to
 
 
 def inputs(work: Session) -> Inputs:
@@ -257,6 +260,17 @@ def trained(work: Session, given: Inputs, position: int, before: Milestone) -> d
         work.tracker,
         work.run,
     )
+
+
+def begin_next(work: Session, given: Inputs, at: Milestone) -> None:
+    """Let the next stage's trainer start up while a checkpoint is evaluated, if both are to be."""
+    position = at.position + 1
+    if position == len(work.settings.stages) or len(scored(work, given, at)) == len(
+        given.benchmarks
+    ):
+        return
+    if found(work, given, position, at) is None:
+        begin(work.settings)
 
 
 def found(work: Session, given: Inputs, position: int, before: Milestone) -> dict[str, Any] | None:

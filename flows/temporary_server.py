@@ -3,7 +3,8 @@
 Prefect would start one itself, but in the process group of the flow: a terminal sends Ctrl-C to the
 whole group, the server would end at once, and the flow wait for minutes to tell it that it was
 interrupted. Killed outright, the flow would leave a server that runs for ever. Ours has a guard. It
-also starts before the flow does, beside other work, and one that dies as it starts is replaced.
+also starts before the flow has even imported Prefect, which is why nothing of Prefect is imported
+above, and one that dies as it starts is replaced.
 """
 
 import atexit
@@ -13,25 +14,13 @@ import subprocess
 import sys
 import time
 from functools import cache
-
-import httpx
-import prefect
-from prefect.context import refresh_global_settings_context
-from prefect.logging import get_logger
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
-    get_current_settings,
-)
-from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS as PATIENCE
+from typing import Any
 
 from trainer.process import how_it_ended, under_guard, with_our_modules
 
 SERVERS = 3  # that may die as they start, before the flow gives up
 POLL = 0.05  # seconds between looks whether it answers
 ENDS = 5.0  # seconds that it has to end by itself
-# What Prefect gives its own temporary server: no pages, and no services for other clients.
-ALONE = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 NAME = "Prefect's temporary server"
 HINT = (
     "\n\nhint: `prefect server start` in another terminal may say why; where it runs, set "
@@ -51,14 +40,9 @@ class TemporaryServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/api"
-        folder = str(prefect.__module_path__.parent)
-        command = [sys.executable, "-m", "uvicorn", "--app-dir", folder, "--factory"]
-        command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
-        settings = get_current_settings().to_environment_variables(exclude_unset=True)
         self.process = subprocess.Popen(
-            [*under_guard(), *command],
-            env=with_our_modules({**os.environ, **ALONE, **settings}),
+            [*under_guard(), sys.executable, "-m", "flows.server", str(port)],
+            env=with_our_modules(os.environ),
             process_group=0,
         )
 
@@ -71,10 +55,13 @@ class TemporaryServer:
         Raises:
             RuntimeError: too many died, or it takes too long.
         """
+        import httpx
+        from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS as PATIENCE
+
         deadline = time.monotonic() + PATIENCE.value()
         died = 0
         with httpx.Client() as client:
-            while not self._answers(client):
+            while not _answers(client, f"{self.url}/health"):
                 code = self.process.poll()
                 if code is not None:
                     died += 1
@@ -89,12 +76,6 @@ class TemporaryServer:
                 time.sleep(POLL)
         return self.url
 
-    def _answers(self, client: httpx.Client) -> bool:
-        try:
-            return client.get(f"{self.url}/health").status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
-
     def end(self) -> None:
         """End it, and wait for that."""
         self.process.terminate()
@@ -105,13 +86,41 @@ class TemporaryServer:
             self.process.wait()
 
 
+def _answers(client: Any, url: str) -> bool:
+    import httpx
+
+    try:
+        return client.get(url).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def wanted() -> bool:
+    """Whether Prefect knows of no server, and may have one started."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
+
+    return not PREFECT_API_URL.value() and PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value()
+
+
+_early: list[TemporaryServer] = []
+
+
+def begin_early() -> None:
+    """Start one before it is known whether it is wanted: `begin` takes it, or ends it."""
+    _early.append(TemporaryServer())
+
+
 @cache
 def begin() -> TemporaryServer | None:
-    """Start one, unless Prefect knows of a server, or may not start any."""
-    if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+    """Start one, if it is `wanted`."""
+    from prefect.logging import get_logger
+
+    if not wanted():
+        while _early:
+            _early.pop().end()
         return None
     get_logger().info("Starting a temporary server; `stagecraft up` starts one that stays")
-    return TemporaryServer()
+    return _early.pop() if _early else TemporaryServer()
 
 
 def wait() -> None:
@@ -120,6 +129,9 @@ def wait() -> None:
     Raises:
         RuntimeError: it can't be started.
     """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL
+
     server = begin()
     if server and not PREFECT_API_URL.value():
         used = {"PREFECT_API_URL": server.wait(), "PREFECT_UI_URL": ""}  # it has no pages to view

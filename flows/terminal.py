@@ -18,12 +18,13 @@ from conf.load import ConfigError
 from conf.schema import Experiment
 from flows import temporary_server
 from flows.steps import settings_of
+from tasks import track_reach
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
-from tasks.generations import environment
 from tasks.prompt_lengths import load_tokenizers
+from tasks.train_stage import begin
 from trainer.backend.launch import StageFailedError
-from trainer.process import StalledError, begin_standby
+from trainer.process import StalledError
 
 # Errors whose message says all: where in our code they were raised helps nobody.
 EXPLAINED = (
@@ -78,9 +79,9 @@ def run(
         settings = check(parameters[given[0]], overrides)
         temporary_server.begin()
         if _begins(settings):  # while it starts
-            if trains and settings.hardware.device == "cpu":
-                begin_standby(environment(settings, 0))
-            Thread(target=load_tokenizers).start()
+            if trains:
+                begin(settings)
+            Thread(target=_load).start()
         temporary_server.wait()
         flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
@@ -135,6 +136,12 @@ def _begins(settings: Any) -> bool:
     """Whether nothing was made in the output folder yet: then prompts are still to be counted."""
     output = getattr(settings, "output", None)
     return output is not None and not (Path(output) / "data").exists()
+
+
+def _load() -> None:
+    """Import what the flow asks for first."""
+    track_reach.load()
+    load_tokenizers()
 
 
 def _value(text: str) -> Any:

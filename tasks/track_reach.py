@@ -6,13 +6,17 @@ locked sqlite file, 100 s for a database that does not open.
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from platformdirs import user_cache_path
 
 from conf import telemetry
 
@@ -49,6 +53,11 @@ def reached(uri: str) -> Iterator[Any]:
         raise StoreAwayError(_in_a_line(error)) from error
 
 
+def load() -> None:
+    """Import MLflow: a second, which a flow may spend while its server starts."""
+    _mlflow()
+
+
 @cache
 def _mlflow() -> tuple[Any, tuple[type[Exception], ...]]:
     """What makes a client, and MLflow's errors. Imported late, for it takes seconds."""
@@ -77,17 +86,57 @@ def _make_sqlite(uri: str) -> None:
     name = uri.removeprefix("sqlite:///")
     if name == uri or name.startswith((":", "file:")) or os.path.exists(name):
         return
-    from mlflow import MlflowClient
-
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{aside}")
+        if not _copied(_empty_database(), aside):
+            _make_database(aside)
         with suppress(FileExistsError):  # another process was quicker
             os.link(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _make_database(path: Path) -> None:
+    """Make an empty one, which takes a second, and keep a copy for the next output folder."""
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as file:
+        # The one that it begins with is of this folder. MLflow makes another when it finds none.
+        file.execute("DELETE FROM experiments")
+        file.commit()
+    kept = _empty_database()
+    aside = kept.with_name(f".{kept.name}.{uuid4().hex[:12]}")
+    with suppress(OSError):  # no home, or a full one
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(path, aside)
+            os.replace(aside, kept)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _empty_database() -> Path:
+    """Where this user's empty database of this MLflow lies."""
+    return user_cache_path("stagecraft") / f"mlflow-{version('mlflow')}.db"
+
+
+def _copied(empty: Path, to: Path) -> bool:
+    """Whether there was a sound one to copy."""
+    try:
+        shutil.copyfile(empty, to)
+        with closing(sqlite3.connect(to)) as file:
+            sound = file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            versions = file.execute("SELECT count(*) FROM alembic_version").fetchone()[0]
+            filled = file.execute("SELECT count(*) FROM experiments").fetchone()[0]
+    except (OSError, sqlite3.Error):
+        sound = False
+    if not sound or versions != 1 or filled:
+        to.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _check_sqlite(uri: str) -> None:

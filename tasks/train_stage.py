@@ -27,6 +27,7 @@ from tasks.stages import (
 )
 from tasks.track import Tracker
 from trainer.backend import settings as verl_settings
+from trainer.backend.ahead import LOG, begin_ahead, end_ahead
 from trainer.backend.endings import alarm_of
 from trainer.backend.launch import StageFailedError, launch
 from trainer.backend.resume import resume_after, saved_optimizer
@@ -77,6 +78,31 @@ def train_stage(
             tracker.found_stage(parent_run, stage.name, folder, manifest, data, before)
     # Under another name it may have been trained for another experiment.
     return {**manifest, "name": stage.name, "folder": folder, "position": position}
+
+
+def begin(experiment: Experiment) -> None:
+    """Let what a stage starts with begin: its trainer waits for `train_stage`, or ends with us.
+
+    Only where the trainer uses a CPU and has a Ray of its own.
+    """
+    hardware = experiment.hardware
+    joins = hardware.ray_address or os.environ.get("RAY_ADDRESS")
+    if hardware.device == "cpu" and not joins:
+        begin_ahead(
+            verl_settings.ray_settings(hardware, experiment.method),
+            _variables(experiment),
+            hardware.stop_grace,
+        )
+
+
+def end_begun() -> None:
+    """End what `begin` began and no stage has taken."""
+    end_ahead()
+
+
+def _variables(experiment: Experiment) -> dict[str, str]:
+    flags = verl_settings.environment(experiment.hardware, experiment.method)
+    return {**flags, **telemetry.OFF}
 
 
 def _train(experiment, position, data, start, folder, what, tracker, parent_run) -> dict[str, Any]:
@@ -147,7 +173,7 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
             launch(
                 folder,
                 values,
-                {**flags, **telemetry.OFF},
+                _variables(experiment),
                 first_step=saved + 1,
                 on_step=on_step,
                 stall_timeout=hardware.stall_timeout,
@@ -186,7 +212,7 @@ def _ended(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
     """An attempt as it ended. One that still says `running` was killed: we hold the lock now."""
     if attempt["outcome"] != "running":
         return attempt
-    log = folder / "trainer.log"
+    log = folder / LOG
     last = log.stat().st_mtime if log.exists() else attempt["started"]
     return {**attempt, "outcome": "killed", "ended": max(last, attempt["started"])}
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -29,6 +30,123 @@ PY_SPY = Path(sys.executable).with_name("py-spy")  # installed with us, not alwa
 
 class StalledError(RuntimeError):
     """A program made no progress for longer than it may."""
+
+
+class Guarded:
+    """A program of ours that runs under a guard.
+
+    Attributes:
+        pid: The guard's.
+    """
+
+    def __init__(
+        self,
+        guard: subprocess.Popen | Forked,
+        scratch: Path,
+        grace: float,
+        standby: Standby | None = None,
+    ):
+        """For `start` to call.
+
+        Args:
+            guard: The guard's process.
+            scratch: Its scratch folder.
+            grace: Seconds that the program has to save something before it is told to end.
+            standby: The process that the guard is a fork of.
+        """
+        self.pid = guard.pid
+        self._guard = guard
+        self._scratch = scratch
+        self._grace = grace
+        self._standby = standby
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._guard.poll() is None
+
+    def watch(self, log: Path, progress: Callable[[], bool], stall_timeout: float) -> int:
+        """Wait for its end; arguments, result and errors are those of `run_guarded`."""
+        try:
+            _watch(self._guard, log, progress, stall_timeout)
+        finally:
+            self.end()
+        code = self._guard.returncode
+        if code == STOPPED and self._standby and not self._standby.alive:
+            # The guard ended because the process that it was forked of did.
+            return 128 + signal.SIGKILL
+        return code if code >= 0 else 128 - code
+
+    def end(self) -> None:
+        """End it with all that it started, and wait for that."""
+        try:
+            _stop(self._guard, GRACE + self._grace + 5)
+            if self._guard.returncode < 0:
+                sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def new_scratch() -> Path:
+    """A folder for a guard and all that it answers for. What killed guards left is removed.
+
+    Ray keeps sockets there, whose paths may be 107 characters at most: so not beside a log.
+    """
+    sweep(TEMPORARY)
+    return Path(tempfile.mkdtemp(prefix="stagecraft-", dir=TEMPORARY))
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    scratch: Path,
+    output: BinaryIO,
+    environment: Mapping[str, str],
+    *,
+    stop_file: Path | None = None,
+    grace: float = 0.0,
+    warm: bool = False,
+    only_warm: bool = False,
+    imports: Sequence[str] = (),
+) -> Guarded | None:
+    """Start `python -m module arguments...` under a guard, as `run_guarded` does.
+
+    Args:
+        module: What to run.
+        arguments: Its command line.
+        scratch: What `new_scratch` gave; removed when it ends.
+        output: File that the program writes to.
+        environment: All of it, what `whole` gave.
+        stop_file: See `run_guarded`, as for the rest.
+        grace: Seconds.
+        warm: Fork a process that has the imports, if there can be one.
+        only_warm: And otherwise start nothing.
+        imports: Modules that the process to be forked imports before.
+
+    Returns:
+        The program; None where it was not to be started.
+    """
+    options = ["--scratch", str(scratch)]
+    if stop_file:
+        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    marked = {**environment, MARK: str(scratch)}
+    guard = standby = None
+    if warm and possible():
+        standby = _standby(marked)
+        line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
+        line += ["-m", module, *arguments]
+        guard = standby.start(line, marked, output.fileno(), imports)
+    if only_warm and guard is None:
+        return None
+    guard = guard or subprocess.Popen(
+        [*under_guard(*options), sys.executable, "-m", module, *arguments],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=marked,
+        start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
+    )
+    return Guarded(guard, scratch, grace, standby)
 
 
 def run_guarded(
@@ -63,39 +181,22 @@ def run_guarded(
         StalledError: it stalled; it has been stopped.
         KeyboardInterrupt: passed on, after every process has ended.
     """
-    # Ray keeps sockets there, whose paths may be 107 characters at most: so not beside the log.
-    sweep(TEMPORARY)
-    scratch = tempfile.mkdtemp(prefix="stagecraft-", dir=TEMPORARY)
-    options = ["--scratch", scratch]
-    if stop_file:
-        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
-    whole = _environment({**environment, MARK: scratch})
+    scratch = new_scratch()
     try:
         with log.open("ab") as output:
-            guard = standby = None
-            if warm and possible():
-                standby = _standby(whole)
-                line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
-                guard = standby.start([*line, "-m", module, *arguments], whole, output.fileno())
-            guard = guard or subprocess.Popen(
-                [*under_guard(*options), sys.executable, "-m", module, *arguments],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=whole,
-                start_new_session=True,  # a Ctrl-C in the terminal reaches us, and we tell it
+            program = start(
+                module,
+                arguments,
+                scratch,
+                output,
+                whole(environment),
+                stop_file=stop_file,
+                grace=grace,
+                warm=warm,
             )
-            try:
-                _watch(guard, log, progress, stall_timeout)
-            finally:
-                _stop(guard, GRACE + grace + 5)
-            if guard.returncode < 0:
-                sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
+        return program.watch(log, progress, stall_timeout)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if guard.returncode == STOPPED and standby and not standby.alive:
-        return 128 + signal.SIGKILL  # the guard ended because the process that it was forked of did
-    return guard.returncode if guard.returncode >= 0 else 128 - guard.returncode
 
 
 _lock = threading.Lock()
@@ -109,7 +210,7 @@ def begin_standby(environment: Mapping[str, str]) -> None:
         environment: As for `run_guarded`.
     """
     if possible():
-        _standby(_environment(environment))
+        _standby(whole(environment))
 
 
 def _standby(environment: Mapping[str, str]) -> Standby:
@@ -172,7 +273,8 @@ def dump_stacks(pid: int, path: Path) -> None:
     path.write_text("\n".join(parts))
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def whole(more: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with more; an empty value takes a variable away."""
     merged = with_our_modules({**os.environ, **more})
     return {name: value for name, value in merged.items() if value != "" or name not in more}
 

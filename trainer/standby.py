@@ -10,6 +10,7 @@ The dots make room: a process shows no longer a command line in `ps` than it was
 """
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -30,6 +31,7 @@ STARTS = 120.0  # seconds that it may take to import and fork, before Python is 
 LOOK = 1.0  # seconds between looks whether the pipeline's process is there
 # What Python, torch and transformers look at once, when they are loaded.
 READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
+FOR_STAGES = "trainer.heavy_for_stages"  # what the processes of a stage import beside
 SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"  # as it is imported, in the pipeline's process, too
 
 
@@ -129,7 +131,11 @@ class Standby:
         return self.alive and self._read_once == _read_once(environment)
 
     def start(
-        self, command: Sequence[str], environment: Mapping[str, str], output: int
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: int,
+        imports: Sequence[str] = (),
     ) -> Forked | None:
         """Fork it to run `-m MODULE ARGUMENTS...` in a session of its own.
 
@@ -137,12 +143,18 @@ class Standby:
             command: What would follow `python`.
             environment: All of it.
             output: File that the program writes to.
+            imports: Modules to import before, for this program and all that follow.
 
         Returns:
             The fork; None if there was none, and the program has to be started otherwise.
         """
         request = json.dumps(
-            {"command": list(command), "folder": os.getcwd(), "environment": dict(environment)}
+            {
+                "command": list(command),
+                "folder": os.getcwd(),
+                "environment": dict(environment),
+                "imports": list(imports),
+            }
         )
         ours, theirs = socket.socketpair()
         ours.settimeout(STARTS)
@@ -175,7 +187,7 @@ def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
 
 def serve(control: socket.socket) -> None:
     """Fork for each request, until the other side is gone. In a fork it leaves by `SystemExit`."""
-    import trainer.heavy
+    import trainer.heavy  # noqa: F401
 
     ready_to_fork()
     parent = os.getppid()
@@ -187,16 +199,22 @@ def serve(control: socket.socket) -> None:
             continue
         if not text:
             return
+        request = json.loads(text)
+        _import(request["imports"])
         if os.fork() == 0:
             control.close()
             told = socket.socket(fileno=files.pop())
-            _run(json.loads(text), files, told)
+            _run(request, files, told)
         for file in files:
             os.close(file)
-        if "trainer.heavy_for_stages" not in sys.modules:  # what was asked for first has begun
-            import trainer.heavy_for_stages  # noqa: F401
+        _import([FOR_STAGES])  # once what was asked for first has begun
 
-            ready_to_fork()
+
+def _import(modules: Sequence[str]) -> None:
+    if any(module not in sys.modules for module in modules):
+        for module in modules:
+            importlib.import_module(module)
+        ready_to_fork()
 
 
 def _run(request: dict, files: list[int], told: socket.socket) -> None:

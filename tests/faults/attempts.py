@@ -25,10 +25,11 @@ ENDS = 20.0  # seconds after which nothing of a run that ended may be alive
 
 # What a process of a run is, by its command line; the first that fits.
 PARTS = (
-    ("the guard of Prefect's server", r"-m trainer\.guard .* uvicorn"),
+    ("the guard of Prefect's server", r"-m trainer\.guard .* flows\.server"),
     ("the guard", r"-m trainer\.guard"),
-    ("Prefect's temporary server", r"-m uvicorn .*prefect\.server"),
+    ("Prefect's temporary server", r"-m flows\.server \d"),
     ("the trainer", r"-m (trainer\.backend\.main|stand_in_trainer)"),
+    ("a trainer that waits for its stage", r"-m trainer\.backend\.waiting"),
     ("the process that guards are forked of", r"-m trainer\.standby"),
     ("the process that workers are forked of", r"-m trainer\.warm"),
     ("the sampler of an evaluation", r"-m (trainer\.generate|stand_in_generate)"),

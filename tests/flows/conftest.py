@@ -8,7 +8,9 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.temporary_server import TemporaryServer
 from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
@@ -21,10 +23,32 @@ def pytest_addoption(parser):
     parser.addoption("--methods-table", help="folder to write methods.md to")
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory) -> str:
+    """The address of a server with a database of its own: one for all, since it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        server = TemporaryServer()
+    yield server.wait()
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def prefect(prefect_server):
+    """Flows of this process are kept there."""
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield
+
+
 @pytest.fixture
 def quick(monkeypatch) -> SimpleNamespace:
-    """Stages and scores take no time. `trained` and `scored` are the folders that did run."""
-    done = SimpleNamespace(trained=[], scored=[])
+    """Stages and scores take no time.
+
+    `trained` and `scored` are the folders that did run; `begun` is how many of them had, each time
+    that the trainer of a next stage was begun.
+    """
+    done = SimpleNamespace(trained=[], scored=[], begun=[])
 
     def launch(folder: Path, *_, first_step, on_step, **__):
         stage = read_json(folder / "stage.json")["settings"]["stage"]
@@ -46,6 +70,9 @@ def quick(monkeypatch) -> SimpleNamespace:
 
     monkeypatch.setattr(training, "launch", launch)
     monkeypatch.setattr(generations, "run_guarded", sample)
+    monkeypatch.setattr(
+        training, "begin_ahead", lambda *_: done.begun.append((len(done.trained), len(done.scored)))
+    )
     return done
 
 

@@ -12,7 +12,6 @@ import urllib.request
 
 import pytest
 from mlflow import MlflowClient
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.study import study
 
@@ -29,12 +28,11 @@ QUIET = [
 
 
 @pytest.fixture
-def compared(tmp_path, quick, monkeypatch):
+def compared(tmp_path, quick, prefect, monkeypatch):
     """Address of the compare page of two arms, on a server of their store."""
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    with prefect_test_harness(server_startup_timeout=180):
-        study("lab_smoke", overrides=["seeds=[0]"], output=str(tmp_path / "out"))
+    study("lab_smoke", overrides=["seeds=[0]"], output=str(tmp_path / "out"))
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("study-lab_smoke").experiment_id
     runs = [

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import steps
 from flows.data import data, main
@@ -12,11 +11,7 @@ from tasks.artifacts import MANIFEST, read_json
 from tasks.train_stage import train_stage
 from trainer.records import append_record
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect")
 
 
 def manifests(output):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from prefect.exceptions import TerminationSignal
-from prefect.testing.utilities import prefect_test_harness
 
 from conf.load import ConfigError, load
 from flows import steps
@@ -19,13 +18,9 @@ from flows.steps import settings_of
 from flows.train_stage import train_stage
 from tasks.artifacts import read_json
 
+pytestmark = pytest.mark.usefixtures("prefect")
+
 SMOKE = "lab/smoke"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect():
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,6 +127,16 @@ def test_the_pipeline_finds_what_train_stage_trained(output, quick):
     assert Path(page).is_file() and len(quick.scored) == 3
     pipeline(SMOKE, output=output)
     assert len(quick.trained) == 2 and len(quick.scored) == 3
+
+
+def test_the_next_trainer_begins_beside_an_evaluation_where_both_are_to_be(output, quick):
+    pipeline(SMOKE, output=output)
+    assert quick.begun == [(0, 0), (1, 1)], "before base and first stage were evaluated"
+    pipeline(SMOKE, output=output)
+    train_stage(SMOKE, stage=2, output=output, force=True)
+    assert len(quick.begun) == 2
+    pipeline(SMOKE, ["evaluation.seed=1"], output=output)
+    assert len(quick.begun) == 2, "its stages are there"
 
 
 def test_evaluate_scores_what_is_finished_and_trains_nothing(output, quick):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from prefect.testing.utilities import prefect_test_harness
 
 from conf.load import ConfigError
 from flows.cli import main
@@ -16,11 +15,7 @@ from tasks import train_stage as training
 from tasks.artifacts import read_json
 from tasks.comparison import StudyIncompleteError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect():
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -67,7 +67,7 @@ def servers(process: subprocess.Popen) -> list[psutil.Process]:
     for child in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # ended since
             line = " ".join(child.cmdline())
-            if re.search(r"-m uvicorn", line) and "trainer.guard" not in line:
+            if re.search(r"-m flows.server", line) and "trainer.guard" not in line:
                 found.append(child)
     return found
 

@@ -389,7 +389,8 @@ def test_a_process_killed_while_it_makes_the_database_leaves_none_that_is_half_m
         "from tasks.track_reach import reached\n"
         "with reached(f'sqlite:///{sys.argv[1]}') as client: client.create_experiment('x')\n"
     )
-    made = subprocess.Popen([sys.executable, "-c", code, store], cwd=ROOT)
+    own = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}  # there is none to copy
+    made = subprocess.Popen([sys.executable, "-c", code, store], cwd=ROOT, env=own)
     deadline = time.monotonic() + 120
     # Its journal, which comes and goes, ends in -journal.
     while not any(path.stat().st_size > 20_000 for path in tmp_path.glob(".mlflow.db.*[!l]")):

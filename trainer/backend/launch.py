@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trainer.backend.ahead import LOG, ray_settings, take_ahead
 from trainer.backend.stop import LISTENING, STOP
 from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.records import read_records
@@ -58,23 +59,27 @@ def launch(
                 next_step += 1
         return next_step > seen
 
-    code = run_guarded(
-        "trainer.backend.main",
-        [str(folder)],
-        log=folder / "trainer.log",
-        environment=environment,
-        progress=progress,
-        stall_timeout=stall_timeout,
-        stop_file=folder / STOP,
-        grace=stop_grace,
-        warm=warm,
-    )
+    begun = take_ahead(folder, ray_settings(values), environment)
+    if begun:
+        code = begun.watch(folder / LOG, progress, stall_timeout)
+    else:
+        code = run_guarded(
+            "trainer.backend.main",
+            [str(folder)],
+            log=folder / LOG,
+            environment=environment,
+            progress=progress,
+            stall_timeout=stall_timeout,
+            stop_file=folder / STOP,
+            grace=stop_grace,
+            warm=warm,
+        )
     if code != 0:
         raise StageFailedError(_reason(folder, code))
 
 
 def _reason(folder: Path, code: int) -> str:
-    log, failure = folder / "trainer.log", folder / "failure.json"
+    log, failure = folder / LOG, folder / "failure.json"
     if failure.exists():
         record = json.loads(failure.read_text())
         return f"{record['type']}: {record['message']}\n\nlog: {log}"

@@ -98,6 +98,22 @@ def start_ray(config, python: str | None) -> None:
     ray.init(**given, runtime_env=OmegaConf.to_container(runtime_env))
 
 
+def prepare(values: dict[str, object], python: str | None) -> None:
+    """Start Ray for a stage that is to come, and have its first worker import what all will need.
+
+    Args:
+        values: verl's settings of Ray.
+        python: Command that starts a worker's Python.
+    """
+    start_ray(compose("verl.trainer.config", "ppo_trainer", overrides(values)), python)
+    ray.get(_nothing.options(num_cpus=0).remote())
+
+
+@ray.remote
+def _nothing() -> None:
+    """What a first worker does."""
+
+
 def write_failure(path: Path, error: BaseException) -> None:
     """Record an error unless the process nearest to its cause already has."""
     if not path.exists():
@@ -143,7 +159,8 @@ def run(folder: Path, python: str | None) -> bool:
             use_reference_policy=need_reference_policy(config),
             use_critic=need_critic(config),
         )
-        start_ray(config, python)
+        if not ray.is_initialized():
+            start_ray(config, python)
         joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
         leaves = bool(python) and not joined
         StageRunner().run(config, leaves)

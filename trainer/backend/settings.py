@@ -303,12 +303,12 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.default_local_dir": str(folder / "verl"),
         "trainer.total_training_steps": stage.steps,
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
-        **_ray(hardware, experiment.method),
+        **ray_settings(hardware, experiment.method),
     }
 
 
-def _ray(hardware, method: Method) -> dict[str, Any]:
-    """A Ray of its own on this machine, or one that is there and spans several."""
+def ray_settings(hardware, method: Method) -> dict[str, Any]:
+    """Those of Ray: one of its own on this machine, or one that is there and spans several."""
     ray_init = "ray_kwargs.ray_init"
     if hardware.ray_address:
         # Its processes were not started by us, so what they must know goes with the job.
