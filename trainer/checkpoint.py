@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from trainer.grading.extract import OPEN
+from trainer.lean import without_sklearn
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -30,14 +32,19 @@ def has_weights(folder: Path) -> bool:
     return bool(weight_files(folder))
 
 
+def _tokenizer(folder: Path) -> Any:
+    without_sklearn()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def eos_ids(folder: Path) -> set[int]:
     """Token ids that end a response: the tokenizer's, and those of `generation_config.json`.
 
     vLLM stops at both, so every engine here does.
     """
-    from transformers import AutoTokenizer
-
-    ids = {AutoTokenizer.from_pretrained(folder).eos_token_id}
+    ids = {_tokenizer(folder).eos_token_id}
     generation = folder / "generation_config.json"
     if generation.exists():
         more = json.loads(generation.read_text()).get("eos_token_id")
@@ -47,10 +54,8 @@ def eos_ids(folder: Path) -> set[int]:
 
 def opens_thought(folder: Path) -> bool:
     """Whether its chat template ends a prompt with the opening think tag, so no response has it."""
-    from transformers import AutoTokenizer
-
     chat = [{"role": "user", "content": "1 + 1"}]
-    prompt = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+    prompt = _tokenizer(folder).apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True
     )
     return prompt.rstrip().endswith(OPEN)

@@ -203,16 +203,6 @@ _lock = threading.Lock()
 _standing: list[Standby] = []
 
 
-def begin_standby(environment: Mapping[str, str]) -> None:
-    """Begin the imports of a program that `run_guarded` will be asked for, `warm`.
-
-    Args:
-        environment: As for `run_guarded`.
-    """
-    if possible():
-        _standby(whole(environment))
-
-
 def _standby(environment: Mapping[str, str]) -> Standby:
     """The process that stands by for this one, whose forks may have `environment`; started once."""
     with _lock:

@@ -32,7 +32,8 @@ LOOK = 1.0  # seconds between looks whether the pipeline's process is there
 # What Python, torch and transformers look at once, when they are loaded.
 READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
 FOR_STAGES = "trainer.heavy_for_stages"  # what the processes of a stage import beside
-SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"  # as it is imported, in the pipeline's process, too
+# What torch and scikit-learn set as they are imported, in the pipeline's process, too.
+SET_BY_IMPORTS = ("TORCHINDUCTOR_CACHE_DIR", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")
 
 
 @cache
@@ -181,7 +182,7 @@ def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(READ_ONCE) and name != SET_BY_TORCH
+        if name.startswith(READ_ONCE) and name not in SET_BY_IMPORTS
     }
 
 

@@ -183,6 +183,11 @@ def test_ctrl_c_ends_everything_within_ten_seconds(stopped):
     assert "goes on from the last checkpoint" in stopped.text
 
 
+def test_the_second_stage_has_its_ray_begun_beside_the_evaluation_of_the_first(finished, output):
+    (log,) = (output / "stages").glob("2-*/trainer.log")
+    assert re.search(r"was ready \d+\.\d s before its stage", log.read_text())
+
+
 def test_a_stop_saves_the_last_whole_step(killed_while_saving):
     """No checkpoint was due before step 3; a quick machine makes another step meanwhile."""
     resumed = re.search(r"resumes after step (\d)", killed_while_saving.text)

@@ -347,7 +347,7 @@ def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its
 def test_what_began_to_stand_by_is_what_a_program_is_forked_of(programs, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(programs))
     given = {"TOKENIZERS_PARALLELISM": f"false{len(process._standing)}"}  # of no other test
-    process.begin_standby(given)
+    process._standby(process.whole(given))
     begun = process._standing[-1]
     # torch sets it, where the flow imports it meanwhile
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

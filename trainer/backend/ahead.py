@@ -15,7 +15,7 @@ from threading import Thread
 
 from trainer.backend.stop import STOP
 from trainer.process import Guarded, new_scratch, start, whole
-from trainer.standby import FOR_STAGES, SET_BY_TORCH
+from trainer.standby import FOR_STAGES, SET_BY_IMPORTS
 
 RAY = "ray_kwargs."  # what the settings of Ray, of all of verl's, are named
 SETTINGS, STAGE, OUTPUT = "ray.json", "stage", "output"  # in its scratch folder
@@ -102,7 +102,7 @@ class Ahead:
 
 
 def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name != SET_BY_TORCH}
+    return {name: value for name, value in environment.items() if name not in SET_BY_IMPORTS}
 
 
 _begun: list[Ahead] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from trainer import standby
 from trainer.backend import ahead
 from trainer.backend.ahead import begin_ahead, end_ahead, take_ahead
 
@@ -127,9 +128,10 @@ def test_one_that_began_with_other_settings_is_ended(waits, folder, other, monke
     assert gone(process) and not scratch.exists()
 
 
-def test_what_torch_sets_in_the_flow_makes_no_difference(waits, folder, monkeypatch):
+def test_what_imports_set_in_the_flow_makes_no_difference(waits, folder, monkeypatch):
     begin_ahead(RAY, waits, 5.0)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    for name in standby.SET_BY_IMPORTS:
+        monkeypatch.setenv(name, "set")
     assert watch(take_ahead(folder, RAY, waits), folder) == 0
 
 
