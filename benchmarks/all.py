@@ -1,6 +1,6 @@
 """Every benchmark that needs no GPU and no data set from elsewhere, one after the other.
 
-    python -m benchmarks.all                  # 20 minutes; writes into benchmarks/results
+    python -m benchmarks.all                  # an hour; writes into benchmarks/results
     python -m benchmarks.all step overhead    # some of them
 
 The machine should do nothing else meanwhile. The grader's and the data's need FastCuRL's files and

@@ -90,6 +90,18 @@ DAEMON = """
 """
 
 
+# Waits until the guard has noted what would be left of it.
+NOTED = """
+        import json, os, time
+        from pathlib import Path
+        def noted(path, *pids):
+            text = ""
+            while not (path in text and all(str(pid) in text for pid in pids)):
+                time.sleep(0.05)
+                text = Path(os.environ["RAY_TMPDIR"], "guard.json").read_text()
+"""
+
+
 def test_the_exit_code_comes_back_and_output_is_in_the_log(run, tmp_path):
     assert run("print('hello'); raise SystemExit(7)") == 7
     assert "hello" in (tmp_path / "log").read_text()
@@ -125,7 +137,10 @@ def test_shared_memory_that_was_left_is_removed(run, tmp_path):
             held = mmap.mmap(file.fileno(), 4096)
         open(f"/dev/shm/sem.loky-{os.getpid()}-x", "w").close()
         print(path, flush=True)
-        time.sleep(5)
+        """
+        + NOTED
+        + """
+        noted(path, os.getpid())
         os.kill(os.getpid(), 9)
         """
     )
@@ -143,7 +158,7 @@ def test_shared_memory_that_was_left_is_removed(run, tmp_path):
 def test_a_program_that_makes_no_progress_is_stopped(run, tmp_path):
     started = time.monotonic()
     with pytest.raises(StalledError, match="stall_timeout"):
-        run(DAEMON + "\n    time.sleep(600)", str(tmp_path / "pid"), stall_timeout=3)
+        run(DAEMON + "\n    time.sleep(600)", str(tmp_path / "pid"), stall_timeout=1.5)
     assert time.monotonic() - started < 30
     assert not alive(tmp_path / "pid")
     assert "prog" in (tmp_path / "stacks.txt").read_text()
@@ -156,7 +171,7 @@ def test_progress_keeps_a_silent_program_alive(run):
 def test_a_program_that_ignores_sigterm_is_killed_all_the_same(run, tmp_path):
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     with pytest.raises(StalledError):
-        run(deaf, stall_timeout=3)
+        run(deaf, stall_timeout=1.5)
 
 
 SAVER = """
@@ -179,14 +194,14 @@ def test_a_program_that_listens_may_save_before_it_is_ended_and_is_not_waited_fo
 ):
     started = time.monotonic()
     with pytest.raises(StalledError):
-        run(SAVER, str(tmp_path / "stop"), stop=tmp_path / "stop", stall_timeout=3)
+        run(SAVER, str(tmp_path / "stop"), stop=tmp_path / "stop", stall_timeout=1.5)
     assert (tmp_path / "saved").read_text() == "all of it"
     assert time.monotonic() - started < 20  # the whole grace alone would take as long
 
 
 def test_a_program_that_does_not_listen_is_not_asked(run, tmp_path):
     with pytest.raises(StalledError):
-        run("import time; time.sleep(600)", stop=tmp_path / "stop", stall_timeout=3)
+        run("import time; time.sleep(600)", stop=tmp_path / "stop", stall_timeout=1.5)
     assert not (tmp_path / "stop").exists()
 
 
@@ -220,7 +235,10 @@ SHARED = """
 def test_what_a_killed_guard_did_not_end_is_ended_and_what_it_did_not_remove_removed(run, tmp_path):
     text = "    import os\n" + SHARED + DAEMON + "\n    print(os.environ['RAY_TMPDIR'], path)\n"
     code = run(
-        text + "    sys.stdout.flush(); time.sleep(5); os.kill(os.getppid(), 9); time.sleep(60)",
+        text
+        + "    sys.stdout.flush()\n"
+        + textwrap.indent(textwrap.dedent(NOTED), "    ")
+        + "    noted(path, os.getpid(), child.pid); os.kill(os.getppid(), 9); time.sleep(60)",
         str(tmp_path / "pid"),
     )
     assert "SIGKILL" in how_it_ended(code)
