@@ -6,7 +6,7 @@
 Runs an experiment from nothing, and then again. Writes results/overhead-EXPERIMENT.json: seconds of
 the whole, of it outside trainer processes, of each stage from its launch to the end of its first
 step, and to the moment that each of its processes is first seen, and of the second run, which must
-train nothing.
+train nothing. A trainer that was begun before its stage counts from the stage's launch on.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from tasks.stages import MANIFEST, stage_folders
 from trainer.records import read_records
 
 TRAINERS = ("trainer.backend.main", "trainer.generate")
+WAITING = "trainer.backend.waiting"  # a trainer, too, once there is a stage for it
 LOOK = 0.1  # seconds between looks at which processes there are
 
 
@@ -36,7 +37,8 @@ def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[f
     """Run a pipeline; seconds of all, and of it with a trainer or sampler process.
 
     Returns:
-        The seconds; and what was seen when, as Unix time, for each process by each of its names.
+        The seconds; and what was seen when first, as Unix time, for each process by each of its
+        names.
 
     Raises:
         RuntimeError: it failed.
@@ -47,18 +49,17 @@ def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[f
     began = time.monotonic()
     with log.open("a") as file:
         run = subprocess.Popen([*command, f"output={output}"], stdout=file, stderr=file)
-        inside, done = 0.0, threading.Event()
+        looks: list[tuple[float, float, set[str]]] = []  # from, to, and what ran
+        done = threading.Event()
 
         def watch() -> None:
-            nonlocal inside
-            before = time.monotonic()
+            before = time.time()
             while not done.wait(LOOK):
-                names = _below(run.pid)
-                now = time.monotonic()
-                inside += (now - before) * any(name in TRAINERS for _, name in names)
+                names, now = _below(run.pid), time.time()
+                looks.append((before, now, {name for _, name in names}))
                 before = now
                 for each in names:
-                    seen.setdefault(each, time.time())
+                    seen.setdefault(each, now)
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -68,6 +69,7 @@ def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[f
         thread.join()
     if code:
         raise RuntimeError(f"{experiment} ended with exit code {code}\n\nhint: {log}")
+    inside = in_trainers(looks, _attempts(output))
     took = {
         "seconds": round(seconds, 1),
         "in_trainers_s": round(inside, 1),
@@ -75,6 +77,33 @@ def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[f
         "outside_share": round(1 - inside / seconds, 4),
     }
     return took, [(when, name) for (_, name), when in seen.items()]
+
+
+def in_trainers(
+    looks: list[tuple[float, float, set[str]]], attempts: list[tuple[float, float]]
+) -> float:
+    """Seconds with a trainer or sampler.
+
+    Args:
+        looks: Beginning, end and names of processes of each span of time.
+        attempts: Beginning and end of the stages.
+
+    >>> spans = [(0, 1, {WAITING}), (1, 2, {WAITING}), (2, 5, {TRAINERS[0]}), (5, 9, {"raylet"})]
+    >>> in_trainers(spans, [(1, 4.5)])
+    4.0
+    """
+    found = 0.0
+    for begun, ended, names in looks:
+        in_a_stage = any(first <= begun < last for first, last in attempts)
+        trains = not names.isdisjoint(TRAINERS) or (WAITING in names and in_a_stage)
+        found += (ended - begun) * trains
+    return found
+
+
+def _attempts(output: Path) -> list[tuple[float, float]]:
+    manifests = [read_json(folder / MANIFEST) for folder in stage_folders(output)]
+    attempts = [attempt for manifest in manifests for attempt in manifest["attempts"]]
+    return [(attempt["started"], attempt["ended"]) for attempt in attempts]
 
 
 def _below(pid: int) -> list[tuple[int, str]]:
@@ -114,7 +143,7 @@ def stages(output: Path, seen: list[tuple[float, str]]) -> list[dict]:
         begun, first = attempt["started"], records[0]["time"]
         launch: dict[str, float] = {}
         for when, name in sorted(seen):
-            if begun < when < first:
+            if begun < when < first and name != WAITING:
                 launch.setdefault(name, round(when - begun, 1))
         found.append(
             {

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from attempts import ROOT, Attempt, manifests, may_mount
+from attempts import ROOT, Attempt, manifests, may_mount, part_of
 from truth import faults_of, finished_stages, recorded_steps, resumed, stage_folders
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
@@ -97,6 +97,25 @@ def test_prefects_temporary_server_is_killed(tmp_path, stall, attempts, row):
     row.then = resumed(again.text) + ", finished"
     check_end(again, row)
     assert len(finished_stages(chain.output)) == 2
+
+
+def test_a_trainer_that_waits_for_its_stage_is_killed_and_the_run_goes_on(
+    tmp_path, stall, attempts, row
+):
+    part = "a trainer that waits for its stage"
+    row.fault = f"SIGKILL of {part}"
+    run = attempts(tmp_path / "outputs", "experiment=lab/smoke", stall)
+    deadline = time.monotonic() + START
+    while part not in map(part_of, run.processes()):
+        assert run.alive() and time.monotonic() < deadline, run.text
+        time.sleep(0.1)
+    run.kill(part)
+    assert run.end(END) == 0, run.text
+    row.sees, row.kept, row.then = "nothing: the run goes on", "everything", "none is needed"
+    check_end(run, row)
+    assert set(finished_stages(run.output).values()) == {1}, "an attempt of each stage"
+    first, second = (folder / "trainer.log" for folder in stage_folders(run.output))
+    assert "was ready" not in first.read_text() and "was ready" in second.read_text()
 
 
 @pytest.mark.parametrize("part", DEATHS)

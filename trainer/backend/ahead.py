@@ -19,6 +19,7 @@ from trainer.standby import FOR_STAGES, SET_BY_IMPORTS
 
 RAY = "ray_kwargs."  # what the settings of Ray, of all of verl's, are named
 SETTINGS, STAGE, OUTPUT = "ray.json", "stage", "output"  # in its scratch folder
+OF_OTHERS = ("MLFLOW_", "PREFECT_")  # variables that no trainer reads, and a flow sets as it goes
 WAITING = "trainer.backend.waiting"  # what is begun
 LOG = "trainer.log"  # in the stage's folder
 
@@ -102,7 +103,11 @@ class Ahead:
 
 
 def _comparable(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name not in SET_BY_IMPORTS}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in SET_BY_IMPORTS and not name.startswith(OF_OTHERS)
+    }
 
 
 _begun: list[Ahead] = []

@@ -128,9 +128,9 @@ def test_one_that_began_with_other_settings_is_ended(waits, folder, other, monke
     assert gone(process) and not scratch.exists()
 
 
-def test_what_imports_set_in_the_flow_makes_no_difference(waits, folder, monkeypatch):
+def test_what_a_flow_sets_as_it_goes_makes_no_difference(waits, folder, monkeypatch):
     begin_ahead(RAY, waits, 5.0)
-    for name in standby.SET_BY_IMPORTS:
+    for name in (*standby.SET_BY_IMPORTS, "MLFLOW_RUN_ID", "PREFECT_API_URL"):
         monkeypatch.setenv(name, "set")
     assert watch(take_ahead(folder, RAY, waits), folder) == 0
 
