@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 from trainer.backend.stop import STOP
 from trainer.process import Guarded, new_scratch, start, whole
@@ -45,6 +45,8 @@ class Ahead:
         self._grace = grace
         self._scratch = new_scratch()
         self._program: Guarded | None = None
+        self._unwanted = False
+        self._lock = Lock()
         (self._scratch / SETTINGS).write_text(json.dumps(self._ray))
         self._beginning = Thread(target=self._begin, daemon=True)
         self._beginning.start()
@@ -52,7 +54,7 @@ class Ahead:
     def _begin(self) -> None:
         # Where there is no room for it, the stage will say so.
         with contextlib.suppress(OSError), (self._scratch / OUTPUT).open("ab") as output:
-            self._program = start(
+            program = start(
                 WAITING,
                 [str(self._scratch)],
                 self._scratch,
@@ -64,6 +66,10 @@ class Ahead:
                 only_warm=True,
                 imports=[FOR_STAGES],
             )
+            with self._lock:
+                self._program, unwanted = program, self._unwanted
+            if unwanted and program:
+                program.end()
 
     def fits(self, ray: Mapping[str, object], environment: Mapping[str, str]) -> bool:
         """Whether it began with these."""
@@ -95,10 +101,11 @@ class Ahead:
         return None
 
     def end(self) -> None:
-        """End it, and wait for that."""
-        self._beginning.join()
-        if self._program:
-            self._program.end()
+        """End it, and wait for that; one that has not begun yet ends as soon as it has."""
+        with self._lock:
+            self._unwanted, program = True, self._program
+        if program:
+            program.end()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

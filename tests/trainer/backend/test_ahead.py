@@ -4,6 +4,7 @@ import textwrap
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
@@ -153,6 +154,25 @@ def test_what_no_stage_takes_ends(waits):
     assert begun()[0] == process, "one is enough"
     end_ahead()
     assert gone(process) and not scratch.exists()
+
+
+def test_one_that_takes_long_to_begin_is_not_waited_for_and_ends_when_it_has(waits, monkeypatch):
+    """As where a flow is interrupted while the process that it is forked of still imports."""
+    ready, real = Event(), ahead.start
+
+    def slow(*given, **more):
+        ready.wait(60)
+        return real(*given, **more)
+
+    monkeypatch.setattr(ahead, "start", slow)
+    begin_ahead(RAY, waits, 5.0)
+    begun = ahead._begun[-1]
+    end_ahead()
+    assert begun._beginning.is_alive() and not begun._scratch.exists()
+    ready.set()
+    begun._beginning.join(60)
+    assert begun._program is not None and not begun._program.runs
+    assert not begun._scratch.exists()
 
 
 def test_where_nothing_can_be_forked_nothing_is_begun(waits, folder, monkeypatch):
