@@ -158,15 +158,17 @@ def test_what_no_stage_takes_ends(waits):
 
 def test_one_that_takes_long_to_begin_is_not_waited_for_and_ends_when_it_has(waits, monkeypatch):
     """As where a flow is interrupted while the process that it is forked of still imports."""
-    ready, real = Event(), ahead.start
+    asked, ready, real = Event(), Event(), ahead.start
 
     def slow(*given, **more):
+        asked.set()
         ready.wait(60)
         return real(*given, **more)
 
     monkeypatch.setattr(ahead, "start", slow)
     begin_ahead(RAY, waits, 5.0)
     begun = ahead._begun[-1]
+    assert asked.wait(60)
     end_ahead()
     assert begun._beginning.is_alive() and not begun._scratch.exists()
     ready.set()
