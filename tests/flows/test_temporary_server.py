@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
+RUNS = re.compile(r"^from flows\.terminal import run", re.M)
 FLOW = """
 from pathlib import Path
 from prefect import flow
@@ -102,6 +106,36 @@ def test_one_that_never_answers_is_not_waited_for_longer_than_prefect_allows(sta
     assert re.search(r"temporary server does not answer at http://127.0.0.1:\d+/api", said), said
     assert "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS" in said.split("hint: ")[1]
     assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        ("-m flows.pipeline experiment=lab/nope", True),
+        ("-u -m flows.report experiment=lab/nope", True),
+        ("-m flows.pipeline --help", False),
+        ("-m flows.plan experiment=lab/nope", False),  # runs no flow
+        ("-c 'import flows.pipeline'", False),
+    ],
+)
+def test_it_begins_with_the_imports_of_a_program_that_runs_a_flow(words, begins, tmp_path):
+    """What Python looks for in every process says whether a server's guard was started."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if '--grace' in sys.orig_argv and 'flows.server' in sys.orig_argv:\n"
+        "    open('begun', 'a').close()\n"
+        "    os._exit(1)\n"
+    )
+    path = f"{tmp_path}:{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": path, "PREFECT_API_URL": ""}
+    command = [sys.executable, *shlex.split(words)]
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+    assert (tmp_path / "begun").exists() == begins
+
+
+def test_the_programs_that_begin_it_are_those_that_run_a_flow():
+    found = {path.stem for path in (ROOT / "flows").glob("*.py") if RUNS.search(path.read_text())}
+    assert found == set(PROGRAMS)
 
 
 def test_a_flow_uses_it_and_what_the_flow_starts_does_not(started):
