@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import load
+from tasks import train_stage as training
 from tasks.artifacts import digest_of, read_json
 from tasks.stages import (
     alone,
@@ -22,6 +23,8 @@ from tasks.stages import (
     stage_folder,
     stage_folders,
 )
+from trainer.backend.ahead import ray_settings
+from trainer.backend.settings import settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,3 +198,29 @@ def test_one_who_waited_for_a_stage_that_was_deleted_holds_the_new_one(tmp_path)
     finally:
         release.set()
         waiting.join()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "variables", "begins"),
+    [
+        ([], {}, True),
+        (["hardware=gpu1"], {}, False),
+        (["hardware.ray_address=10.0.0.1:6379"], {}, False),
+        ([], {"RAY_ADDRESS": "10.0.0.1:6379"}, False),
+    ],
+)
+def test_a_trainer_is_begun_ahead_where_it_has_a_ray_of_its_own_on_a_cpu(
+    overrides, variables, begins, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(training, "begin_ahead", lambda *words: given.append(words))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    experiment = load("experiment=lab/smoke", *overrides)
+    training.begin(experiment)
+    assert len(given) == begins
+    for ray, environment, grace in given:
+        values = settings(experiment, 0, start=Path("s"), prompts=Path("p"), folder=Path("f"))
+        assert ray_settings(values) == ray, "what its stage will be started with"
+        assert environment["VERL_PLATFORM"] == "cpu" and grace == experiment.hardware.stop_grace

@@ -133,7 +133,11 @@ def take_ahead(
     folder: Path, ray: Mapping[str, object], environment: Mapping[str, str]
 ) -> Guarded | None:
     """The trainer that was begun for the stage in `folder`, see `Ahead.take`; None if none was."""
-    return _begun.pop().take(folder, ray, environment) if _begun else None
+    if not _begun:
+        return None
+    program = _begun[-1].take(folder, ray, environment)  # interrupted, it is still ours to end
+    _begun.pop()
+    return program
 
 
 @atexit.register
