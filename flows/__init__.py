@@ -1,9 +1,12 @@
 """What happens in which order."""
 
+import atexit
+import gc
 import os
 import sys
 
 from conf import telemetry
+from trainer.lean import only_tokenizers
 
 # Before Prefect is imported anywhere: it reads these once.
 telemetry.switch_off()
@@ -15,15 +18,19 @@ PROGRAMS = ("data", "evaluate", "pipeline", "report", "study", "train_stage")
 """What `python -m flows.NAME` runs as a flow, see `flows.terminal`."""
 
 
-def _asked_for() -> str:
+def _program() -> str:
     """The flow that Python was started for and that it is about to import, or "" for none."""
-    started = sys.argv[:1] == ["-m"] and not {"-h", "--help"} & set(sys.orig_argv)
+    started = sys.argv[:1] == ["-m"]
     words = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if started else []
     name = words[0].removeprefix("flows.") if words else ""
     return name if name in PROGRAMS else ""
 
 
-if _asked_for() and not os.environ.get("PREFECT_API_URL"):
-    from flows import temporary_server
+if _program():
+    gc.disable()  # until `terminal.run`: what is imported stays, to look through it takes long
+    atexit.register(gc.freeze)  # and longer to take it apart in the end
+    only_tokenizers()
+    if not {"-h", "--help"} & set(sys.orig_argv) and not os.environ.get("PREFECT_API_URL"):
+        from flows import temporary_server
 
-    temporary_server.begin_early()  # it needs as long as all that is imported here
+        temporary_server.begin_early()  # it needs as long as all that is imported here

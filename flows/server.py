@@ -4,6 +4,7 @@ It starts while the flow still imports Prefect, which alone knows whether a serv
 So it looks, too, and ends at once where none is wanted.
 """
 
+import gc
 import os
 import sys
 
@@ -16,14 +17,25 @@ os.environ |= {
 
 from flows.temporary_server import wanted
 
-if __name__ == "__main__" and wanted():
-    import uvicorn
 
+def serve(port: int) -> None:
+    """Serve until it is told to end."""
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    gc.freeze()
+    gc.enable()
     uvicorn.run(
-        "prefect.server.api.server:create_app",
+        create_app,
         factory=True,
         host="127.0.0.1",
-        port=int(sys.argv[1]),
+        port=port,
         log_level="error",
         lifespan="on",
     )
+
+
+if __name__ == "__main__":
+    gc.disable()  # while it imports, see `flows`
+    if wanted():
+        serve(int(sys.argv[1]))

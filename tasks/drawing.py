@@ -99,9 +99,9 @@ def png(figure: Figure) -> bytes:
 
 def _settle(figure: Figure) -> None:
     """Lay the figure out once; it would be done again, twice, for every file."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # "none" would be one that makes every file a draft more
 
 
 def inline(file: str, name: str) -> str:

@@ -181,7 +181,7 @@ def _boundaries(figure: Figure, axes: Axes, stages: Sequence[Mapping[str, Any]])
     middles = [(start + stop) / 2 for start, stop in zip(starts, ends, strict=True)]
     above = [_above(axes, x, name, 16) for x, name in zip(middles, names, strict=True)]
     below = [_above(axes, x, _context(stage), 4) for x, stage in zip(middles, made, strict=True)]
-    figure.draw_without_rendering()
+    figure.get_layout_engine().execute(figure)
     width = axes.get_window_extent().width / (ends[-1] - starts[0])
     spaces = [(stop - start) * width for start, stop in zip(starts, ends, strict=True)]
     if all(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import digest_of, file_digest
-from trainer.lean import without_sklearn
+from trainer.lean import lean_transformers
 
 FILES = (
     "tokenizer.json",
@@ -28,7 +28,7 @@ def tokenizer_digest(folder: Path) -> str:
 
 def load_tokenizers() -> None:
     """Import what reads tokenizers: seconds, which a flow may spend while its server starts."""
-    without_sklearn()
+    lean_transformers()
     from transformers import AutoTokenizer  # noqa: F401
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.grading.extract import OPEN
-from trainer.lean import without_sklearn
+from trainer.lean import lean_transformers
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -33,7 +33,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def _tokenizer(folder: Path) -> Any:
-    without_sklearn()
+    lean_transformers()
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)

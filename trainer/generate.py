@@ -91,9 +91,9 @@ def torch_responses(request: Request, jobs: Sequence[Job], tokenizer) -> Iterato
     """Batches of responses by `trainer.sampling`, prompts of like length together."""
     import torch
 
-    from trainer.lean import without_sklearn
+    from trainer.lean import lean_transformers
 
-    without_sklearn()
+    lean_transformers()
     from transformers import AutoModelForCausalLM
 
     from trainer.checkpoint import eos_ids

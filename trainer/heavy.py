@@ -6,9 +6,9 @@ Neither Ray nor what imports it may be among them: a worker's Ray must find its 
 
 import torch  # noqa: F401
 
-from trainer.lean import without_sklearn
+from trainer.lean import lean_transformers
 
-without_sklearn()
+lean_transformers()
 
 import transformers.models.auto.modeling_auto  # noqa: E402
 import transformers.models.qwen2.modeling_qwen2  # noqa: E402, F401

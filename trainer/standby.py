@@ -10,6 +10,7 @@ The dots make room: a process shows no longer a command line in `ps` than it was
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -188,9 +189,7 @@ def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
 
 def serve(control: socket.socket) -> None:
     """Fork for each request, until the other side is gone. In a fork it leaves by `SystemExit`."""
-    import trainer.heavy  # noqa: F401
-
-    ready_to_fork()
+    _import(["trainer.heavy"])
     parent = os.getppid()
     control.settimeout(LOOK)
     while os.getppid() == parent:
@@ -213,6 +212,7 @@ def serve(control: socket.socket) -> None:
 
 def _import(modules: Sequence[str]) -> None:
     if any(module not in sys.modules for module in modules):
+        gc.disable()  # what is imported stays
         for module in modules:
             importlib.import_module(module)
         ready_to_fork()

@@ -140,6 +140,7 @@ def _import(modules: Sequence[str], environment: dict[str, str]) -> dict[str, st
     """Import in an environment, and give the variables that the modules set."""
     os.environ.clear()
     os.environ.update(environment)
+    gc.disable()
     for module in modules:
         try:
             importlib.import_module(module)
@@ -151,7 +152,7 @@ def _import(modules: Sequence[str], environment: dict[str, str]) -> dict[str, st
 
 def ready_to_fork() -> None:
     """Make forks cheap, and leave them to themselves."""
-    gc.collect()
+    gc.enable()
     gc.freeze()  # a collection in a fork would write to, and so copy, every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a program
 

@@ -5,7 +5,7 @@ Kept light: it runs in each of the ten or so processes of a stage.
 
 import os
 
-from trainer.lean import without_sklearn
+from trainer.lean import lean_transformers
 
 ROLLOUT = "torch"
 
@@ -25,7 +25,7 @@ def register_torch_rollout() -> None:
     RolloutReplicaRegistry.register(ROLLOUT, load_replica)
 
 
-without_sklearn()
+lean_transformers()
 if os.environ.get("VERL_PLATFORM") == "cpu":
     from trainer.backend import cpu
 

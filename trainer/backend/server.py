@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import eos_ids
-from trainer.lean import without_sklearn
+from trainer.lean import lean_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class TorchServer:
     def __init__(self, settings: ServerSettings):
         import torch
 
-        without_sklearn()
+        lean_transformers()
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         self.settings = settings
