@@ -2,6 +2,8 @@
 
     python -m benchmarks.overhead                                   # lab/smoke, 2 minutes
     python -m benchmarks.overhead --experiment lab/fastcurl         # the demo, 5 minutes
+    python -m benchmarks.overhead --experiment lab/fastcurl --tokens 32     # stages of the size
+                                                                   # of benchmarks.step
 
 Runs an experiment from nothing, and then again. Writes results/overhead-EXPERIMENT.json: seconds of
 the whole, of it outside trainer processes, of each stage from its launch to the end of its first
@@ -17,12 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from benchmarks.step import RESULTS
+from conf.load import load
 from tasks.artifacts import read_json
 from tasks.machine import environment
 from tasks.stages import MANIFEST, stage_folders
@@ -33,7 +37,26 @@ WAITING = "trainer.backend.waiting"  # a trainer, too, once there is a stage for
 LOOK = 0.1  # seconds between looks at which processes there are
 
 
-def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[float, str]]]:
+def alike(experiment: str, tokens: int) -> list[str]:
+    """Settings that make all stages alike: three steps of one update, `tokens` a response at most.
+
+    >>> alike("lab/smoke", 32)[:2]
+    ['stages.0.context_length=32', 'stages.0.steps=3']
+    """
+    return [
+        setting
+        for number, stage in enumerate(load(f"experiment={experiment}").stages)
+        for setting in (
+            f"stages.{number}.context_length={tokens}",
+            f"stages.{number}.steps=3",
+            f"stages.{number}.mini_batch_size={stage.batch_size}",
+        )
+    ]
+
+
+def timed(
+    experiment: str, output: Path, more: Sequence[str] = ()
+) -> tuple[dict[str, float], list[tuple[float, str]]]:
     """Run a pipeline; seconds of all, and of it with a trainer or sampler process.
 
     Returns:
@@ -43,7 +66,7 @@ def timed(experiment: str, output: Path) -> tuple[dict[str, float], list[tuple[f
     Raises:
         RuntimeError: it failed.
     """
-    command = [sys.executable, "-m", "flows.pipeline", f"experiment={experiment}"]
+    command = [sys.executable, "-m", "flows.pipeline", f"experiment={experiment}", *more]
     log = output.with_suffix(".log")
     seen: dict[tuple[int, str], float] = {}
     began = time.monotonic()
@@ -162,15 +185,17 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", default="lab/smoke")
+    parser.add_argument("--tokens", type=int, help="see `alike`; none: stages as they are")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     given = parser.parse_args()
-    name = given.experiment.replace("/", "_")
+    name = given.experiment.replace("/", "_") + (f"-{given.tokens}" if given.tokens else "")
+    more = alike(given.experiment, given.tokens) if given.tokens else []
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         output = Path(folder) / "outputs"
-        first, seen = timed(given.experiment, output)
+        first, seen = timed(given.experiment, output, more)
         made = stages(output, seen)
         attempts = [len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)]
-        again, _ = timed(given.experiment, output)
+        again, _ = timed(given.experiment, output, more)
         if again["in_trainers_s"] or attempts != [
             len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
         ]:
@@ -178,6 +203,7 @@ def main() -> None:
     facts = {
         "command": shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
         "experiment": given.experiment,
+        "settings": more,
         "from_nothing": first,
         "stages": made,
         "finished_before": again,

@@ -1,5 +1,6 @@
 """Stages on disk as `tasks.train_stage` leaves them, with a stand-in for the trainer process."""
 
+import gc
 import json
 import signal
 from contextlib import contextmanager
@@ -18,6 +19,12 @@ from trainer.records import append_record, keep_steps
 
 # A suite started in the background of a shell ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # until all is imported: it stays, and to look through it takes long
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 class NoTracker:

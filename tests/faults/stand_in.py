@@ -6,6 +6,8 @@ Data, stages, guard and tracking are the project's own; only verl is not there, 
 evaluation: a run takes seconds. `wait` is how long a step takes.
 """
 
+import atexit
+import gc
 import os
 import sys
 from functools import partial
@@ -51,6 +53,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # as a flow does, see `flows`
     try:
         main(sys.argv[1:])
     except (ValueError, RuntimeError) as error:
