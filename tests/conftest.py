@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from conf.schema import Experiment
-from tasks import prepare
+from tasks import drawing, prepare
 from tasks import train_stage as training
 from tasks.download import download
 from tasks.model import Checkpoint, starting_model
@@ -36,6 +36,14 @@ class NoTracker:
 
     def found_stage(self, *_arguments):
         pass
+
+
+@pytest.fixture
+def plain_figures(monkeypatch):
+    """Figures cost seconds each; they have tests of their own."""
+    monkeypatch.setattr(drawing, "png", lambda _: b"")
+    monkeypatch.setattr(drawing, "svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr(drawing, "inline", lambda *_: "")
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
 """Flows without learning and sampling: stand-ins for the two processes that take the time."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,6 +18,7 @@ from flows.temporary_server import TemporaryServer
 from tasks import generations
 from tasks import train_stage as training
 from tasks.artifacts import read_json
+from tasks.stages import alone
 from trainer.generate import Request, Response, made, missing, write_part
 from trainer.lab import BASE
 from trainer.records import append_record, read_records
@@ -24,10 +29,43 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory) -> str:
+def empty_prefect(tmp_path_factory) -> Path:
+    """An empty database of Prefect: to make its tables takes longer than all that is done with it.
+
+    One for all processes of pytest.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect-empty"
+    with alone(folder):
+        if not (folder / "prefect.db").exists():
+            home = tmp_path_factory.mktemp("prefect")
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                env={**os.environ, "PREFECT_HOME": str(home)},
+                capture_output=True,
+                check=True,
+            )
+            os.replace(home / "prefect.db", folder / "prefect.db")
+    return folder / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_home(empty_prefect, tmp_path_factory) -> Callable[[], str]:
+    """The function that makes a folder for Prefect, with an empty database."""
+
+    def make() -> str:
+        home = tmp_path_factory.mktemp("prefect")
+        shutil.copyfile(empty_prefect, home / "prefect.db")
+        return str(home)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home) -> str:
     """The address of a server with a database of its own: one for all, since it takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("PREFECT_HOME", prefect_home())
         patch.delenv("PREFECT_API_URL", raising=False)
         server = TemporaryServer()
     yield server.wait()

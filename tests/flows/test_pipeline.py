@@ -49,7 +49,13 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", flow, *SETTINGS, f"output={output}", *overrides],
             cwd=output.parent,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "STAGECRAFT_RUN": self.mark, **KEEP},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PREFECT_HOME": str(output.parent / "prefect"),
+                "STAGECRAFT_RUN": self.mark,
+                **KEEP,
+            },
             stdout=self.log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -104,8 +110,10 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("pipeline") / "outputs"
+def output(tmp_path_factory, prefect_home) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    os.rename(prefect_home(), folder / "prefect")
+    return folder / "outputs"
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,11 @@ from mlflow import MlflowClient
 from conf.load import ConfigError
 from flows.cli import main
 from flows.study import study
-from tasks import drawing
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from tasks.comparison import StudyIncompleteError
 
-pytestmark = pytest.mark.usefixtures("prefect")
+pytestmark = pytest.mark.usefixtures("prefect", "plain_figures")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,14 +25,6 @@ def mlflow_store(tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.chdir(store.parent)
         yield
-
-
-@pytest.fixture(autouse=True)
-def plain_figures(monkeypatch):
-    """Figures cost seconds each; they have tests of their own."""
-    monkeypatch.setattr(drawing, "png", lambda _: b"")
-    monkeypatch.setattr(drawing, "svg", lambda _: "<svg></svg>")
-    monkeypatch.setattr(drawing, "inline", lambda *_: "")
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ nothing()
 
 
 @pytest.fixture
-def started(tmp_path):
+def started(tmp_path, prefect_home):
     """Start a flow without a server, in a process of its own."""
     processes = []
 
@@ -47,7 +47,7 @@ def started(tmp_path):
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
-                "PREFECT_HOME": str(tmp_path / "prefect"),
+                "PREFECT_HOME": prefect_home(),
                 "PREFECT_API_URL": "",
                 "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(patience),
             },

@@ -179,6 +179,7 @@ def test_harder_problems_are_shown_with_the_length_their_answers_need(run, whole
     assert "Response length needed against prompt length" in whole.page.text
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_every_benchmark_has_its_verdict(small_run):
     run = small_run()
     others = [{**each, "benchmark": "other"} for each in run.given["evaluations"]]
@@ -189,6 +190,7 @@ def test_every_benchmark_has_its_verdict(small_run):
     assert "other, 12 problems" in terminal_summary(shown.report.summary)
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_change_that_is_not_resolved_is_called_so(small_run):
     shown = written(small_run(gain=0.0, problems=60))
     headline, evidence, _ = shown.report.summary["verdict"]
@@ -230,18 +232,21 @@ def test_nan_is_shown_and_named(small_run):
     assert shown.page.text.count("NaN") == 1 + 3 and "NaN" in shown.report.markdown
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_step_made_again_after_an_interruption_counts_once(tmp_path):
     lines = ['{"step": 1, "loss": 1}', '{"step": 2, "loss": 2}', '{"step": 2, "loss": 3}', '{"st']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert results.read_steps(tmp_path) == [{"step": 1, "loss": 1}, {"step": 2, "loss": 3}]
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step"\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 1 of .*metrics.jsonl.*\n\nhint: "):
         results.read_steps(tmp_path)
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_without_a_base_nothing_is_compared(small_run):
     run = small_run()
     shown = written(run, evaluations=run.given["evaluations"][1:])
@@ -249,6 +254,7 @@ def test_without_a_base_nothing_is_compared(small_run):
 
 
 @pytest.mark.parametrize("evaluated", [0, 1])
+@pytest.mark.usefixtures("plain_figures")
 def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluated):
     run = small_run()
     run.given["stages"] = run.given["stages"][:1]
@@ -286,6 +292,7 @@ def rewrite(evaluation, change):
         ),
     ],
 )
+@pytest.mark.usefixtures("plain_figures")
 def test_responses_that_do_not_fit_are_told_beside_the_numbers(small_run, change, said):
     run = small_run()
     rewrite(run.given["evaluations"][1], change)
@@ -295,6 +302,7 @@ def test_responses_that_do_not_fit_are_told_beside_the_numbers(small_run, change
     assert f"short: {row['note']}" in shown.page.text
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_evaluations_sampled_differently_are_not_compared(small_run):
     run = small_run()
     run.given["evaluations"][2]["sampling"]["temperature"] = 1.0
@@ -303,6 +311,7 @@ def test_evaluations_sampled_differently_are_not_compared(small_run):
     assert "the change could not be tested" in shown.report.summary["verdict"][0]
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_second_report_replaces_the_first(small_run):
     run = small_run()
     first = written(run)
@@ -337,6 +346,7 @@ def test_every_prompt_is_in_a_bar_and_no_bar_lies_across_the_threshold():
     assert all(left + width <= 247.5 or left >= 247.5 for left, width, height in bars if height)
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_report_is_drawn_again_only_where_what_it_is_made_of_changed(small_run, monkeypatch):
     run = small_run()
     first = written(run).report
@@ -359,6 +369,7 @@ def test_a_report_is_drawn_again_only_where_what_it_is_made_of_changed(small_run
 
 
 @pytest.mark.parametrize("gone", ["report.md", "report.html", "summary.json", "figures"])
+@pytest.mark.usefixtures("plain_figures")
 def test_a_report_that_is_not_whole_is_drawn_again(small_run, gone):
     run = small_run()
     folder = written(run).report.folder
@@ -368,6 +379,7 @@ def test_a_report_that_is_not_whole_is_drawn_again(small_run, gone):
     assert lost.exists()
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_report_that_other_code_drew_is_drawn_again(small_run, monkeypatch):
     run = small_run()
     first = written(run).report.summary["made_of"]

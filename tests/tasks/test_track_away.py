@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 from mlflow import MlflowClient
 
+from conf import telemetry
 from tasks import track, track_reach
 from tasks.artifacts import digest_of
 from tasks.journal import Journal, journals
@@ -313,7 +314,7 @@ class Server:
             stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={**os.environ, **telemetry.OFF, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
         deadline = time.monotonic() + 90
         while True:
