@@ -16,7 +16,6 @@ def uncollected():
     gc.disable()  # as a program is while it imports
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def test_what_a_program_leaves_lying_is_collected_once_it_runs(uncollected):
