@@ -27,6 +27,10 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries of vLLM's say at the end what was not taken apart
+
+
 class NoTracker:
     """Takes what a tracker takes, and keeps nothing."""
 
