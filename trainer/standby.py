@@ -212,7 +212,7 @@ def serve(control: socket.socket) -> None:
 
 def _import(modules: Sequence[str]) -> None:
     if any(module not in sys.modules for module in modules):
-        gc.disable()  # what is imported stays
+        gc.disable()  # what is imported stays: `ready_to_fork` freezes it
         for module in modules:
             importlib.import_module(module)
         ready_to_fork()

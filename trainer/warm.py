@@ -140,7 +140,7 @@ def _import(modules: Sequence[str], environment: dict[str, str]) -> dict[str, st
     """Import in an environment, and give the variables that the modules set."""
     os.environ.clear()
     os.environ.update(environment)
-    gc.disable()
+    gc.disable()  # what is imported stays: `ready_to_fork` freezes it
     for module in modules:
         try:
             importlib.import_module(module)

@@ -232,14 +232,12 @@ def test_nan_is_shown_and_named(small_run):
     assert shown.page.text.count("NaN") == 1 + 3 and "NaN" in shown.report.markdown
 
 
-@pytest.mark.usefixtures("plain_figures")
 def test_a_step_made_again_after_an_interruption_counts_once(tmp_path):
     lines = ['{"step": 1, "loss": 1}', '{"step": 2, "loss": 2}', '{"step": 2, "loss": 3}', '{"st']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert results.read_steps(tmp_path) == [{"step": 1, "loss": 1}, {"step": 2, "loss": 3}]
 
 
-@pytest.mark.usefixtures("plain_figures")
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step"\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 1 of .*metrics.jsonl.*\n\nhint: "):
