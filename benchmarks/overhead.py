@@ -1,14 +1,15 @@
 """What a pipeline costs outside the processes that train and sample, and when all is done already.
 
-    python -m benchmarks.overhead                                   # lab/smoke, 2 minutes
-    python -m benchmarks.overhead --experiment lab/fastcurl         # the demo, 5 minutes
+    python -m benchmarks.overhead                                   # lab/smoke, 3 minutes
+    python -m benchmarks.overhead --experiment lab/fastcurl         # the demo, 7 minutes
     python -m benchmarks.overhead --experiment lab/fastcurl --tokens 32     # stages of the size
                                                                    # of benchmarks.step
 
 Runs an experiment from nothing, and then again. Writes results/overhead-EXPERIMENT.json: seconds of
 the whole, of it outside trainer processes, of each stage from its launch to the end of its first
 step, and to the moment that each of its processes is first seen, and of the second run, which must
-train nothing. A trainer that was begun before its stage counts from the stage's launch on.
+train nothing. A trainer that was begun before its stage counts from the stage's launch on. In the
+end the same trainers and samplers are started by hand (`benchmarks.by_hand`).
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.by_hand import by_hand
 from benchmarks.step import RESULTS
 from conf.load import load
 from tasks.artifacts import read_json
@@ -200,6 +202,7 @@ def main() -> None:
             len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
         ]:
             raise RuntimeError(f"{given.experiment} was finished, and trained or sampled again")
+        alone = by_hand(output)
     facts = {
         "command": shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
         "experiment": given.experiment,
@@ -207,6 +210,7 @@ def main() -> None:
         "from_nothing": first,
         "stages": made,
         "finished_before": again,
+        "by_hand": alone,
         "environment": environment(),
     }
     print(json.dumps({k: v for k, v in facts.items() if k != "environment"}, indent=1))

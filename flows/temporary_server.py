@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -123,19 +125,28 @@ def begin() -> TemporaryServer | None:
     return _early.pop() if _early else TemporaryServer()
 
 
-def wait() -> None:
-    """Wait until what `begin` started answers, and let Prefect use it in this process.
+@contextmanager
+def answering() -> Iterator[None]:
+    """A block in which what `begin` started answers, and Prefect uses it in this process.
 
     Raises:
         RuntimeError: it can't be started.
     """
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     server = begin()
-    if server and not PREFECT_API_URL.value():
-        used = {"PREFECT_API_URL": server.wait(), "PREFECT_UI_URL": ""}  # it has no pages to view
-        os.environ.update(used)
-        refresh_global_settings_context()
-        for name in used:
-            del os.environ[name]  # runs that this process starts have servers of their own
+    if server is None:
+        yield
+        return
+    used = {"PREFECT_API_URL": server.wait(), "PREFECT_UI_URL": ""}  # it has no pages to view
+    os.environ.update(used)
+    refresh_global_settings_context()
+    for name in used:
+        del os.environ[name]  # runs that this process starts have servers of their own
+    # Nobody there listens for signs of life, whose thread sleeps up to a second of a flow's end.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield

@@ -85,8 +85,8 @@ def run(
             if trains:
                 begin(settings)
             Thread(target=_load).start()
-        temporary_server.wait()
-        flow(**parameters, overrides=overrides)
+        with temporary_server.answering():
+            flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 128 + (told[0] if told else signal.SIGINT)

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from trainer.warm import MARK, SHOWN, become, ready_to_fork, receive_with_files
+from trainer.warm import MARK, SHOWN, become, leave, ready_to_fork, receive_with_files
 
 ROOM = 400  # characters of a command line that a fork can show
 NOBODY = "/tmp/stagecraft-________"  # as long as a guard's scratch folder, in whose place it stands
@@ -235,6 +235,8 @@ def _run(request: dict, files: list[int], told: socket.socket) -> None:
         if os.getpid() == pid:  # and not a fork of the program
             with contextlib.suppress(OSError):  # nobody waits for it any more
                 told.sendall(str(code).encode())
+            if code != 1:  # an error, which Python tells as it ends
+                leave(code)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 LONGEST = 2**20  # bytes of a request: an environment and a command line
 STANDARD = (0, 1, 2)
@@ -223,6 +224,16 @@ def run_as_main(command: list[str]) -> None:
         sys.path.insert(0, str(Path(command[0]).parent))
         runpy.run_path(command[0], run_name="__main__")
     sys.exit(0)
+
+
+def leave(code: int = 0) -> NoReturn:
+    """End this process at once: to take apart what was imported takes a fork half a second.
+
+    Nothing that was registered for its end is called: for processes that hold nothing.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _forget() -> None:

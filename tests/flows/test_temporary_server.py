@@ -18,21 +18,22 @@ from flows import PROGRAMS
 ROOT = Path(__file__).parents[2]
 RUNS = re.compile(r"^from flows\.terminal import run", re.M)
 FLOW = """
-from pathlib import Path
 from prefect import flow
+from prefect.settings import get_current_settings
 from flows import temporary_server
 
 {more}
 temporary_server.begin()
-temporary_server.wait()
 
 
 @flow
 def nothing():
     print("the flow ran")
+    print("signs of life each:", get_current_settings().flows.heartbeat_frequency)
 
 
-nothing()
+with temporary_server.answering():
+    nothing()
 """
 
 
@@ -150,4 +151,5 @@ def test_a_flow_uses_it_and_what_the_flow_starts_does_not(started):
     assert "Completed()" in said and "url: None" in said, said
     assert said.count("emporary server") == 1, "Prefect started one, too"
     assert "View at" not in said, "it has no pages"
+    assert "signs of life each: None" in said, "nobody hears them, and the flow's end waits"
     assert psutil.wait_procs(found, timeout=0)[1] == [], "it runs on"

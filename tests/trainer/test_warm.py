@@ -181,3 +181,12 @@ def test_a_request_that_is_cut_off_is_let_go(server, tmp_path):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(tmp_path / "warm"))
     assert start(server[1], tmp_path, "after")["imported"]
+
+
+def test_who_leaves_says_what_it_had_to_say_and_takes_nothing_apart():
+    program = (
+        "import atexit\nfrom trainer.warm import leave\n"
+        "atexit.register(print, 'taken apart')\nprint('said', end='')\nleave(3)"
+    )
+    left = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (left.returncode, left.stdout) == (3, "said")

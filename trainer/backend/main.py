@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trainer.warm import stand_by
+from trainer.warm import leave, stand_by
 
 
 def warm_python() -> str | None:
@@ -26,21 +26,10 @@ def warm_python() -> str | None:
     return stand_by(listens, ["trainer.backend.run"])
 
 
-def leave() -> None:
-    """End at once, with success: to take Ray down process by process lasts longer than a step.
-
-    The guard ends all of it, as it does after a kill. Not on a GPU, whose memory must be free again
-    before the next stage asks for it.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
     python = warm_python()  # before Ray is imported, which can't be shared by forks
 
     from trainer.backend.run import run
 
     if run(Path(sys.argv[1]), python):
-        leave()
+        leave()  # the guard ends Ray: to take it down process by process lasts longer than a step

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from trainer.backend.ahead import LOG, OUTPUT, SETTINGS, STAGE
-from trainer.backend.main import leave, warm_python
-from trainer.warm import SHOWN
+from trainer.backend.main import warm_python
+from trainer.warm import SHOWN, leave
 
 LOOK = 0.02  # seconds between looks whether the stage is there
 
@@ -52,4 +52,4 @@ if __name__ == "__main__":
     scratch = Path(sys.argv[1])
     prepare(json.loads((scratch / SETTINGS).read_text()), python)
     if run(wait_for_stage(scratch), python):
-        leave()
+        leave()  # as `trainer.backend.main` does
