@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -58,12 +59,12 @@ def alike(experiment: str, tokens: int) -> list[str]:
 
 def timed(
     experiment: str, output: Path, more: Sequence[str] = ()
-) -> tuple[dict[str, float], list[tuple[float, str]]]:
-    """Run a pipeline; seconds of all, and of it with a trainer or sampler process.
+) -> tuple[dict[str, Any], list[tuple[float, str]]]:
+    """Run a pipeline; seconds of all, and of it without a trainer or sampler process.
 
     Returns:
-        The seconds; and what was seen when first, as Unix time, for each process by each of its
-        names.
+        The seconds, and those of each time that there was none; and what was seen when first, as
+        Unix time, for each process by each of its names.
 
     Raises:
         RuntimeError: it failed.
@@ -92,36 +93,44 @@ def timed(
         seconds = time.monotonic() - began
         done.set()
         thread.join()
+        looks.append((looks[-1][1] if looks else time.time(), time.time(), set()))
     if code:
         raise RuntimeError(f"{experiment} ended with exit code {code}\n\nhint: {log}")
-    inside = in_trainers(looks, _attempts(output))
+    without = [ended - begun for begun, ended in outside_trainers(looks, _attempts(output))]
     took = {
         "seconds": round(seconds, 1),
-        "in_trainers_s": round(inside, 1),
-        "outside_s": round(seconds - inside, 1),
-        "outside_share": round(1 - inside / seconds, 4),
+        "in_trainers_s": round(seconds - sum(without), 1),
+        "outside_s": round(sum(without), 1),
+        "outside_share": round(sum(without) / seconds, 4),
+        "outside_each_s": [round(one, 1) for one in without],
     }
     return took, [(when, name) for (_, name), when in seen.items()]
 
 
-def in_trainers(
+def outside_trainers(
     looks: list[tuple[float, float, set[str]]], attempts: list[tuple[float, float]]
-) -> float:
-    """Seconds with a trainer or sampler.
+) -> list[tuple[float, float]]:
+    """When there was neither trainer nor sampler.
 
     Args:
         looks: Beginning, end and names of processes of each span of time.
         attempts: Beginning and end of the stages.
 
+    Returns:
+        Beginning and end of each such time.
+
     >>> spans = [(0, 1, {WAITING}), (1, 2, {WAITING}), (2, 5, {TRAINERS[0]}), (5, 9, {"raylet"})]
-    >>> in_trainers(spans, [(1, 4.5)])
-    4.0
+    >>> outside_trainers(spans, [(1, 4.5)])
+    [(0, 1), (5, 9)]
     """
-    found = 0.0
+    found: list[tuple[float, float]] = []
     for begun, ended, names in looks:
         in_a_stage = any(first <= begun < last for first, last in attempts)
-        trains = not names.isdisjoint(TRAINERS) or (WAITING in names and in_a_stage)
-        found += (ended - begun) * trains
+        if not names.isdisjoint(TRAINERS) or (WAITING in names and in_a_stage):
+            continue
+        if found and found[-1][1] == begun:
+            begun = found.pop()[0]
+        found.append((begun, ended))
     return found
 
 
@@ -198,7 +207,7 @@ def main() -> None:
         made = stages(output, seen)
         attempts = [len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)]
         again, _ = timed(given.experiment, output, more)
-        if again["in_trainers_s"] or attempts != [
+        if len(again["outside_each_s"]) != 1 or attempts != [
             len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
         ]:
             raise RuntimeError(f"{given.experiment} was finished, and trained or sampled again")

@@ -1,0 +1,11 @@
+import doctest
+
+import pytest
+
+from benchmarks import overhead, scaling
+
+
+@pytest.mark.parametrize("module", [overhead, scaling])
+def test_the_examples_in_docstrings_hold(module):
+    failed, tried = doctest.testmod(module)
+    assert tried and not failed
