@@ -16,6 +16,7 @@ from typing import Any
 from conf.schema import Alarm, Experiment, Stage, Transition
 from tasks.artifacts import digest_of, folder_digest, read_json
 from trainer import functions
+from trainer.holding import at_work, wait_for
 from trainer.transitions import Evidence
 
 MANIFEST = "stage.json"
@@ -193,7 +194,8 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a stage; whoever else needs it waits. The kernel lets go of what a dead one held.
 
-    The folder is made where it is missing.
+    What a dead one left at work there is waited for, too: its guard is about to end it. The folder
+    is made where it is missing.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,13 +212,16 @@ def alone(folder: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            for name in at_work(folder):
+                print(f"{folder.name}: the {name} of a run that was killed still ends: waiting")
+                wait_for(folder, name)
             yield
             return
 
 
 @contextmanager
 def held_for_deletion(folder: Path) -> Iterator[bool]:
-    """Hold a stage without waiting: whether nobody else holds it, and it is still there."""
+    """Hold a stage without waiting: whether nobody holds it or works there, and it still is."""
     try:
         file = (folder / LOCK).open("a")
     except FileNotFoundError:  # no folder
@@ -228,7 +233,7 @@ def held_for_deletion(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield _is_at(folder / LOCK, file.fileno())
+        yield _is_at(folder / LOCK, file.fileno()) and not at_work(folder)
 
 
 def holder(folder: Path) -> str:

@@ -19,6 +19,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.holding import hold
 from trainer.warm import leave
 
 COLUMNS = pa.schema(
@@ -259,6 +260,8 @@ def write_part(folder: Path, responses: Sequence[Response], seconds: float) -> N
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     asked = Request(**json.loads((target / "request.json").read_text()))
-    generate(asked, target, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    number = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    hold(target, f"sampler-{number}")
+    generate(asked, target, number)
     if asked.engine == "torch" and asked.device == "cpu":
         leave()  # others have processes to end, or a GPU to give back

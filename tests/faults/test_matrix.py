@@ -180,6 +180,7 @@ def test_a_second_pipeline_waits_for_the_first_and_takes_over_when_it_is_killed(
     row.sees = "the second says which process it waits for"
     [resumed_at] = re.findall(r"resumes after step (\d+)", second.text)
     assert int(resumed_at) >= min(made.values())
+    assert f" step {int(resumed_at) + 1}/" in second.text  # not one that the first had yet to save
     row.kept, row.then = "every step", f"the one that waited resumes after step {resumed_at}"
     chain.run = second
 

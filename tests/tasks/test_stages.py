@@ -176,6 +176,38 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         assert holder(tmp_path / "s") == str(os.getpid())
 
 
+def test_what_a_killed_flow_left_at_work_is_waited_for(tmp_path, capsys):
+    code = (
+        "import sys; from pathlib import Path; from trainer.holding import hold\n"
+        "hold(Path(sys.argv[1]), 'trainer'); print('works', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as left:
+        assert left.stdout.readline() == b"works\n"
+        with held_for_deletion(tmp_path) as ours:
+            assert not ours
+        held = threading.Event()
+
+        def wait():
+            with alone(tmp_path):
+                held.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not held.wait(0.5)
+        left.kill()
+        waiting.join(20)
+    assert held.is_set()
+    said = capsys.readouterr().out
+    assert said == f"{tmp_path.name}: the trainer of a run that was killed still ends: waiting\n"
+    with held_for_deletion(tmp_path) as ours:
+        assert ours
+
+
 def test_one_who_waited_for_a_stage_that_was_deleted_holds_the_new_one(tmp_path):
     folder, held = tmp_path / "s", threading.Event()
     folder.mkdir()

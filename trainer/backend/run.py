@@ -26,6 +26,7 @@ from trainer.backend.advantages import register
 from trainer.backend.export import export
 from trainer.backend.settings import overrides
 from trainer.backend.stop import StopRequestedError
+from trainer.holding import hold
 from trainer.records import read_records
 from trainer.transitions import ended
 
@@ -151,6 +152,7 @@ def run(folder: Path, python: str | None) -> bool:
         Whether this process may leave at once: all workers are forks, of a Ray that it started.
     """
     try:
+        hold(folder, "trainer")
         values = json.loads((folder / "settings.json").read_text())["verl"]
         config = compose("verl.trainer.config", "ppo_trainer", overrides(values))
         auto_set_device(config)
