@@ -219,7 +219,8 @@ def test_a_damaged_manifest_or_checkpoint_is_told_and_made_good(chain, row):
         file.truncate(weights.stat().st_size // 2)
     run = chain.start()
     assert run.end(END) == 0, run.text
-    row.sees = "; ".join(re.findall(r"(?:was damaged|is not what its manifest says).*", run.text))
+    said = re.findall(r"(?:was damaged|is not what its manifest says).*", run.text)
+    row.sees = "; ".join(said).replace(f"{chain.output}/", "")
     assert "stage.json was damaged" in run.text and "stage.json.corrupt-" in run.text
     assert "checkpoint is not what its manifest says; it is made again" in run.text
     row.kept = "the damaged manifest, as stage.json.corrupt-<time>; every step"
