@@ -4,12 +4,13 @@ What a shell script would take that starts the same processes with the same sett
 prepares data nor grades, tracks or reports: what a pipeline's seconds are to be compared with.
 """
 
-import os
 import shutil
 import time
 from pathlib import Path
 
 from conf import telemetry
+from conf.schema import Experiment
+from tasks import generations
 from tasks.artifacts import read_json
 from tasks.stages import MANIFEST, stage_folders
 from trainer.generate import parts
@@ -19,11 +20,12 @@ GIVEN = ("settings.json", "prompts.parquet")
 """What a trainer is given in its stage's folder."""
 
 
-def by_hand(output: Path) -> dict[str, float]:
-    """Train each stage and sample each checkpoint of a finished pipeline anew.
+def by_hand(experiment: Experiment, output: Path) -> dict[str, float]:
+    """Train each stage and sample each checkpoint of a finished pipeline anew, on a CPU.
 
     Args:
-        output: The pipeline's folder. What was trained and sampled there is replaced.
+        experiment: What the pipeline ran.
+        output: Its folder. What was trained and sampled there is replaced.
 
     Returns:
         Seconds of all trainers, and of all samplers.
@@ -32,17 +34,16 @@ def by_hand(output: Path) -> dict[str, float]:
         RuntimeError: one failed.
     """
     manifests = {folder: read_json(folder / MANIFEST) for folder in stage_folders(output)}
-    environment = next(iter(manifests.values()))["engine"]["environment"]
     training = sampling = 0.0
     for folder in sorted(manifests, key=lambda folder: manifests[folder]["position"]):
         _clear(folder)
-        training += _seconds("trainer.backend.main", [str(folder)], folder, environment)
-    cores = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}  # as `tasks.generations` does
+        variables = {**manifests[folder]["engine"]["environment"], **telemetry.OFF}
+        training += _seconds("trainer.backend.main", [str(folder)], folder, variables)
     for request in sorted(output.glob("generations/*/request.json")):
         for part in parts(request.parent):
             part.unlink()
-        words = [str(request.parent), "0"]
-        sampling += _seconds("trainer.generate", words, request.parent, environment | cores)
+        words, variables = [str(request.parent), "0"], generations.environment(experiment, 0)
+        sampling += _seconds("trainer.generate", words, request.parent, variables)
     return {"training_s": round(training, 1), "sampling_s": round(sampling, 1)}
 
 
@@ -61,7 +62,7 @@ def _seconds(module: str, words: list[str], folder: Path, environment: dict[str,
         module,
         words,
         log=log,
-        environment={**environment, **telemetry.OFF},
+        environment=environment,
         progress=lambda: False,
         stall_timeout=600.0,
     )

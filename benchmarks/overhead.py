@@ -211,7 +211,7 @@ def main() -> None:
             len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
         ]:
             raise RuntimeError(f"{given.experiment} was finished, and trained or sampled again")
-        alone = by_hand(output)
+        alone = by_hand(load(f"experiment={given.experiment}", *more), output)
     facts = {
         "command": shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
         "experiment": given.experiment,

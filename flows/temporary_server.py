@@ -133,10 +133,7 @@ def answering() -> Iterator[None]:
         RuntimeError: it can't be started.
     """
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import (
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-        temporary_settings,
-    )
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     server = begin()
     if server is None:

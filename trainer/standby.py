@@ -235,7 +235,7 @@ def _run(request: dict, files: list[int], told: socket.socket) -> None:
         if os.getpid() == pid:  # and not a fork of the program
             with contextlib.suppress(OSError):  # nobody waits for it any more
                 told.sendall(str(code).encode())
-            if code != 1:  # an error, which Python tells as it ends
+            if code != 1:  # 1 may be an error, which Python has yet to tell
                 leave(code)
 
 

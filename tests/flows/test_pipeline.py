@@ -24,6 +24,7 @@ import pytest
 
 from tasks.artifacts import read_json
 from trainer.backend.resume import last_whole_step
+from trainer.holding import at_work
 from trainer.records import read_records
 from trainer.selection.cursor import Cursor
 
@@ -121,6 +122,8 @@ def stopped(output) -> Run:
     """Ctrl-C within a step that no checkpoint is due after."""
     run = Run(output)
     run.wait_for(rf"step 1/{STEPS}", 600)
+    (stage,) = (output / "stages").glob("1-*")
+    run.held = at_work(stage)
     run.asked = time.monotonic()
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     run.process.wait(60)
@@ -189,6 +192,12 @@ def test_ctrl_c_ends_everything_within_ten_seconds(stopped):
     assert stopped.took < 10
     assert stopped.processes() == []
     assert "goes on from the last checkpoint" in stopped.text
+
+
+def test_a_trainer_and_a_sampler_hold_their_folders_until_they_end(stopped, output):
+    assert stopped.held == ["trainer"]
+    assert list(output.glob("generations/*/sampler-0.lock"))
+    assert not any(at_work(path.parent) for path in output.glob("*/*/*.lock"))
 
 
 def test_the_second_stage_has_its_ray_begun_beside_the_evaluation_of_the_first(finished, output):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import false_discovery_control, ttest_1samp
+from scipy.stats import false_discovery_control, hypergeom, ttest_1samp
 
 from trainer.metrics import (
     Cost,
@@ -63,6 +63,15 @@ def test_g_pass_with_one_right_is_pass_and_the_mean_is_between(correct):
     k = correct.shape[1]
     assert g_pass_at_k(correct, k, 1 / k) == pytest.approx(pass_at_k(correct, k))
     assert 0 <= m_g_pass_at_k(correct, k) <= pass_at_k(correct, k) + 1e-9
+
+
+@pytest.mark.parametrize("samples", [16, 1024])
+def test_g_pass_of_many_samples_is_the_hypergeometric_tail(samples):
+    skill = np.linspace(0, 1, 40)[:, None]
+    correct = np.random.default_rng(0).random((40, samples)) < skill
+    for k, needed in ((samples, samples // 2), (samples // 2, samples // 4), (8, 8)):
+        tail = hypergeom.sf(needed - 1, samples, correct.sum(axis=1), k).mean()
+        assert g_pass_at_k(correct, k, needed / k) == pytest.approx(tail, rel=1e-9)
 
 
 def test_mg_pass_of_four_tries_is_the_formula_by_hand():
