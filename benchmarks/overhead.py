@@ -6,7 +6,8 @@
                                                                    # of benchmarks.step
 
 Runs an experiment from nothing, and then again. Writes results/overhead-EXPERIMENT.json: seconds of
-the whole, of it outside trainer processes, of each stage from its launch to the end of its first
+the whole, of it outside trainer processes, the same of the pipeline's own run (without Python's,
+Prefect's and its server's start and end), of each stage from its launch to the end of its first
 step, and to the moment that each of its processes is first seen, and of the second run, which must
 train nothing. A trainer that was begun before its stage counts from the stage's launch on. In the
 end the same trainers and samplers are started by hand (`benchmarks.by_hand`).
@@ -31,6 +32,7 @@ from benchmarks.by_hand import by_hand
 from benchmarks.step import RESULTS
 from conf.load import load
 from tasks.artifacts import read_json
+from tasks.journal import Journal, journals
 from tasks.machine import environment
 from tasks.stages import MANIFEST, stage_folders
 from trainer.records import read_records
@@ -63,8 +65,8 @@ def timed(
     """Run a pipeline; seconds of all, and of it without a trainer or sampler process.
 
     Returns:
-        The seconds, and those of each time that there was none; and what was seen when first, as
-        Unix time, for each process by each of its names.
+        The seconds, those of each time that there was none, and both of the pipeline's own run; and
+        what was seen when first, as Unix time, for each process by each of its names.
 
     Raises:
         RuntimeError: it failed.
@@ -96,13 +98,17 @@ def timed(
         looks.append((looks[-1][1] if looks else time.time(), time.time(), set()))
     if code:
         raise RuntimeError(f"{experiment} ended with exit code {code}\n\nhint: {log}")
-    without = [ended - begun for begun, ended in outside_trainers(looks, _attempts(output))]
+    outside = outside_trainers(looks, _attempts(output))
+    without = [ended - begun for begun, ended in outside]
+    own = Journal.read(journals(output)[-1]).run
     took = {
         "seconds": round(seconds, 1),
         "in_trainers_s": round(seconds - sum(without), 1),
         "outside_s": round(sum(without), 1),
         "outside_share": round(sum(without) / seconds, 4),
         "outside_each_s": [round(one, 1) for one in without],
+        "run_s": round(own.ended - own.started, 1),
+        "run_outside_s": round(within(outside, own.started, own.ended), 1),
     }
     return took, [(when, name) for (_, name), when in seen.items()]
 
@@ -132,6 +138,15 @@ def outside_trainers(
             begun = found.pop()[0]
         found.append((begun, ended))
     return found
+
+
+def within(spans: list[tuple[float, float]], begun: float, ended: float) -> float:
+    """Seconds of some spans of time that lie within another.
+
+    >>> within([(0, 2), (4, 5), (8, 12)], 1, 9)
+    3
+    """
+    return sum(max(0, min(last, ended) - max(first, begun)) for first, last in spans)
 
 
 def _attempts(output: Path) -> list[tuple[float, float]]:
