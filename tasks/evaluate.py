@@ -73,7 +73,7 @@ def _identity(
     """How is sampled, the digest of all that decides the score, and the folder it lies in."""
     wanted = request(experiment, benchmark, checkpoint)
     sampling = generations.describe(wanted)
-    sampling |= {"think": experiment.reward.think, "boxed": experiment.reward.boxed}
+    sampling |= {"think": experiment.evaluation.think, "boxed": experiment.evaluation.boxed}
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
@@ -146,7 +146,7 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
     responses, seconds = generations.read(work, benchmark, sampling["samples"])
     reward = experiment.reward
     configure(Limits(reward.seconds, reward.memory, reward.workers))
-    form = Form(reward.think, reward.boxed)
+    form = Form(experiment.evaluation.think, experiment.evaluation.boxed)
     graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
     with new_folder(folder) as aside:
         pq.write_table(graded, aside / "responses.parquet")

@@ -83,11 +83,12 @@ def _model(experiment: Experiment) -> Model:
 
 
 def _settings(experiment: Experiment) -> Experiment:
-    """The experiment with the segmentation's sampling in place of the evaluation's."""
-    rule = experiment.data.segmentation
+    """The experiment with the segmentation's sampling, and the reward's idea of an answer."""
+    rule, reward = experiment.data.segmentation, experiment.reward
     sampling = {
         key: getattr(rule, key) for key in ("samples", "temperature", "top_p", "context_length")
     }
+    form = {"think": reward.think, "boxed": reward.boxed}
     return experiment.model_copy(
-        update={"evaluation": experiment.evaluation.model_copy(update=sampling)}
+        update={"evaluation": experiment.evaluation.model_copy(update=sampling | form)}
     )

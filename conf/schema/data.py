@@ -34,7 +34,16 @@ class Source(Knobs):
         "train", "hub: split to read; lab: `train` or `test`, never overlapping.", "name"
     )
     format: Literal[
-        "auto", "chat", "plain", "capitals", "conversation", "dapo", "math", "numina", "olympiad"
+        "auto",
+        "chat",
+        "plain",
+        "capitals",
+        "conversation",
+        "dapo",
+        "knights",
+        "math",
+        "numina",
+        "olympiad",
     ] = knob("auto", "Columns that upstream has, see tasks/adapters; auto: by their names.", "name")
     rows: int = knob(2048, "lab: problems to make.", "problems", gt=0)
     held_out: int = knob(

@@ -7,7 +7,17 @@ and turns it into the fields of `tasks.artifacts.COLUMNS` (all but `id`, which t
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tasks.adapters import capitals, chat, conversation, dapo, math, numina, olympiad, plain
+from tasks.adapters import (
+    capitals,
+    chat,
+    conversation,
+    dapo,
+    knights,
+    math,
+    numina,
+    olympiad,
+    plain,
+)
 
 
 class Adapter(Protocol):
@@ -32,6 +42,7 @@ ADAPTERS: dict[str, Adapter] = {
     "dapo": dapo,
     "capitals": capitals,
     "olympiad": olympiad,
+    "knights": knights,
     "numina": numina,
     "math": math,
     "plain": plain,

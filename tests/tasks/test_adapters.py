@@ -11,6 +11,7 @@ from conf.schema import Data, Source
 from tasks.adapters import ADAPTERS, adapter_of
 from tasks.download import download
 from tasks.upstream import to_columns
+from trainer.rewards import grade
 
 INSTRUCTION = Data().instruction
 DAPO = (
@@ -30,6 +31,19 @@ NUMINA = {
     "synthetic": False,
     "problem_is_valid": "Yes",
     "solution_is_valid": "Yes",
+}
+KNIGHTS = {
+    "quiz": "Ann says: Bob is a knave. Who is who?",
+    "names": ["Ann", "Bob"],
+    "knight_knave": {"knight": "knight", "knave": "knave", "a_knight": "a knight"},
+    "solution": [True, False],
+    "solution_text": "Ann is a knight, and Bob is a knave.",
+    "solution_text_format": "(1) Ann is a knight\n(2) Bob is a knave",
+    "cot_head": "Let's think step by step.",
+    "cot_repeat_steps": ["Assume Ann is a knight."],
+    "cot_foot": "This leads to a solution.",
+    "statements": "(('lying', 1), ('lying', 0))",
+    "index": 7,
 }
 OLYMPIAD = {
     "id": 2231,
@@ -118,6 +132,16 @@ ROWS = [
          "1": {"from": "assistant", "ground_truth": {"value": "2"}}},
         "1+1?", ["2"], "set", None,
     ),
+    (
+        "knights", KNIGHTS, KNIGHTS["quiz"],
+        ["Ann is a knight, Bob is a knave", KNIGHTS["solution_text"], "Ann: knight, Bob: knave"],
+        "set", 2,
+    ),
+    (
+        "knights",  # the words of the perturbed sets
+        {**KNIGHTS, "knight_knave": {"knight": "saint", "knave": "sinner"}, "solution_text": None},
+        KNIGHTS["quiz"], ["Ann is a saint, Bob is a sinner", "Ann: saint, Bob: sinner"], "set", 2,
+    ),
     ("olympiad", OLYMPIAD, "How many?", ["2^{3}", "8"], "Number Theory", None),
     (
         "olympiad",
@@ -157,6 +181,12 @@ WRONG = [
     ("capitals", {"Problem": "", "Answer": 1}, "needed Problem and Answer"),
     ("dapo", {"prompt": "q"}, "column prompt: found str"),
     ("dapo", {"prompt": [{"role": "user", "content": "q"}]}, "column reward_model: found nothing"),
+    ("knights", {"quiz": "q"}, "needed quiz, names and solution"),
+    ("knights", {**KNIGHTS, "names": "Ann"}, "column names: found str 'Ann', needed a list"),
+    ("knights", {**KNIGHTS, "solution": [True]}, "column solution: .* a list of 2 truth values"),
+    ("knights", {**KNIGHTS, "solution": [1, 0]}, "column solution: .* a list of 2 truth values"),
+    ("knights", {**KNIGHTS, "knight_knave": "knave"}, "column knight_knave: found str"),
+    ("knights", {**KNIGHTS, "solution_text": 3}, "column solution_text: found int 3, needed text"),
     ("plain", {"problem": "x" * 2**20, "answer": "1"}, "found a text of 1,048,576 characters"),
 ]
 
@@ -166,6 +196,23 @@ def test_a_row_that_does_not_fit_its_adapter_is_refused(name, row, message):
     with pytest.raises(ValueError, match=f"^set: row 0.*{message}.*\n\nhint: ") as refusal:
         to_columns([row], "set", INSTRUCTION, name)
     assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("Bob is a knave, Ann is a knight", True),
+        ("Ann is a knight and Bob is a knave", True),
+        (r"\text{Ann is a knight, and Bob is a knave.}", True),
+        ("Ann: knight, Bob: knave", True),
+        ("Ann is a knave, Bob is a knight", False),
+        ("Ann is a knight, Bob is a knight", False),
+        ("Ann is a knight", False),
+    ],
+)
+def test_who_is_a_knight_may_be_said_in_several_ways(answer, right):
+    (row,) = to_columns([KNIGHTS], "set", INSTRUCTION).to_pylist()
+    assert grade(rf"So \boxed{{{answer}}}.", row["answers"]).correct == right
 
 
 def test_of_copies_that_dapo_repeats_the_first_stays(tmp_path):
