@@ -114,6 +114,31 @@ def test_every_staged_recipe_has_an_arm_of_one_stage_with_its_compute():
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_on_its_rows_as_they_were_published(name):
+    several = load(f"experiment={name}")
+    acts = {gate: what for gate, what in several.gates if what in ("drop", "keep-first")}
+    if several.data.train.name == "numinamath_1_5":
+        assert acts["ungradable_answers"] == "drop"  # proofs
+    else:
+        assert set(acts) <= {"overlong_prompts"}
+    for arm in (f"{name}_single", f"lab/{name}_single"):
+        if arm in choices("experiment"):
+            staged = load(f"experiment={arm.removesuffix('_single')}")
+            one = load(f"experiment={arm}")
+            assert (one.data, one.gates, one.evaluation) == (
+                staged.data, staged.gates, staged.evaluation
+            )  # fmt: skip
+
+
+def test_a_chosen_evaluation_is_the_whole_evaluation():
+    """No recipe sets a part of it that would outlast the choice of another."""
+    for name in RECIPES:
+        assert load(f"experiment={name}", "evaluation=sober").evaluation == (
+            load("experiment=fastcurl", "evaluation=sober").evaluation
+        )
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_twin_of_the_same_structure_in_the_lab(name):
     paper, lab = load(f"experiment={name}"), load(f"experiment={twin(name)}")
     assert lab.hardware.device == "cpu" and lab.model.path == "lab"

@@ -174,6 +174,35 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert [table.num_rows for table in tables] == [16, 8]
 
 
+def test_arms_of_different_rewards_are_scored_alike_by_the_evaluation_s_form(
+    smoke, benchmark, base, tracked, monkeypatch, tmp_path
+):
+    truth = {row["id"]: row["answers"][0] for row in benchmark.table().to_pylist()}
+    calls = []
+
+    def sample(_module, arguments, **_):  # right, and in no box
+        calls.append(arguments)
+        folder = Path(arguments[0])
+        asked = generate.Request(**read_json(folder / "request.json"))
+        jobs = missing(asked, made(folder))
+        made_up = [Response(*job, f"</think>It is {truth[job[0]]}", 5, False) for job in jobs]
+        write_part(folder, made_up, 1.0)
+        return 0
+
+    monkeypatch.setattr(generations, "run_guarded", sample)
+
+    def score(*settings):
+        experiment = load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *settings)
+        return evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
+
+    trained = [score(f"reward={reward}") for reward in ("deepscaler", "areal", "dapo")]
+    assert {one["metrics"]["avg_at_k"] for one in trained} == {0.0}
+    assert len({one["folder"] for one in trained}) == 1
+    free = score("evaluation.boxed=false")
+    assert free["metrics"]["avg_at_k"] == 1.0 and free["folder"] != trained[0]["folder"]
+    assert len(calls) == 1
+
+
 def test_progress_says_problems_rate_and_time_left(tmp_path):
     line = generations.Progress("base on aime", tmp_path, problems=30, samples=4, left=100)
     write_part(tmp_path, [Response("a", k, "", 50, False) for k in range(40)], 1.0)
