@@ -185,7 +185,9 @@ def test_arms_of_different_rewards_are_scored_alike_by_the_evaluation_s_form(
         folder = Path(arguments[0])
         asked = generate.Request(**read_json(folder / "request.json"))
         jobs = missing(asked, made(folder))
-        made_up = [Response(*job, f"</think>It is {truth[job[0]]}", 5, False) for job in jobs]
+        made_up = [
+            Response(*job, f"</think>The answer is {truth[job[0]]}.", 5, False) for job in jobs
+        ]
         write_part(folder, made_up, 1.0)
         return 0
 
