@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from conf.load import FOLDER, ConfigError, checked, choices, load
 from conf.schema import Experiment
 
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = choices("experiment")
 
 
