@@ -1,4 +1,6 @@
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -161,6 +163,7 @@ REFUSED = [
     (["experiment=lab/smoke", "evaluation.seed=-1"], r"evaluation\.seed: found -1, needed greater"),
     (["experiment=lab/smoke", "hardware.memory_share=0"], r"memory_share: found 0, needed greater"),
     (["experiment=lab/smoke", "hardware.memory_share=1.1"], r"needed less than or equal to 1"),
+    (["experiment=lab/smoke", "selection.greso.explore=0"], r"explore: found 0, needed greater"),
     (["experiment=lab/smoke", "name=a/b"], r"name: found 'a/b', needed letters, digits"),
     # Values that do not go together.
     (
@@ -205,6 +208,12 @@ def test_a_misspelt_key_in_a_file_is_refused_with_near_names():
 )
 def test_the_outermost_values_are_taken(override):
     assert isinstance(load("experiment=lab/smoke", override), Experiment)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/transitions.md"])
+def test_the_pages_example_of_a_transition_fits_the_lab(page):
+    [override] = re.findall(r"`'(stages\.0\.transition=.+?)'`", (ROOT / page).read_text())
+    assert load("experiment=lab/fastcurl", override).stages[0].transition.policy == "any"
 
 
 def test_settings_survive_being_written_and_read():
