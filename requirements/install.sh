@@ -88,7 +88,8 @@ python=$(find_python)
     "$python (Python $(version_of "$python")) lacks its venv module" "apt-get install python3-venv"
 
 # Two make targets at once: the second waits for the first, and finds it done.
-exec 9<requirements/install.sh
+# <> and not <: NFS locks only what is open for writing.
+exec 9<>requirements/install.sh
 if command -v flock >/dev/null && ! flock -n 9; then
     say "waiting for another installation"
     flock 9
