@@ -96,8 +96,10 @@ if command -v flock >/dev/null && ! flock -n 9; then
 fi
 if finished "$kind" "${pins[@]}"; then exit 0; fi
 
-free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
-[ "$free" -ge "$gib" ] || refuse "the environment needs $gib GiB of disk, and $free are free here" \
+place=$venv
+until [ -e "$place" ]; do place=$(dirname "$place"); done
+free=$(df -Pk "$place" | awk 'NR == 2 { print int($4 / 1048576) }')
+[ "$free" -ge "$gib" ] || refuse "the environment needs $gib GiB of disk, and $free are free in $place" \
     "free some, or put it elsewhere: make demo VENV=/path/to/folder"
 
 # --- The folder --------------------------------------------------------------------------------

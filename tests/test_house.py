@@ -243,6 +243,16 @@ def test_the_lock_of_an_installation_is_open_for_writing_as_nfs_asks(checkout):
     assert int((checkout / "seen").read_text().split()[1], 8) & os.O_ACCMODE == os.O_RDWR
 
 
+def test_the_disk_that_counts_is_that_of_the_environment(checkout):
+    python = interpreter(checkout, "3.11.7", "exit 0")
+    tools = stand_in(checkout, "df", 'echo; echo disk 0 0 0 0% "$2"')
+    given = ["demo", f"PYTHON={python}"]
+    assert "4 GiB of disk, and 0 are free in .\n" in make(checkout, *given, tools=tools).stderr
+    (checkout / "big disk").mkdir()
+    done = make(checkout, *given, f"VENV={checkout}/big disk/of/mine", tools=tools)
+    assert f"0 are free in {checkout}/big disk\n" in done.stderr
+
+
 def test_a_folder_that_is_no_environment_is_not_deleted(checkout):
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "thesis.tex").touch()
