@@ -262,11 +262,25 @@ def test_a_folder_that_is_no_environment_is_not_deleted(checkout):
 
 
 def test_the_ui_without_runs_says_how_to_get_some(checkout):
-    recipe = (ROOT / "Makefile").read_text()
-    (checkout / "Makefile").write_text(recipe.replace("ui: environment", "ui:"))
+    ui_without_environment(checkout)
     done = make(checkout, "ui")
     assert done.returncode != 0
     assert "outputs holds no runs yet" in done.stderr and "hint: make demo" in done.stderr
+
+
+def test_the_ui_shows_a_folder_whose_name_has_a_space(checkout):
+    ui_without_environment(checkout)
+    (checkout / "my runs").mkdir()
+    (checkout / "my runs" / "mlflow.db").touch()
+    (checkout / "bin").mkdir()
+    (checkout / "bin" / "mlflow").symlink_to("/bin/echo")
+    done = make(checkout, "ui", "OUTPUT=my runs", f"VENV={checkout}")
+    assert f" sqlite:///{checkout}/my runs/mlflow.db\n" in done.stdout
+
+
+def ui_without_environment(checkout: Path) -> None:
+    recipe = (checkout / "Makefile").read_text()
+    (checkout / "Makefile").write_text(recipe.replace("ui: environment", "ui:"))
 
 
 def test_ci_runs_what_people_run():
