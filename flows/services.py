@@ -157,7 +157,7 @@ def _check_port(services: Services, daemon: Daemon) -> None:
         whose = owner(process) if process else ""
         if whose != str(services.folder):
             option = "--prefect-port" if daemon is services.server else "--mlflow-port"
-            what = f"process {process.pid} ({_words(process)})" if process else "another user"
+            what = f"process {process.pid} ({_words(process):.120})" if process else "another user"
             by = f", started for {Path(whose).parent}" if whose else ""
             raise ValueError(
                 f"port {port}, wanted for {daemon.name}, is held by {what}{by}\n\n"
@@ -230,7 +230,7 @@ def _show(name: str, text: str) -> None:
 
 def _words(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())[:120]
+        return " ".join(process.cmdline())
     except psutil.Error:
         return "?"
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -255,6 +256,32 @@ def test_a_foreign_server_is_refused_and_left_alone(tmp_path):
     finally:
         foreign.kill()
         foreign.wait()
+
+
+@pytest.fixture
+def standing(tmp_path):
+    """Starts a program as one of the worker's runs, for services of which nothing else is left."""
+    folder, started = tmp_path / "out" / ".services", []
+    folder.mkdir(parents=True)
+
+    def start(*command: str) -> subprocess.Popen:
+        started.append(subprocess.Popen(command, env={**os.environ, MARK: str(folder)}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_is_told_to_end_however_long_the_path_of_its_python(standing, tmp_path):
+    python = tmp_path / ("long" * 40) / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    run = standing(str(python), "-c", "import time; time.sleep(60)", "prefect.engine")
+    done = services("down", "--output", str(tmp_path / "out"))
+    assert ", 1 run among them" in done.stdout
+    assert run.wait() == -signal.SIGTERM
 
 
 def test_down_where_nothing_runs_does_nothing(tmp_path):
