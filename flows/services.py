@@ -92,6 +92,12 @@ def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
 
 def _up(services: Services) -> int:
     servers = [services.server, services.mlflow]
+    port = services.port(services.server)
+    if port == services.port(services.mlflow):
+        raise ValueError(
+            f"found port {port} for prefect-server and for mlflow, needed one for each\n\n"
+            f"hint: take another port for one of them, as with --mlflow-port {port + 1}"
+        )
     for daemon in servers:
         _check_port(services, daemon)
     (services.folder / "prefect").mkdir(parents=True, exist_ok=True)

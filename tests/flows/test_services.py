@@ -258,6 +258,14 @@ def test_a_foreign_server_is_refused_and_left_alone(tmp_path):
         foreign.wait()
 
 
+def test_one_port_for_two_services_is_refused_before_anything_starts(tmp_path):
+    done = services("up", "--output", str(tmp_path / "o"), "--prefect-port", "5000")
+    assert done.returncode == 2
+    assert "found port 5000 for prefect-server and for mlflow, needed one for each" in done.stderr
+    assert "hint: " in done.stderr and "--mlflow-port 5001" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.fixture
 def standing(tmp_path):
     """Starts a program as one of the worker's runs, for services of which nothing else is left."""
