@@ -28,7 +28,7 @@ class Services:
     """The three services of an output folder.
 
     Attributes:
-        output: The folder that runs are written under, absolute.
+        output: The folder that runs are written under, absolute and without links.
         asked: Ports that were asked for, by name.
     """
 

@@ -252,7 +252,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _told(action: Callable[[Services], int], given: argparse.Namespace) -> int:
     asked = {name: port for name in PORTS if (port := getattr(given, name)) is not None}
     try:
-        return action(Services(Path(given.output).absolute(), asked))
+        # Resolved: what runs is found by its folder's name, and a link or ".." would be another.
+        return action(Services(Path(given.output).resolve(), asked))
     except ValueError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2

@@ -292,6 +292,15 @@ def test_a_run_is_told_to_end_however_long_the_path_of_its_python(standing, tmp_
     assert run.wait() == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("name", ["link", "link/../link", "out/../out"])
+def test_a_folder_is_the_same_by_every_name(name, standing, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    run = standing(sys.executable, "-c", "import time; time.sleep(60)")
+    done = services("down", "--output", str(tmp_path / name))
+    assert "stopped 1 processes" in done.stdout
+    assert run.wait() == -signal.SIGTERM
+
+
 def test_down_where_nothing_runs_does_nothing(tmp_path):
     done = services("down", "--output", str(tmp_path / "never"))
     assert (done.returncode, done.stdout) == (0, f"nothing runs for {tmp_path / 'never'}\n")
