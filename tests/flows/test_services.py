@@ -282,6 +282,49 @@ def standing(tmp_path):
         process.wait()
 
 
+RUN = """
+import subprocess, sys
+from pathlib import Path
+from trainer.process import run_guarded
+
+stop = Path("stop")
+run_guarded("saver", [], log=Path("log"), environment={}, progress=lambda: False,
+            stall_timeout=60, stop_file=stop, grace=30, warm="warm" in sys.argv)
+"""
+SAVER = """
+import time
+from pathlib import Path
+
+Path("stop.listening").touch()
+while not Path("stop").exists():
+    time.sleep(0.1)
+time.sleep(11)  # longer than flows without a trainer have to end
+Path("saved").touch()
+Path("stop.listening").unlink()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "warm"), [(False, "warm"), (True, "cold")])
+def test_down_leaves_a_trainer_the_time_to_save(killed, warm, standing, tmp_path, monkeypatch):
+    (tmp_path / "saver.py").write_text(SAVER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    told = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)"
+    run = standing(sys.executable, "-c", told + RUN, "prefect.engine", warm)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "stop.listening").exists():
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.1)
+    if killed:
+        run.kill()
+        run.wait()
+    done = services("down", "--output", str(tmp_path / "out"))
+    assert (tmp_path / "saved").exists(), done.stdout + done.stderr
+    assert "trainers save their last step, which may take 30 s\n" in done.stdout
+    assert left_behind(tmp_path / "out" / ".services") == []
+
+
 def test_a_run_is_told_to_end_however_long_the_path_of_its_python(standing, tmp_path):
     python = tmp_path / ("long" * 40) / "python"
     python.parent.mkdir()
