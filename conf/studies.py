@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from conf.load import FOLDER, ConfigError, choices, load
+from conf.load import FOLDER, ConfigError, choices, load, quoted
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
@@ -95,7 +95,7 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
 def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
     """An arm's overrides, all but the seed, and its experiment."""
     lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
-    lines += [f"output={_quoted(output)}"] if output else []
+    lines += [f"output={quoted(output)}"] if output else []
     settings = load(f"experiment={arm.experiment}", *lines)
     if arm.stages:
         stages = [_stage(settings.stages, entry, place) for place, entry in enumerate(arm.stages)]
@@ -127,14 +127,8 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_written, value)) + "]"
     if isinstance(value, str):
-        return _quoted(value, always=True)
+        return quoted(value)
     return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
-
-
-def _quoted(text: str, always: bool = False) -> str:
-    if not always and not set(text) & set(" ,=[]{}()'\":"):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from conf.load import ConfigError, load
+from conf.load import ConfigError, load, quoted
 from conf.schema import Experiment
 from tasks import again, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
@@ -108,9 +108,7 @@ def begun() -> float:
 
 def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
     """A flow's parameters as settings of a command line."""
-    # Hydra splits at these unless quoted.
-    quoted = f"'{output}'" if output and set(output) & set(" ,=[]{}()'\"") else output
-    folder = [f"output={quoted}"] if output else []
+    folder = [f"output={quoted(output)}"] if output else []
     return [f"experiment={experiment}", *folder, *(overrides or [])]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow
 
 from conf import studies
-from conf.load import ConfigError
+from conf.load import ConfigError, quoted
 from conf.schema.study import Study
 from conf.studies import Run, load_study
 from flows import arms
@@ -80,7 +80,7 @@ def study(
 
 def command(study: str, overrides: Sequence[str] | None, output: str | None) -> str:
     """What does this study again."""
-    folder = [f"output={output}"] if output else []
+    folder = [f"output={quoted(output)}"] if output else []
     return shlex.join(
         ["python", "-m", "flows.study", f"study={study}", *folder, *(overrides or [])]
     )

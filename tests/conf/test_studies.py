@@ -42,12 +42,9 @@ def test_nothing_is_shared_across_seeds_methods_or_prompts():
 
 
 def test_the_command_of_a_run_composes_the_run():
-    for run in runs(
-        load_study(
-            "lab_fastcurl_ablation",
-            ["seeds=[3]"],
-        )
-    )[:2]:
+    study = load_study("lab_fastcurl_ablation", ["seeds=[3]"])
+    for run in runs(study, "/data/R&D/it's")[:2]:
+        assert run.settings.output == "/data/R&D/it's"
         assert load(f"experiment={run.arm.experiment}", *run.overrides) == run.settings
 
 

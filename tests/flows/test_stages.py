@@ -42,6 +42,11 @@ def folders(output: str) -> list[str]:
     return sorted(path.name for path in (Path(output) / "stages").iterdir())
 
 
+def test_a_flow_may_write_to_any_folder(tmp_path):
+    for name in ("R&D", "~me", "it's", "a#b;c!", "a, b"):
+        assert settings_of(SMOKE, output=str(tmp_path / name)).output == str(tmp_path / name)
+
+
 def test_a_stage_needs_those_before_it_finished(output, quick):
     with pytest.raises(ValueError, match=r"stage 1 of lab_smoke, 1-L1-64, is not finished: /.*"):
         train_stage(SMOKE, stage=2, output=output)

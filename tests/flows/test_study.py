@@ -2,14 +2,16 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from conf.load import ConfigError
+from conf.studies import load_study, runs
 from flows.cli import main
-from flows.study import study
+from flows.study import command, study
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from tasks.comparison import StudyIncompleteError
@@ -83,6 +85,13 @@ def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys
     assert quick.trained == [] and not Path(output).exists()
     assert "4 runs of 8 stages, 6 of them distinct" in text
     assert "25.0 % saved" in text
+
+
+def test_the_command_names_any_folder():
+    _, _, _, *words = shlex.split(command("lab_smoke", ["seeds=[0]"], "/data/R&D/it's"))
+    again = load_study("lab_smoke", words[1:])
+    assert words[0] == "study=lab_smoke"
+    assert {run.settings.output for run in runs(again)} == {"/data/R&D/it's"}
 
 
 def test_an_arm_that_fails_stops_no_other_and_is_named_in_the_report(output, quick, monkeypatch):
