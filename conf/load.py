@@ -48,7 +48,7 @@ def load(*overrides: str) -> Experiment:
         ConfigError: for an unknown experiment, group choice or key (near names are given), for a
             value out of bounds, and for an override that takes the stages or a group away.
     """
-    lines = [_checked(override) for override in _parsed(overrides)]
+    lines = [_checked(override) for override in parsed(overrides)]
     try:
         config = compose("conf", "config", lines)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -96,18 +96,23 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _parsed(overrides: Iterable[str]) -> list[Override]:
+def parsed(overrides: Iterable[str]) -> list[Override]:
+    """Overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: one is none.
+    """
     parser = OverridesParser.create()
-    parsed = []
+    found = []
     for line in overrides:
         try:
-            parsed.append(parser.parse_override(line))
+            found.append(parser.parse_override(line))
         except HydraException as error:
             raise ConfigError(
                 f"{line!r} is no override, needed key=value\n\n"
                 "hint: quote what the shell would split, as in 'name=\"my run\"'"
             ) from error
-    return parsed
+    return found
 
 
 def _checked(override: Override) -> str:

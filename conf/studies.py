@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from conf.load import FOLDER, ConfigError, choices, load, quoted
+from conf.load import FOLDER, ConfigError, choices, load, parsed, quoted
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
@@ -133,17 +133,22 @@ def _written(value: Any) -> str:
 
 def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     own, others = {}, []
-    for line in overrides:
-        key, equals, value = line.partition("=")
-        if equals and key in OWN and key not in ("overrides", "arms"):
-            own[key] = yaml.safe_load(value)
-        elif key in ("overrides", "arms", "experiment"):
+    for override in parsed(overrides):
+        key, line = override.key_or_group, override.input_line
+        if key in ("overrides", "arms", "experiment"):
             raise ConfigError(
                 f"{key}: cannot be set for a study as a whole\n\n"
                 "hint: write a file of your own under conf/study"
             )
-        else:
+        if key not in OWN:
             others.append(line)
+        elif override.is_sweep_override():
+            raise ConfigError(
+                f"{key}: found several values in {line!r}, needed one\n\n"
+                "hint: several go in brackets, as in seeds=[0,1]"
+            )
+        else:
+            own[key] = override.value()
     return own, others
 
 

@@ -73,3 +73,25 @@ def test_settings_that_are_not_the_studys_go_to_every_arm():
     assert {run.settings.evaluation.samples for run in runs(study)} == {3}
     with pytest.raises(ConfigError, match="experiment: cannot be set for a study"):
         load_study("lab_smoke", ["experiment=lab/fastcurl"])
+
+
+@pytest.mark.parametrize("targets", ["{lab_test:0.7}", "{lab_test: 0.7}"])
+def test_a_key_of_a_study_is_read_as_hydra_reads_it(targets):
+    own = [f"targets={targets}", "seeds=[0, 7]", "question='Is it so: or not?'", "level=0.9"]
+    study = load_study("lab_smoke", own)
+    assert (study.targets, study.seeds, study.level) == ({"lab_test": 0.7}, [0, 7], 0.9)
+    assert study.question == "Is it so: or not?"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seeds=[0,1", r"'seeds=\[0,1' is no override, needed key=value"),
+        ("seeds=0,1", "seeds: found several values in 'seeds=0,1', needed one"),
+        ("~seeds", "seeds: "),
+        ("seeds", "'seeds' is no override"),
+    ],
+)
+def test_a_malformed_key_of_a_study_is_refused_in_words(override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_study("lab_smoke", [override])
