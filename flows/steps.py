@@ -113,15 +113,27 @@ def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) 
 
 
 def settings_of(
-    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
+    experiment: str,
+    overrides: Sequence[str] | None = None,
+    output: str | None = None,
+    *,
+    computes: bool = True,
 ) -> Experiment:
     """The settings of an experiment, checked without reading data.
 
+    Args:
+        experiment: Name of a file under conf/experiment.
+        overrides: Settings that differ from it.
+        output: Folder that everything is written under; none: the experiment's own.
+        computes: Whether something may be sampled or trained, which not every machine can.
+
     Raises:
-        ConfigError: an unknown experiment or setting, or one that cannot work.
+        ConfigError: an unknown experiment or setting, or one that cannot work, here or anywhere.
     """
     settings = load(*lines(experiment, overrides, output))
     preflight.check_settings(settings)
+    if computes:
+        preflight.check_machine(settings.hardware)
     return settings
 
 

@@ -12,6 +12,8 @@ from conf.load import ConfigError
 from conf.studies import load_study, runs
 from flows.cli import main
 from flows.study import command, study
+from flows.study import main as command_line
+from tasks import preflight
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from tasks.comparison import StudyIncompleteError
@@ -85,6 +87,26 @@ def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys
     assert quick.trained == [] and not Path(output).exists()
     assert "4 runs of 8 stages, 6 of them distinct" in text
     assert "25.0 % saved" in text
+
+
+@pytest.fixture
+def laptop(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+
+
+def test_a_study_of_gpus_is_planned_without_one_and_not_trained(output, quick, laptop):
+    gpu = {"overrides": ["hardware=gpu1"], "output": output}
+    assert "6 of them distinct" in study("lab_smoke", plan=True, **gpu)
+    with pytest.raises(ConfigError, match=r"arm short: hardware.rollout: found 'vllm', but vLLM"):
+        study("lab_smoke", **gpu)
+    with pytest.raises(ValueError, match="none of 4 runs of lab_smoke was evaluated"):
+        study("lab_smoke", train=False, **gpu)
+    assert quick.trained == []
+
+
+@pytest.mark.parametrize(("train", "code"), [("false", 1), ("False", 1), ("true", 2)])
+def test_a_command_line_that_trains_nothing_needs_no_gpu(train, code, output, laptop):
+    assert command_line([f"train={train}", "hardware=gpu1", f"output={output}"]) == code
 
 
 def test_the_command_names_any_folder():
