@@ -58,7 +58,7 @@ ui: environment ## look at the runs: MLflow's UI on this machine, at the port in
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
 	@DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		PYTHONWARNINGS=ignore $(bin)/mlflow ui --host 127.0.0.1 --port $(PORT) \
-		--workers 1 --backend-store-uri "sqlite:///$(abspath $(OUTPUT))/mlflow.db"
+		--workers 1 --backend-store-uri "sqlite:///$$(realpath "$(OUTPUT)")/mlflow.db"
 
 gpu: ## the environment of a GPU node: verl's own pins, torch 2.11 and vLLM 0.24
 	@bash requirements/install.sh gpu

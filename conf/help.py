@@ -1,5 +1,6 @@
 """What can be set, told from the schema: `python -m flows.pipeline --help [PART]`."""
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def told(part: str, root: type[BaseModel] = Experiment) -> str:
     """
     if not part:
         return _parts(root)
-    wanted = part.replace(".N", ".0")
+    wanted = re.sub(r"\.(N|\d+)(?=\.|$)", ".0", part)  # a place in a list: one is as another
     lines = []
     if part in GROUPS:
         lines += [*_named(f"{part}=", choices(part)), ""]

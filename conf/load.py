@@ -1,5 +1,6 @@
 """Names and overrides in, a checked `Experiment` out."""
 
+import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -47,7 +48,7 @@ def load(*overrides: str) -> Experiment:
         ConfigError: for an unknown experiment, group choice or key (near names are given), for a
             value out of bounds, and for an override that takes the stages or a group away.
     """
-    lines = [_checked(override) for override in _parsed(overrides)]
+    lines = [_checked(override) for override in parsed(overrides)]
     try:
         config = compose("conf", "config", lines)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -80,18 +81,38 @@ def choices(group: str) -> list[str]:
     return sorted(file.relative_to(FOLDER / group).with_suffix("").as_posix() for file in files)
 
 
-def _parsed(overrides: Iterable[str]) -> list[Override]:
+def quoted(text: str) -> str:
+    r"""A text as the value of an override that Hydra reads back as this text.
+
+    A plain path stands as it is. The one text that has no such form is `???`: a missing value.
+
+    >>> print(quoted("/data/out"), quoted("/data/R&D's"))
+    /data/out '/data/R&D\'s'
+    """
+    if re.fullmatch(r"[\w./-]*/[\w./-]*", text, re.ASCII):  # with a slash it is no number
+        return text
+    # OmegaConf takes ${ for a reference, unless an odd number of backslashes stands before it.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def parsed(overrides: Iterable[str]) -> list[Override]:
+    """Overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: one is none.
+    """
     parser = OverridesParser.create()
-    parsed = []
+    found = []
     for line in overrides:
         try:
-            parsed.append(parser.parse_override(line))
+            found.append(parser.parse_override(line))
         except HydraException as error:
             raise ConfigError(
                 f"{line!r} is no override, needed key=value\n\n"
                 "hint: quote what the shell would split, as in 'name=\"my run\"'"
             ) from error
-    return parsed
+    return found
 
 
 def _checked(override: Override) -> str:

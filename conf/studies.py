@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from conf.load import FOLDER, ConfigError, choices, load
+from conf.load import FOLDER, ConfigError, choices, load, parsed, quoted
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
@@ -95,7 +95,7 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
 def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
     """An arm's overrides, all but the seed, and its experiment."""
     lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
-    lines += [f"output={_quoted(output)}"] if output else []
+    lines += [f"output={quoted(output)}"] if output else []
     settings = load(f"experiment={arm.experiment}", *lines)
     if arm.stages:
         stages = [_stage(settings.stages, entry, place) for place, entry in enumerate(arm.stages)]
@@ -127,29 +127,28 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_written, value)) + "]"
     if isinstance(value, str):
-        return _quoted(value, always=True)
+        return quoted(value)
     return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
-
-
-def _quoted(text: str, always: bool = False) -> str:
-    if not always and not set(text) & set(" ,=[]{}()'\":"):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     own, others = {}, []
-    for line in overrides:
-        key, equals, value = line.partition("=")
-        if equals and key in OWN and key not in ("overrides", "arms"):
-            own[key] = yaml.safe_load(value)
-        elif key in ("overrides", "arms", "experiment"):
+    for override in parsed(overrides):
+        key, line = override.key_or_group, override.input_line
+        if key in ("overrides", "arms", "experiment"):
             raise ConfigError(
                 f"{key}: cannot be set for a study as a whole\n\n"
                 "hint: write a file of your own under conf/study"
             )
-        else:
+        if key not in OWN:
             others.append(line)
+        elif override.is_sweep_override():
+            raise ConfigError(
+                f"{key}: found several values in {line!r}, needed one\n\n"
+                "hint: several go in brackets, as in seeds=[0,1]"
+            )
+        else:
+            own[key] = override.value()
     return own, others
 
 

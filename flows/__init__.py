@@ -6,10 +6,12 @@ import os
 import sys
 
 from conf import telemetry
+from flows.loopback import exempted
 from trainer.lean import only_tokenizers
 
 # Before Prefect is imported anywhere: it reads these once.
 telemetry.switch_off()
+os.environ.update(exempted(os.environ))
 # Its own limit of 20 s for the temporary server is too short on a busy laptop.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 

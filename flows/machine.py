@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from conf import telemetry
 from flows.daemons import Daemon
+from flows.loopback import exempted
 
 HOST = "127.0.0.1"
 PORTS = {"prefect_port": 4200, "mlflow_port": 5000}
@@ -28,7 +29,7 @@ class Services:
     """The three services of an output folder.
 
     Attributes:
-        output: The folder that runs are written under, absolute.
+        output: The folder that runs are written under, absolute and without links.
         asked: Ports that were asked for, by name.
     """
 
@@ -114,7 +115,7 @@ class Services:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "STAGECRAFT_OUTPUT": str(self.output),
             "PYTHONWARNINGS": "ignore",
-            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST])),
+            **exempted(os.environ),
         }
 
     def command(self, daemon: Daemon) -> list[str]:

@@ -4,11 +4,14 @@ python -m flows.report experiment=lab/fastcurl
 """
 
 import sys
+from functools import partial
 
 from prefect import flow
 
 from flows import steps
 from flows.terminal import run
+
+settings_of = partial(steps.settings_of, computes=False)
 
 
 @flow(name="report", log_prints=True)
@@ -31,7 +34,7 @@ def report(
         ConfigError: an unknown experiment or setting, or a value out of bounds.
         ValueError: nothing of it is finished.
     """
-    settings = steps.settings_of(experiment, overrides, output)
+    settings = settings_of(experiment, overrides, output)
     command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
     with steps.session(settings, command, "report") as work:
         given = steps.inputs(work)
@@ -46,4 +49,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(run(report, sys.argv[1:]))
+    sys.exit(run(report, sys.argv[1:], check=settings_of))

@@ -29,7 +29,7 @@ from flows.machine import PORTS, SILENCE, Services, answer
 
 ROOT = Path(__file__).parents[1]
 START = 180.0  # seconds that a service may take to become healthy
-RUNS_END = 9.5  # seconds for running flows to end when told; their trainers' guards may take nine
+RUNS_END = 9.5  # seconds for running flows to end when told: guards may take nine, beside `_grace`
 RUNS_TOLD = 2.0  # for the worker to tell the server that they have ended
 TOLD, TOLD_TWICE, KILLED = 2.0, 0.5, 0.5  # for services to end: together at most 15
 
@@ -48,6 +48,8 @@ def up(given: argparse.Namespace) -> int:
 
 def down(given: argparse.Namespace) -> int:
     """Stop all three and the worker's runs, whose stages resume when they are run again.
+
+    A trainer has `hardware.stop_grace` to save its last step first, as when its flow is cancelled.
 
     Args:
         given: `output`.
@@ -92,6 +94,12 @@ def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
 
 def _up(services: Services) -> int:
     servers = [services.server, services.mlflow]
+    port = services.port(services.server)
+    if port == services.port(services.mlflow):
+        raise ValueError(
+            f"found port {port} for prefect-server and for mlflow, needed one for each\n\n"
+            f"hint: take another port for one of them, as with --mlflow-port {port + 1}"
+        )
     for daemon in servers:
         _check_port(services, daemon)
     (services.folder / "prefect").mkdir(parents=True, exist_ok=True)
@@ -157,7 +165,7 @@ def _check_port(services: Services, daemon: Daemon) -> None:
         whose = owner(process) if process else ""
         if whose != str(services.folder):
             option = "--prefect-port" if daemon is services.server else "--mlflow-port"
-            what = f"process {process.pid} ({_words(process)})" if process else "another user"
+            what = f"process {process.pid} ({_words(process):.120})" if process else "another user"
             by = f", started for {Path(whose).parent}" if whose else ""
             raise ValueError(
                 f"port {port}, wanted for {daemon.name}, is held by {what}{by}\n\n"
@@ -191,16 +199,24 @@ def _deploy(services: Services) -> list[str]:
 def _end_runs(services: Services) -> int:
     """Tell the worker's runs to end, those too that begin meanwhile, and see the server told.
 
+    A trainer that saves is waited for, also one that a killed run has left: its guard, told by the
+    run or by the run's end, ends it and all it started when its time is over.
+
     Returns:
         How many there were.
     """
     told: list[psutil.Process] = []
-    deadline = time.monotonic() + RUNS_END
-    while time.monotonic() < deadline:
-        runs = [p for p in started_for(services.folder) if "prefect.engine" in _words(p)]
+    started, grace = time.monotonic(), 0.0
+    while time.monotonic() - started < RUNS_END + grace:
+        ours = started_for(services.folder)
+        runs = [process for process in ours if "prefect.engine" in _words(process)]
         tell([run for run in runs if run not in told])
         told += [run for run in runs if run not in told]
-        if not runs:
+        saving = max(map(_grace, ours), default=0.0)
+        if saving > grace:
+            grace = saving
+            print(f"trainers save their last step, which may take {grace:.0f} s", flush=True)
+        if not runs and not saving:
             break
         time.sleep(0.2)
     deadline = time.monotonic() + RUNS_TOLD
@@ -228,9 +244,15 @@ def _show(name: str, text: str) -> None:
     print(f"{name:<15} {text}", flush=True)
 
 
+def _grace(process: psutil.Process) -> float:
+    """Seconds that a trainer's guard gives it to save; 0 for every other process."""
+    found = re.search(r" trainer\.guard .*--stop-grace ([\d.]+)", _words(process))
+    return float(found[1]) if found else 0.0
+
+
 def _words(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())[:120]
+        return " ".join(process.cmdline())
     except psutil.Error:
         return "?"
 
@@ -246,7 +268,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _told(action: Callable[[Services], int], given: argparse.Namespace) -> int:
     asked = {name: port for name in PORTS if (port := getattr(given, name)) is not None}
     try:
-        return action(Services(Path(given.output).absolute(), asked))
+        # Resolved: what runs is found by its folder's name, and a link or ".." would be another.
+        return action(Services(Path(given.output).resolve(), asked))
     except ValueError as error:
         print(f"\n{error}", file=sys.stderr)
         return 2

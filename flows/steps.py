@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from conf.load import ConfigError, load
+from conf.load import ConfigError, load, quoted
 from conf.schema import Experiment
 from tasks import again, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
@@ -108,22 +108,32 @@ def begun() -> float:
 
 def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
     """A flow's parameters as settings of a command line."""
-    # Hydra splits at these unless quoted.
-    quoted = f"'{output}'" if output and set(output) & set(" ,=[]{}()'\"") else output
-    folder = [f"output={quoted}"] if output else []
+    folder = [f"output={quoted(output)}"] if output else []
     return [f"experiment={experiment}", *folder, *(overrides or [])]
 
 
 def settings_of(
-    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
+    experiment: str,
+    overrides: Sequence[str] | None = None,
+    output: str | None = None,
+    *,
+    computes: bool = True,
 ) -> Experiment:
     """The settings of an experiment, checked without reading data.
 
+    Args:
+        experiment: Name of a file under conf/experiment.
+        overrides: Settings that differ from it.
+        output: Folder that everything is written under; none: the experiment's own.
+        computes: Whether something may be sampled or trained, which not every machine can.
+
     Raises:
-        ConfigError: an unknown experiment or setting, or one that cannot work.
+        ConfigError: an unknown experiment or setting, or one that cannot work, here or anywhere.
     """
     settings = load(*lines(experiment, overrides, output))
     preflight.check_settings(settings)
+    if computes:
+        preflight.check_machine(settings.hardware)
     return settings
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow
 
 from conf import studies
-from conf.load import ConfigError
+from conf.load import ConfigError, quoted
 from conf.schema.study import Study
 from conf.studies import Run, load_study
 from flows import arms
@@ -25,8 +25,16 @@ from tasks.sharing import sharing
 from tasks.study_words import study_plan
 
 
-def prepared(study: str, overrides: Sequence[str] | None = None, output: str | None = None):
+def prepared(
+    study: str,
+    overrides: Sequence[str] | None = None,
+    output: str | None = None,
+    plan: bool = False,
+    train: bool = True,
+):
     """A study and its runs, each checked without reading data.
+
+    Where none is trained, this machine need not be able to.
 
     Raises:
         ConfigError: there is no such study, or an arm of it cannot work; which one is said.
@@ -36,6 +44,8 @@ def prepared(study: str, overrides: Sequence[str] | None = None, output: str | N
     for run in runs:
         try:
             preflight.check_settings(run.settings)
+            if train and not plan:
+                preflight.check_machine(run.settings.hardware)
         except ValueError as error:
             raise ConfigError(f"arm {run.arm.name}: {error}") from error
     return settings, runs
@@ -68,7 +78,7 @@ def study(
         ConfigError: an unknown study or setting, or a value out of bounds.
         ValueError: no run has anything to compare.
     """
-    settings, runs = prepared(study, overrides, output)
+    settings, runs = prepared(study, overrides, output, plan, train)
     shared = sharing([(run.label, run.settings) for run in runs])
     text = study_plan(settings, shared, _cached(runs) if plan else set())
     print(text)
@@ -80,7 +90,7 @@ def study(
 
 def command(study: str, overrides: Sequence[str] | None, output: str | None) -> str:
     """What does this study again."""
-    folder = [f"output={output}"] if output else []
+    folder = [f"output={quoted(output)}"] if output else []
     return shlex.join(
         ["python", "-m", "flows.study", f"study={study}", *folder, *(overrides or [])]
     )

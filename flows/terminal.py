@@ -42,7 +42,7 @@ def run(
     arguments: list[str],
     *,
     given: tuple[str, str] = ("experiment", "lab/fastcurl"),
-    check: Callable[[str, list[str]], Any] = settings_of,
+    check: Callable[..., Any] = settings_of,
     knobs: type[BaseModel] = Experiment,
     trains: bool = False,
 ) -> int:
@@ -54,7 +54,7 @@ def run(
         flow: Takes what `given` names, `overrides`, and parameters of its own.
         arguments: `key=value` each.
         given: What the settings are settings of, and which one by default.
-        check: Refuses settings that cannot be used, from that name and the overrides.
+        check: Refuses settings that cannot be used, from those of the flow's parameters it takes.
         knobs: What the settings are settings of.
         trains: Where nothing was made yet, the flow will train and sample.
 
@@ -79,7 +79,9 @@ def run(
         logging.getLogger(name).addFilter(_without_trace)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
-        settings = check(parameters[given[0]], overrides)
+        asked = flow.validate_parameters({**parameters, "overrides": overrides})
+        taken = inspect.signature(check).parameters
+        settings = check(**{name: value for name, value in asked.items() if name in taken})
         temporary_server.begin()
         if _begins(settings):  # while it starts
             if trains:

@@ -88,15 +88,18 @@ python=$(find_python)
     "$python (Python $(version_of "$python")) lacks its venv module" "apt-get install python3-venv"
 
 # Two make targets at once: the second waits for the first, and finds it done.
-exec 9<requirements/install.sh
+# <> and not <: NFS locks only what is open for writing.
+exec 9<>requirements/install.sh
 if command -v flock >/dev/null && ! flock -n 9; then
     say "waiting for another installation"
     flock 9
 fi
 if finished "$kind" "${pins[@]}"; then exit 0; fi
 
-free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
-[ "$free" -ge "$gib" ] || refuse "the environment needs $gib GiB of disk, and $free are free here" \
+place=$venv
+until [ -e "$place" ]; do place=$(dirname "$place"); done
+free=$(df -Pk "$place" | awk 'NR == 2 { print int($4 / 1048576) }')
+[ "$free" -ge "$gib" ] || refuse "the environment needs $gib GiB of disk, and $free are free in $place" \
     "free some, or put it elsewhere: make demo VENV=/path/to/folder"
 
 # --- The folder --------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def plan(experiment: Experiment) -> Plan:
     refused = ""
     try:
         preflight.check_settings(experiment)
+        preflight.check_machine(experiment.hardware)
     except ValueError as error:
         refused = str(error)
     data, no_data = _prompt_sets(experiment, output)

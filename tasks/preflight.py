@@ -19,11 +19,10 @@ from trainer.rewards import grade
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Refuse settings that cannot work. Takes milliseconds, reads no data and no network.
+    """Refuse settings that cannot work anywhere. Takes milliseconds, reads no data and no network.
 
-    Looks at the method, at ranks, at local files, at what this machine has (a GPU, vLLM, an
-    attention kernel), at the output folder and, where it is here, at the model: its weights, its
-    positions, and the disk its checkpoints need.
+    Looks at the method, at ranks, at local files, at the output folder and, where it is here, at
+    the model: its weights, its positions, and the disk its checkpoints need.
 
     Raises:
         ConfigError: for the first thing that is wrong.
@@ -32,11 +31,41 @@ def check_settings(experiment: Experiment) -> None:
     _check_prompt_sets(experiment)
     _check_ranks(experiment)
     check_sources(experiment)
-    _check_engine(experiment)
-    _check_gpu(experiment)
+    _check_nucleus(experiment)
     folder = _local_model(experiment.model.path)
     if folder:
         check_model(experiment, folder)
+
+
+def check_machine(hardware: Hardware) -> None:
+    """Refuse to sample and train where this machine lacks what the settings ask for.
+
+    Looks for vLLM, a GPU, an attention kernel, and the cluster that is named.
+
+    Raises:
+        ConfigError: for the first thing that is missing.
+    """
+    if hardware.rollout == "vllm" and find_spec("vllm") is None:
+        raise refusal(
+            "hardware.rollout: found 'vllm', but vLLM is not installed here",
+            "make test-vllm installs it for a CPU, make gpu on a GPU node; or set hardware=cpu",
+        )
+    if hardware.device == "cuda" and not _has_gpu():
+        raise refusal(
+            "hardware.device: found 'cuda', but no NVIDIA GPU on this machine (no /dev/nvidia0, "
+            "no nvidia-smi)",
+            "run it on a GPU node, or set hardware=cpu",
+        )
+    kernels = ("flash_attn", "kernels")
+    if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
+        raise refusal(
+            "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
+            f"it is installed here ({', '.join(kernels)})",
+            "set hardware.attention=sdpa, or build it on the node: "
+            "pip install flash-attn==2.8.3 --no-build-isolation",
+        )
+    if hardware.ray_address:
+        _check_cluster_answers(hardware.ray_address)
 
 
 def check_sources(experiment: Experiment) -> None:
@@ -175,7 +204,7 @@ def _check_ranks(experiment: Experiment) -> None:
 
 
 def _check_cluster(hardware: Hardware) -> None:
-    """Several machines need a Ray cluster that spans them, and one that is named must answer."""
+    """Several machines need a Ray cluster that spans them, named by host and port."""
     address = hardware.ray_address
     if not address:
         if hardware.nodes > 1:
@@ -192,6 +221,10 @@ def _check_cluster(hardware: Hardware) -> None:
             f"hardware.ray_address: found {address!r}, needed host:port",
             "take what `ray start --head` printed",
         )
+
+
+def _check_cluster_answers(address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
@@ -201,7 +234,7 @@ def _check_cluster(hardware: Hardware) -> None:
         ) from error
 
 
-def _check_engine(experiment: Experiment) -> None:
+def _check_nucleus(experiment: Experiment) -> None:
     hardware = experiment.hardware
     if hardware.rollout != "vllm":
         return
@@ -214,29 +247,6 @@ def _check_engine(experiment: Experiment) -> None:
                 f"more than hardware.probability_tolerance={hardware.probability_tolerance:g}",
                 f"set stages.{position}.top_p=1, or hardware.rollout=torch",
             )
-    if find_spec("vllm") is None:
-        raise refusal(
-            "hardware.rollout: found 'vllm', but vLLM is not installed here",
-            "make test-vllm installs it for a CPU, make gpu on a GPU node; or set hardware=cpu",
-        )
-
-
-def _check_gpu(experiment: Experiment) -> None:
-    hardware = experiment.hardware
-    if hardware.device == "cuda" and not _has_gpu():
-        raise refusal(
-            "hardware.device: found 'cuda', but no NVIDIA GPU on this machine (no /dev/nvidia0, "
-            "no nvidia-smi)",
-            "run it on a GPU node, or set hardware=cpu",
-        )
-    kernels = ("flash_attn", "kernels")
-    if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
-        raise refusal(
-            "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
-            f"it is installed here ({', '.join(kernels)})",
-            "set hardware.attention=sdpa, or build it on the node: "
-            "pip install flash-attn==2.8.3 --no-build-isolation",
-        )
 
 
 def _has_gpu() -> bool:

@@ -1,6 +1,7 @@
 """The house: who may import what, what may not be committed, and an installation that explains."""
 
 import ast
+import os
 import re
 import subprocess
 import tomllib
@@ -166,9 +167,9 @@ def interpreter(folder: Path, version: str, venv: str = "exit 1") -> Path:
     return path
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def make(folder: Path, *arguments: str, tools: str = "") -> subprocess.CompletedProcess:
     # A make that runs these tests must not lend its flags and variables to the one under test.
-    clean = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)}
+    clean = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin".strip(":"), "HOME": str(folder)}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=60
     )
@@ -225,6 +226,33 @@ def test_an_interrupted_installation_is_not_taken_for_a_finished_one(checkout):
     assert not folder.exists()  # taken away, to be made anew
 
 
+def stand_in(folder: Path, tool: str, lines: str) -> str:
+    """A folder with a stand-in for a command, for the PATH."""
+    (folder / "tools").mkdir()
+    (folder / "tools" / tool).write_text(f"#!/bin/sh\n{lines}\n")
+    (folder / "tools" / tool).chmod(0o755)
+    return str(folder / "tools")
+
+
+def test_the_lock_of_an_installation_is_open_for_writing_as_nfs_asks(checkout):
+    python = interpreter(checkout, "3.11.7", "exit 0")
+    tools = stand_in(
+        checkout, "flock", 'grep flags "/proc/self/fdinfo/9" >"$HOME/seen"; kill $PPID'
+    )
+    make(checkout, "lint", f"PYTHON={python}", tools=tools)
+    assert int((checkout / "seen").read_text().split()[1], 8) & os.O_ACCMODE == os.O_RDWR
+
+
+def test_the_disk_that_counts_is_that_of_the_environment(checkout):
+    python = interpreter(checkout, "3.11.7", "exit 0")
+    tools = stand_in(checkout, "df", 'echo; echo disk 0 0 0 0% "$2"')
+    given = ["demo", f"PYTHON={python}"]
+    assert "4 GiB of disk, and 0 are free in .\n" in make(checkout, *given, tools=tools).stderr
+    (checkout / "big disk").mkdir()
+    done = make(checkout, *given, f"VENV={checkout}/big disk/of/mine", tools=tools)
+    assert f"0 are free in {checkout}/big disk\n" in done.stderr
+
+
 def test_a_folder_that_is_no_environment_is_not_deleted(checkout):
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "thesis.tex").touch()
@@ -234,11 +262,25 @@ def test_a_folder_that_is_no_environment_is_not_deleted(checkout):
 
 
 def test_the_ui_without_runs_says_how_to_get_some(checkout):
-    recipe = (ROOT / "Makefile").read_text()
-    (checkout / "Makefile").write_text(recipe.replace("ui: environment", "ui:"))
+    ui_without_environment(checkout)
     done = make(checkout, "ui")
     assert done.returncode != 0
     assert "outputs holds no runs yet" in done.stderr and "hint: make demo" in done.stderr
+
+
+def test_the_ui_shows_a_folder_whose_name_has_a_space(checkout):
+    ui_without_environment(checkout)
+    (checkout / "my runs").mkdir()
+    (checkout / "my runs" / "mlflow.db").touch()
+    (checkout / "bin").mkdir()
+    (checkout / "bin" / "mlflow").symlink_to("/bin/echo")
+    done = make(checkout, "ui", "OUTPUT=my runs", f"VENV={checkout}")
+    assert f" sqlite:///{checkout}/my runs/mlflow.db\n" in done.stdout
+
+
+def ui_without_environment(checkout: Path) -> None:
+    recipe = (checkout / "Makefile").read_text()
+    (checkout / "Makefile").write_text(recipe.replace("ui: environment", "ui:"))
 
 
 def test_ci_runs_what_people_run():

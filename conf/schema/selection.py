@@ -75,7 +75,9 @@ class Sure(Knobs):
 class Greso(Knobs):
     """GRESO: skip what taught nothing lately (arXiv:2506.02177)."""
 
-    explore: float = knob(0.5, "First p_e: a visit without contrast halves the chance.", "1", le=1)
+    explore: float = knob(
+        0.5, "First p_e: a visit without contrast halves the chance.", "1", gt=0, le=1
+    )
     target: float = knob(0.25, "Share of groups without contrast aimed at.", "share", ge=0, le=1)
     pace: float = knob(0.01, "Change of p_e per step.", "1 per step", ge=0, le=1)
 

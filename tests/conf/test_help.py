@@ -48,7 +48,8 @@ def test_a_group_is_listed_file_by_file(group):
 
 
 def test_one_setting_is_told_by_its_own_key_and_a_near_name_is_suggested():
-    assert told("stages.0.steps") == told("stages.N.steps")
+    assert told("stages.0.steps") == told("stages.N.steps") == told("stages.1.steps")
+    assert told("evaluation.benchmarks.10.rows") == told("evaluation.benchmarks.N.rows")
     assert len(told("stages.0.steps").splitlines()) == 2
     with pytest.raises(ConfigError, match=r"called 'stage'\n\nhint: did you mean stages"):
         told("stage")

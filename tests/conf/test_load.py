@@ -1,11 +1,16 @@
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from conf.load import FOLDER, ConfigError, checked, choices, load
+from conf.load import FOLDER, ConfigError, checked, choices, load, quoted
 from conf.schema import Experiment
 
+ROOT = Path(__file__).parents[2]
 EXPERIMENTS = choices("experiment")
 
 
@@ -160,6 +165,7 @@ REFUSED = [
     (["experiment=lab/smoke", "evaluation.seed=-1"], r"evaluation\.seed: found -1, needed greater"),
     (["experiment=lab/smoke", "hardware.memory_share=0"], r"memory_share: found 0, needed greater"),
     (["experiment=lab/smoke", "hardware.memory_share=1.1"], r"needed less than or equal to 1"),
+    (["experiment=lab/smoke", "selection.greso.explore=0"], r"explore: found 0, needed greater"),
     (["experiment=lab/smoke", "name=a/b"], r"name: found 'a/b', needed letters, digits"),
     # Values that do not go together.
     (
@@ -206,9 +212,29 @@ def test_the_outermost_values_are_taken(override):
     assert isinstance(load("experiment=lab/smoke", override), Experiment)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/transitions.md"])
+def test_the_pages_example_of_a_transition_fits_the_lab(page):
+    [override] = re.findall(r"`'(stages\.0\.transition=.+?)'`", (ROOT / page).read_text())
+    assert load("experiment=lab/fastcurl", override).stages[0].transition.policy == "any"
+
+
 def test_settings_survive_being_written_and_read():
     experiment = load("experiment=fastcurl")
     assert checked(experiment.model_dump(mode="json")) == experiment
+
+
+PRINTABLE = st.characters(exclude_categories=["C", "Zl", "Zp"])
+TRICKY = st.sampled_from([*"$'\"\\~&#;!,=:[]{}()% /.", "${", "???", "null", "1"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(PRINTABLE | TRICKY, min_size=1).map("".join).filter(lambda text: text != "???"))
+@example("/data/R&D/it's; ~all, of #1!")
+@example("\\\\${oc.env:HOME}\\")
+def test_any_folder_can_be_named_in_an_override(name):
+    listed = f"data.train.files=[{quoted(name)},{quoted(name)}]"
+    made = load("experiment=lab/smoke", f"output={quoted(name)}", listed)
+    assert (made.output, made.data.train.files) == (name, [name, name])
 
 
 def test_several_threads_may_load_at_once():

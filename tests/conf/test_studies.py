@@ -42,12 +42,9 @@ def test_nothing_is_shared_across_seeds_methods_or_prompts():
 
 
 def test_the_command_of_a_run_composes_the_run():
-    for run in runs(
-        load_study(
-            "lab_fastcurl_ablation",
-            ["seeds=[3]"],
-        )
-    )[:2]:
+    study = load_study("lab_fastcurl_ablation", ["seeds=[3]"])
+    for run in runs(study, "/data/R&D/it's")[:2]:
+        assert run.settings.output == "/data/R&D/it's"
         assert load(f"experiment={run.arm.experiment}", *run.overrides) == run.settings
 
 
@@ -76,3 +73,25 @@ def test_settings_that_are_not_the_studys_go_to_every_arm():
     assert {run.settings.evaluation.samples for run in runs(study)} == {3}
     with pytest.raises(ConfigError, match="experiment: cannot be set for a study"):
         load_study("lab_smoke", ["experiment=lab/fastcurl"])
+
+
+@pytest.mark.parametrize("targets", ["{lab_test:0.7}", "{lab_test: 0.7}"])
+def test_a_key_of_a_study_is_read_as_hydra_reads_it(targets):
+    own = [f"targets={targets}", "seeds=[0, 7]", "question='Is it so: or not?'", "level=0.9"]
+    study = load_study("lab_smoke", own)
+    assert (study.targets, study.seeds, study.level) == ({"lab_test": 0.7}, [0, 7], 0.9)
+    assert study.question == "Is it so: or not?"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seeds=[0,1", r"'seeds=\[0,1' is no override, needed key=value"),
+        ("seeds=0,1", "seeds: found several values in 'seeds=0,1', needed one"),
+        ("~seeds", "seeds: "),
+        ("seeds", "'seeds' is no override"),
+    ],
+)
+def test_a_malformed_key_of_a_study_is_refused_in_words(override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_study("lab_smoke", [override])

@@ -177,6 +177,13 @@ def test_gc_deletes_only_when_told(smoke, output, train, capsys):
     assert not state.exists() and (stage["folder"] / "checkpoint").is_dir()
 
 
+def test_gc_keeps_what_an_experiment_needs_in_any_folder(tmp_path, capsys):
+    folder = str(tmp_path / "R&D it's")
+    Path(folder).mkdir()
+    assert main(["gc", "--output", folder, "--keep", "experiment=lab/smoke"]) == 0
+    assert capsys.readouterr().out == f"{folder} holds nothing that is not needed\n"
+
+
 def test_gc_spares_what_is_young(smoke, output, train, capsys):
     with pytest.raises(KeyboardInterrupt):
         train(smoke, stop=(0, 1, KeyboardInterrupt()))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -255,6 +256,92 @@ def test_a_foreign_server_is_refused_and_left_alone(tmp_path):
     finally:
         foreign.kill()
         foreign.wait()
+
+
+def test_one_port_for_two_services_is_refused_before_anything_starts(tmp_path):
+    done = services("up", "--output", str(tmp_path / "o"), "--prefect-port", "5000")
+    assert done.returncode == 2
+    assert "found port 5000 for prefect-server and for mlflow, needed one for each" in done.stderr
+    assert "hint: " in done.stderr and "--mlflow-port 5001" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture
+def standing(tmp_path):
+    """Starts a program as one of the worker's runs, for services of which nothing else is left."""
+    folder, started = tmp_path / "out" / ".services", []
+    folder.mkdir(parents=True)
+
+    def start(*command: str) -> subprocess.Popen:
+        started.append(subprocess.Popen(command, env={**os.environ, MARK: str(folder)}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+RUN = """
+import subprocess, sys
+from pathlib import Path
+from trainer.process import run_guarded
+
+stop = Path("stop")
+run_guarded("saver", [], log=Path("log"), environment={}, progress=lambda: False,
+            stall_timeout=60, stop_file=stop, grace=30, warm="warm" in sys.argv)
+"""
+SAVER = """
+import time
+from pathlib import Path
+
+Path("stop.listening").touch()
+while not Path("stop").exists():
+    time.sleep(0.1)
+time.sleep(11)  # longer than flows without a trainer have to end
+Path("saved").touch()
+Path("stop.listening").unlink()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "warm"), [(False, "warm"), (True, "cold")])
+def test_down_leaves_a_trainer_the_time_to_save(killed, warm, standing, tmp_path, monkeypatch):
+    (tmp_path / "saver.py").write_text(SAVER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    told = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)"
+    run = standing(sys.executable, "-c", told + RUN, "prefect.engine", warm)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "stop.listening").exists():
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.1)
+    if killed:
+        run.kill()
+        run.wait()
+    done = services("down", "--output", str(tmp_path / "out"))
+    assert (tmp_path / "saved").exists(), done.stdout + done.stderr
+    assert "trainers save their last step, which may take 30 s\n" in done.stdout
+    assert left_behind(tmp_path / "out" / ".services") == []
+
+
+def test_a_run_is_told_to_end_however_long_the_path_of_its_python(standing, tmp_path):
+    python = tmp_path / ("long" * 40) / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    run = standing(str(python), "-c", "import time; time.sleep(60)", "prefect.engine")
+    done = services("down", "--output", str(tmp_path / "out"))
+    assert ", 1 run among them" in done.stdout
+    assert run.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["link", "link/../link", "out/../out"])
+def test_a_folder_is_the_same_by_every_name(name, standing, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    run = standing(sys.executable, "-c", "import time; time.sleep(60)")
+    done = services("down", "--output", str(tmp_path / name))
+    assert "stopped 1 processes" in done.stdout
+    assert run.wait() == -signal.SIGTERM
 
 
 def test_down_where_nothing_runs_does_nothing(tmp_path):

@@ -42,6 +42,11 @@ def folders(output: str) -> list[str]:
     return sorted(path.name for path in (Path(output) / "stages").iterdir())
 
 
+def test_a_flow_may_write_to_any_folder(tmp_path):
+    for name in ("R&D", "~me", "it's", "a#b;c!", "a, b"):
+        assert settings_of(SMOKE, output=str(tmp_path / name)).output == str(tmp_path / name)
+
+
 def test_a_stage_needs_those_before_it_finished(output, quick):
     with pytest.raises(ValueError, match=r"stage 1 of lab_smoke, 1-L1-64, is not finished: /.*"):
         train_stage(SMOKE, stage=2, output=output)
@@ -151,7 +156,7 @@ def test_evaluate_scores_what_is_finished_and_trains_nothing(output, quick):
 
 def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
     with pytest.raises(ValueError, match="no finished stage and no score of lab_smoke seed 0"):
-        report(SMOKE, output=output)
+        report(SMOKE, ["hardware=gpu1"], output)  # a report needs none of it
     train_stage(SMOKE, stage=1, output=output)
     evaluate(SMOKE, output=output)
     before = (list(quick.trained), list(quick.scored))

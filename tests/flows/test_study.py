@@ -2,14 +2,18 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from conf.load import ConfigError
+from conf.studies import load_study, runs
 from flows.cli import main
-from flows.study import study
+from flows.study import command, study
+from flows.study import main as command_line
+from tasks import preflight
 from tasks import train_stage as training
 from tasks.artifacts import read_json
 from tasks.comparison import StudyIncompleteError
@@ -83,6 +87,33 @@ def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys
     assert quick.trained == [] and not Path(output).exists()
     assert "4 runs of 8 stages, 6 of them distinct" in text
     assert "25.0 % saved" in text
+
+
+@pytest.fixture
+def laptop(monkeypatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+
+
+def test_a_study_of_gpus_is_planned_without_one_and_not_trained(output, quick, laptop):
+    gpu = {"overrides": ["hardware=gpu1"], "output": output}
+    assert "6 of them distinct" in study("lab_smoke", plan=True, **gpu)
+    with pytest.raises(ConfigError, match=r"arm short: hardware.rollout: found 'vllm', but vLLM"):
+        study("lab_smoke", **gpu)
+    with pytest.raises(ValueError, match="none of 4 runs of lab_smoke was evaluated"):
+        study("lab_smoke", train=False, **gpu)
+    assert quick.trained == []
+
+
+@pytest.mark.parametrize(("train", "code"), [("false", 1), ("False", 1), ("true", 2)])
+def test_a_command_line_that_trains_nothing_needs_no_gpu(train, code, output, laptop):
+    assert command_line([f"train={train}", "hardware=gpu1", f"output={output}"]) == code
+
+
+def test_the_command_names_any_folder():
+    _, _, _, *words = shlex.split(command("lab_smoke", ["seeds=[0]"], "/data/R&D/it's"))
+    again = load_study("lab_smoke", words[1:])
+    assert words[0] == "study=lab_smoke"
+    assert {run.settings.output for run in runs(again)} == {"/data/R&D/it's"}
 
 
 def test_an_arm_that_fails_stops_no_other_and_is_named_in_the_report(output, quick, monkeypatch):

@@ -26,7 +26,7 @@ if "flows.report" in " ".join(sys.orig_argv):
 
 
 @flow
-def nothing() -> None:
+def nothing(experiment: str, overrides: list[str]) -> None:
     """A flow."""
 
 

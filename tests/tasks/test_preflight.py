@@ -11,7 +11,7 @@ from tasks import preflight, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
 from tasks.model import local_folder
-from tasks.preflight import check_data, check_model, check_settings
+from tasks.preflight import check_data, check_machine, check_model, check_settings
 from tasks.stages import stage_folders
 from tasks.upstream import to_columns
 from trainer.checkpoint import weight_files
@@ -159,7 +159,7 @@ def test_a_machine_that_lacks_what_the_settings_need_is_refused(
     smoke, machine, overlay, has, message
 ):
     machine(*has)
-    assert message in refusal(check_settings, smoke(f"hardware={overlay}"))
+    assert message in refusal(check_machine, smoke(f"hardware={overlay}").hardware)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,24 @@ def test_a_machine_that_lacks_what_the_settings_need_is_refused(
 )
 def test_a_machine_that_has_it_is_enough(smoke, machine, overlay, has):
     machine(*has)
+    check_machine(smoke(f"hardware={overlay}").hardware)
+    if overlay == "gpu8":
+        machine("vllm", "gpu")
+        check_machine(smoke(f"hardware={overlay}", "hardware.attention=sdpa").hardware)
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "cpu_vllm", "gpu1", "gpu8"])
+def test_settings_are_as_good_on_a_machine_that_cannot_train_them(smoke, machine, overlay):
+    machine()
     check_settings(smoke(f"hardware={overlay}"))
     settings = f"hardware={overlay}", "hardware.dtype=bfloat16", "stages.0.top_p=0.95"
     check_settings(smoke(*settings))  # probabilities are compared in float32 only
-    if overlay == "gpu8":
-        machine("vllm", "gpu")
-        check_settings(smoke(f"hardware={overlay}", "hardware.attention=sdpa"))
+
+
+def test_a_cluster_needs_to_answer_only_where_something_is_computed(smoke):
+    named = smoke("hardware.ray_address=127.0.0.1:9")
+    check_settings(named)
+    assert "nothing answers at 127.0.0.1:9" in refusal(check_machine, named.hardware)
 
 
 @pytest.mark.parametrize(("devices", "tool"), [(["nvidia0"], None), ([], "/bin/nvidia-smi")])
