@@ -73,7 +73,8 @@ def file_digest(path: Path | str) -> str:
 def folder_digest(path: Path | str) -> str:
     """The SHA-256 of the names and bytes of all files below a folder, as 64 hexadecimal digits.
 
-    Times and permissions do not matter, nor do empty folders.
+    Times and permissions do not matter, nor do empty folders, nor what is hidden (`.git`,
+    `.cache/huggingface`, `.DS_Store`): tools keep there what differs from copy to copy.
 
     Raises:
         NotADirectoryError: when there is no such folder.
@@ -81,8 +82,9 @@ def folder_digest(path: Path | str) -> str:
     root = Path(path)
     if not root.is_dir():
         raise NotADirectoryError(f"no folder {root}")
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    return digest_of([[file.relative_to(root).as_posix(), file_digest(file)] for file in files])
+    names = sorted(file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return digest_of([[name.as_posix(), file_digest(root / name)] for name in shown])
 
 
 @contextmanager

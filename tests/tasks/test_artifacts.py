@@ -18,6 +18,7 @@ from tasks.artifacts import (
     rows_digest,
     write_json,
 )
+from tasks.model import Checkpoint
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -94,6 +95,17 @@ def test_the_digest_of_a_folder_sees_names_and_bytes(tmp_path):
     assert len(digests) == 3
     with pytest.raises(NotADirectoryError):
         folder_digest(tmp_path / "none")
+
+
+def test_what_tools_keep_hidden_in_a_folder_is_no_part_of_its_digest(tmp_path):
+    model = tmp_path / ".hub" / "model"  # the folder itself may be hidden
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"x")
+    before = folder_digest(model)
+    for name in (".cache/huggingface/download/model.lock", ".git/HEAD", ".DS_Store"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("other each time")
+    assert folder_digest(model) == before == Checkpoint.of(model).digest
 
 
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
