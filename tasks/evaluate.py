@@ -148,7 +148,7 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
     configure(Limits(reward.seconds, reward.memory, reward.workers))
     form = Form(reward.think, reward.boxed)
     graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
-    with new_folder(folder) as aside:
+    with new_folder(folder, MANIFEST) as aside:
         pq.write_table(graded, aside / "responses.parquet")
         write_json(
             aside / MANIFEST,
