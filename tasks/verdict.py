@@ -13,7 +13,7 @@ def verdict(
     """What came of it: a sentence per benchmark, final checkpoint against base, then the cost."""
     sentences = []
     for name, rows in by_benchmark.items():
-        base = next((row for row in rows if row["position"] == -1), None)
+        base = _base(rows)
         last = rows[-1]
         score = f"avg@{last['k']}"
         if base is None or last is base:
@@ -103,18 +103,22 @@ def tiles(
     """Name, number and remark of the few numbers at the top, for the first benchmark."""
     found = []
     for rows in list(by_benchmark.values())[:1]:
-        base, last = rows[0], rows[-1]
+        base, last = _base(rows), rows[-1]
         change, k = last["difference"], last["k"]
         if change:
             bounds = span((change["low"], change["high"]))
             found.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
-        for name, key in ((f"avg@{k}", "avg_at_k"), (f"pass@{k}", "pass_at_k")):
-            found.append((name, percent(last[key]), f"base {percent(base[key])}"))
-        cut = percent(last["truncated_share"])
-        found.append(("cut off", cut, f"base {percent(base['truncated_share'])}"))
+        shown = {f"avg@{k}": "avg_at_k", f"pass@{k}": "pass_at_k", "cut off": "truncated_share"}
+        for name, key in shown.items():
+            remark = f"base {percent(base[key])}" if base else ""
+            found.append((name, percent(last[key]), remark))
     found.append(("tokens generated", count(totals["tokens_generated"]), "in training"))
     found.append(("time", duration(totals["seconds"]), "in training"))
     return found
+
+
+def _base(rows: Sequence[dict]) -> dict | None:
+    return next((row for row in rows if row["position"] == -1), None)
 
 
 def outcome(experiment: Experiment, stages: Sequence[dict]) -> str:
