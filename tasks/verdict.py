@@ -5,6 +5,9 @@ from typing import Any
 
 from conf.schema import Experiment
 from tasks.words import count, duration, number, p_value, percent, plain, points, span, things
+from trainer import metrics
+
+ALPHA = 0.05  # of the paired sign-flip test, over all benchmarks of a run
 
 
 def verdict(
@@ -12,6 +15,8 @@ def verdict(
 ) -> list[str]:
     """What came of it: a sentence per benchmark, final checkpoint against base, then the cost."""
     sentences = []
+    adjusted = _adjusted(by_benchmark)
+    several = f" by Holm over {len(adjusted)} benchmarks" if len(adjusted) > 1 else ""
     for name, rows in by_benchmark.items():
         base = _base(rows)
         last = rows[-1]
@@ -30,9 +35,9 @@ def verdict(
             continue
         evidence = (
             f"Paired 95 % interval {span((change['low'], change['high']))} points, "
-            f"{p_value(change['p_value'])}, {things(change['problems'], 'problem')}."
+            f"{p_value(adjusted[name])}{several}, {things(change['problems'], 'problem')}."
         )
-        if change["low"] > 0 or change["high"] < 0:
+        if adjusted[name] < ALPHA:
             way = "rose" if change["mean"] > 0 else "fell"
             headline = (
                 f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
@@ -115,6 +120,16 @@ def tiles(
     found.append(("tokens generated", count(totals["tokens_generated"]), "in training"))
     found.append(("time", duration(totals["seconds"]), "in training"))
     return found
+
+
+def _adjusted(by_benchmark: Mapping[str, Sequence[dict]]) -> dict[str, float]:
+    """p-values of final checkpoints against the base by benchmark, by Holm, where there are any."""
+    found = {
+        name: rows[-1]["difference"]["p_value"]
+        for name, rows in by_benchmark.items()
+        if rows[-1]["difference"]
+    }
+    return dict(zip(found, metrics.holm(list(found.values())).tolist(), strict=True))
 
 
 def _base(rows: Sequence[dict]) -> dict | None:

@@ -15,7 +15,7 @@ import pytest
 
 from tasks import plots, report, results
 from tasks.report import terminal_summary, write_report
-from tasks.verdict import tiles
+from tasks.verdict import tiles, verdict
 from tasks.words import percent, points
 from trainer import metrics
 
@@ -209,6 +209,22 @@ def rows_of(problems, gained):
 
 
 TOTALS = {"steps": None, "tokens_generated": None, "seconds": None}
+
+
+def test_a_change_rises_only_where_the_test_says_so():
+    rows = rows_of(30, 4)  # 4 better and none worse: one in eight by luck
+    assert rows[1]["difference"]["low"] > 0
+    headline, evidence = verdict({"few": rows}, [], TOTALS)
+    assert "no change of avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
+
+
+def test_p_values_are_corrected_for_the_number_of_benchmarks():
+    one = rows_of(30, 6)
+    assert 0.025 < one[1]["difference"]["p_value"] < 0.05
+    assert "rose by 20.0" in verdict({"one": one}, [], TOTALS)[0]
+    both = verdict({"one": one, "two": rows_of(30, 0)}, [], TOTALS)
+    assert "no change of avg@1 is resolved" in both[0]
+    assert "p = 0.062 by Holm over 2 benchmarks" in both[1]
 
 
 def test_the_numbers_at_the_top_name_the_base_only_where_there_is_one():
