@@ -167,6 +167,11 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert len(calls) == 1 and first["metrics"]["k"] == 2
     monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", 10_000)
     assert score(experiment)["folder"] != first["folder"] and len(calls) == 1
+    longer = experiment.reward.model_copy(update={"seconds": 30.0})
+    again = score(experiment.model_copy(update={"reward": longer}))
+    assert again["sampling"]["grading_seconds"] == 30 and "grading_memory" not in again["sampling"]
+    assert again["folder"] != score(experiment)["folder"] and len(calls) == 1
+    assert not {"grading_seconds", "grading_memory"} & set(first["sampling"])
     fewer = experiment.evaluation.model_copy(update={"samples": 1})
     assert score(experiment.model_copy(update={"evaluation": fewer}))["metrics"]["k"] == 1
     assert len(calls) == 1
