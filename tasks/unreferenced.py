@@ -286,7 +286,7 @@ def _runs(output: Path, manifests: Mapping[Path, dict[str, Any] | None]) -> list
     there = {manifest["digest"] for manifest in manifests.values() if manifest}
     found = []
     for folder in journals(output):
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             journal = Journal.read(folder)
             stages = {
                 child.tags.get("stagecraft.config_digest")
