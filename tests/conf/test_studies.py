@@ -51,6 +51,12 @@ def test_other_benchmarks_are_other_prompts_where_gates_drop_what_overlaps_with_
         assert sharing([("one", one), ("other", other)]).saved("steps") == saved
 
 
+def test_a_target_that_no_arm_is_scored_on_is_refused():
+    study = Study(arms=[Arm(experiment="lab/smoke")], targets={"lab_test": 0.5, "math5OO": 0.8})
+    with pytest.raises(ConfigError, match="targets has math5OO, needed one of lab_test\n\nhint: "):
+        runs(study)
+
+
 def test_the_command_of_a_run_composes_the_run():
     for run in runs(
         load_study(
