@@ -77,7 +77,8 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
     """Every arm with every seed, arm by arm: neighbours differ in seed, so share no stage.
 
     Raises:
-        ConfigError: an arm's experiment cannot be used; which one is said.
+        ConfigError: an arm's experiment cannot be used; which one is said. Or a target is of a
+            benchmark that no arm is scored on.
     """
     found = []
     for arm in study.arms:
@@ -89,6 +90,12 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
             Run(arm, seed, (*lines, f"seed={seed}"), settings.model_copy(update={"seed": seed}))
             for seed in study.seeds
         ]
+    scored = {one.name for run in found for one in run.settings.evaluation.benchmarks}
+    if unknown := sorted(set(study.targets) - scored):
+        raise ConfigError(
+            f"targets has {', '.join(unknown)}, needed one of {', '.join(sorted(scored))}\n\n"
+            "hint: name a set of evaluation.benchmarks; targets={} compares no such cost"
+        )
     return found
 
 

@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EEXIST, ENOTDIR, ENOTEMPTY
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
@@ -73,7 +74,8 @@ def file_digest(path: Path | str) -> str:
 def folder_digest(path: Path | str) -> str:
     """The SHA-256 of the names and bytes of all files below a folder, as 64 hexadecimal digits.
 
-    Times and permissions do not matter, nor do empty folders.
+    Times and permissions do not matter, nor do empty folders, nor what is hidden (`.git`,
+    `.cache/huggingface`, `.DS_Store`): tools keep there what differs from copy to copy.
 
     Raises:
         NotADirectoryError: when there is no such folder.
@@ -81,34 +83,57 @@ def folder_digest(path: Path | str) -> str:
     root = Path(path)
     if not root.is_dir():
         raise NotADirectoryError(f"no folder {root}")
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    return digest_of([[file.relative_to(root).as_posix(), file_digest(file)] for file in files])
+    names = sorted(file.relative_to(root) for file in root.rglob("*") if file.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return digest_of([[name.as_posix(), file_digest(root / name)] for name in shown])
 
 
 @contextmanager
-def new_folder(final: Path | str) -> Iterator[Path]:
+def new_folder(final: Path | str, whole: str = "") -> Iterator[Path]:
     """A folder to fill, which takes its final name when the block ends well.
 
     It lies beside its final place, so the renaming is one step of the same file system. A folder
     that already has the final name is moved away, and deleted after the new one is in place.
     When the block raises, the new folder is removed and the old one stays.
+
+    Args:
+        final: The final name.
+        whole: For names that say what is in them: a file that finished folders have. One that is
+            there by then stays, for others may read it, and the new one is removed.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = _beside(final), _beside(final)
+    aside = _beside(final)
     aside.mkdir()
     try:
         yield aside
-        if final.exists():
-            os.replace(final, old)
-        os.replace(aside, final)
+        _put(aside, final, whole)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put(aside: Path, final: Path, whole: str) -> None:
+    moved: list[Path] = []
+    try:
+        while True:  # another process may put its own there at the same moment
+            try:
+                os.replace(aside, final)
+                return
+            except OSError as error:
+                if error.errno not in (ENOTEMPTY, EEXIST, ENOTDIR):
+                    raise
+            if whole and (final / whole).is_file():
+                return
+            moved.append(_beside(final))
+            with suppress(FileNotFoundError):
+                os.replace(final, moved[-1])
     except BaseException:
-        if old.exists() and not final.exists():
-            os.replace(old, final)
+        if moved and moved[-1].exists() and not final.exists():
+            os.replace(moved[-1], final)
         raise
     finally:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for old in moved:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:
@@ -177,7 +202,7 @@ class Dataset:
         """Write a table of `COLUMNS` and its manifest as a finished folder.
 
         Args:
-            folder: Where it goes; replaced if it exists.
+            folder: Where it goes, by a name that says what is in it: a finished one stays.
             name: Name of the set.
             table: The rows.
             beside: JSON files that go into the folder, by name.
@@ -186,7 +211,7 @@ class Dataset:
         """
         table = table.select(COLUMNS.names).cast(COLUMNS)
         lengths = pc.utf8_length(table["question"]).to_pylist()
-        with new_folder(folder) as aside:
+        with new_folder(folder, MANIFEST) as aside:
             pq.write_table(table, aside / PROMPTS)
             for file, value in (beside or {}).items():
                 write_json(aside / file, value)

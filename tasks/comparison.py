@@ -198,7 +198,7 @@ def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
     first = next((point for point in points if point.responses), None)
     if first is None:
         return None
-    estimate, note = attempt(metrics.over_seeds, [first.responses.correct])
+    estimate, note = attempt(_over_seeds, {0: first}, study.level)
     values = first.evaluation["metrics"]
     return {
         "estimate": estimate and estimate._asdict(),

@@ -56,7 +56,7 @@ def write_card(prepared: Prepared, benchmarks: Mapping[str, Dataset], output: Pa
     folder = Path(output) / "data" / f"{prepared.train.name}-{key[:12]}-card"
     if not (folder / "data_card.html").is_file():
         content = facts(prepared, benchmarks)
-        with new_folder(folder) as aside:
+        with new_folder(folder, "data_card.html") as aside:
             write_json(aside / "data_card.json", content)
             (aside / "data_card.md").write_text(markdown(content), encoding="utf-8")
             (aside / "data_card.html").write_text(page(content), encoding="utf-8")

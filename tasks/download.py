@@ -9,7 +9,7 @@ from pathlib import Path
 from conf.schema import Data, Source
 from tasks import adapters, hub, readers
 from tasks.artifacts import MANIFEST, Dataset, digest_of, file_digest, folder_digest
-from tasks.held_out import held_out
+from tasks.held_out import HELD_OUT_VERSION, held_out
 from tasks.readers import READERS, Rows
 from tasks.upstream import to_table
 
@@ -91,7 +91,8 @@ def paths(source: Source) -> list[Path]:
 def _folder(source: Source, data: Data, output: Path | str, upstream: str) -> Path:
     # Where a copy lies says nothing about what is in it.
     what = source.model_dump(mode="json", exclude={"mirror"})
-    key = digest_of([what, data.instruction, upstream, READER_VERSION])
+    versions = [READER_VERSION, *([HELD_OUT_VERSION] if source.held_out else [])]
+    key = digest_of([what, data.instruction, upstream, *versions])
     return Path(output) / "data" / f"{source.name}-{key[:12]}"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.schema import Experiment
+from conf.schema import Experiment, Reward
 from tasks import generations
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
 from tasks.generations import EvaluationFailedError
@@ -28,6 +28,7 @@ __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "gr
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
 GRADER_VERSION = 2
+_USUAL = Reward()
 
 
 def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) -> Request:
@@ -74,6 +75,11 @@ def _identity(
     wanted = request(experiment, benchmark, checkpoint)
     sampling = generations.describe(wanted)
     sampling |= {"think": experiment.evaluation.think, "boxed": experiment.evaluation.boxed}
+    # What takes longer counts as wrong. Usual limits are left out: scores of before stay found.
+    limits = {key: getattr(experiment.reward, key) for key in ("seconds", "memory")}
+    sampling |= {
+        f"grading_{key}": limit for key, limit in limits.items() if limit != getattr(_USUAL, key)
+    }
     digest = evaluation_digest(checkpoint.digest, benchmark.digest, sampling)
     output = Path(experiment.output).absolute()
     return sampling, digest, output / "evaluations" / f"{benchmark.name}-{digest[:12]}"
@@ -91,7 +97,7 @@ def evaluate(
     """Score `checkpoint` on `benchmark`, or find it scored.
 
     No response is sampled twice, see `tasks.generations`: more samples are added to those that are
-    there, and a grader of another version reads them.
+    there, and a grader of another version or with other limits reads them.
 
     Args:
         experiment: For sampling and hardware.
@@ -148,7 +154,7 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
     configure(Limits(reward.seconds, reward.memory, reward.workers))
     form = Form(experiment.evaluation.think, experiment.evaluation.boxed)
     graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
-    with new_folder(folder) as aside:
+    with new_folder(folder, MANIFEST) as aside:
         pq.write_table(graded, aside / "responses.parquet")
         write_json(
             aside / MANIFEST,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import pyarrow as pa
@@ -80,21 +80,29 @@ def complete(
 
     def one(shard: int) -> None:
         log = folder / f"generate-{shard}.log"
+        own = parts(folder, shard)
 
         def progress() -> bool:
+            nonlocal own
             if failed.is_set():
                 raise InterruptedError("another sampling process failed")
-            return line.look() if shard == 0 else False
+            line.look()
+            before, own = own, parts(folder, shard)
+            return own != before  # those of others say nothing about this one
 
-        code = run_guarded(
-            "trainer.generate",
-            [str(folder), str(shard)],
-            log=log,
-            environment=environment(experiment, shard),
-            progress=progress,
-            stall_timeout=experiment.hardware.stall_timeout,
-            warm=experiment.hardware.device == "cpu" and wanted.engine == "torch",
-        )
+        try:
+            code = run_guarded(
+                "trainer.generate",
+                [str(folder), str(shard)],
+                log=log,
+                environment=environment(experiment, shard),
+                progress=progress,
+                stall_timeout=experiment.hardware.stall_timeout,
+                warm=experiment.hardware.device == "cpu" and wanted.engine == "torch",
+            )
+        except BaseException:  # it stalled, for one
+            failed.set()
+            raise
         if code != 0:
             failed.set()
             raise EvaluationFailedError(
@@ -193,9 +201,17 @@ class Progress:
         self._begun = self._shown = time.monotonic()
         self._before: Mapping[Path, int] = {path: 0 for path in parts(folder)}
         self._seen: dict[Path, tuple[int, int]] = {}
+        self._lock = Lock()
 
     def look(self) -> bool:
-        """Whether there is a new part; shows a line if the last one is long enough ago."""
+        """Whether there is a new part; shows a line if the last one is long enough ago.
+
+        Every sampling process's thread may ask: whichever ends first, the others' lines come.
+        """
+        with self._lock:
+            return self._look()
+
+    def _look(self) -> bool:
         new = [
             path for path in parts(self._folder)
             if path not in self._before and path not in self._seen

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from tasks.artifacts import read_json, write_json
-from tasks.stages import alone
+from tasks.stages import LOCK, alone, holder
 
 FOLDER, FILE = "runs", "run.json"
 DEAD = "its process ended without a word: killed, or the machine went down"
@@ -176,6 +176,12 @@ class Journal:
 def journals(output: Path) -> list[Path]:
     """The folders of all journals below an output folder, oldest first."""
     return sorted(path.parent for path in (output / FOLDER).glob(f"[!.]*/{FILE}"))
+
+
+def busy(output: Path) -> str:
+    """The process of a run that works in an output folder at this moment; "" if none does."""
+    held = (holder(lock.parent) for lock in sorted((output / FOLDER).glob(f"[!.]*/{LOCK}")))
+    return next(filter(None, held), "")
 
 
 def described(datasets: Sequence[TrackedData]) -> list[dict[str, Any]]:

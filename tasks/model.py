@@ -16,7 +16,7 @@ class Checkpoint:
 
     Attributes:
         path: The folder.
-        digest: SHA-256 over its files, names and contents.
+        digest: SHA-256 over its files, names and contents, see `tasks.artifacts.folder_digest`.
     """
 
     path: Path

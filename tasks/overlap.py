@@ -18,23 +18,33 @@ SHINGLE = 3  # words of which MinHash compares the sets
 _CHUNK = 4096  # texts whose hashes are in memory at one time
 _TYPESET = re.compile(
     r"\\(?:left|right|displaystyle|limits|quad|qquad|text|mathrm|textbf|mathbf|mbox|textit)"
-    r"(?![a-z])|\\(?=[dt]?frac(?![a-z]))"
+    r"(?![a-z])|\\(?=[dt]?frac(?![a-z]))|\\[,;:!]"
 )
 _FRACTION = re.compile(r"(?<![a-z])[dt]frac(?![a-z])")
-_IGNORED = re.compile(r"[^\w+\-*/=<>^!|%]|_")
+# Between digits: of thousands, ignored; other commas and points tell 1.5 from 15. A point with
+# spaces ends a sentence.
+_THOUSANDS = re.compile(r"(?<=\d)[\s{}$\\]*,[\s{}$\\]*(?=\d{3}(?!\d))")
+_SEPARATOR = re.compile(r"(?<=\d)(?:[{}$]*(\.)[{}$]*|[\s{}$\\]*[,;][\s{}$\\]*)(?=\d)")
+_IGNORED = re.compile(r"(?!(?<=\d)[.,](?=\d))[^\w+\-*/=<>^!|%]|_")
 _WORD = re.compile(r"[^\W_]+")
 
 
 def question_key(text: str) -> str:
     r"""A question without case, spaces, punctuation and what typesetting adds; signs stay.
 
+    So do points and commas between digits, but not those of thousands.
+
     >>> question_key(r"Find $\dfrac{1}{2} + x$.") == question_key(r"find \frac12+x")
     True
     >>> question_key("3 + 4") == question_key("3 - 4")
     False
+    >>> question_key("1.5"), question_key("(1, 23)"), question_key("1,000")
+    ('1.5', '1,23', '1000')
     """
     text = _TYPESET.sub("", unicodedata.normalize("NFKC", text).lower())
-    return _IGNORED.sub("", _FRACTION.sub("frac", text))
+    text = _THOUSANDS.sub("", _FRACTION.sub("frac", text))
+    text = _SEPARATOR.sub(lambda found: found.group(1) or ",", text)
+    return _IGNORED.sub("", text)
 
 
 def letters_and_digits(text: str) -> str:

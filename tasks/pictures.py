@@ -83,8 +83,8 @@ def of_accuracy(benchmark: str, rows: Sequence[dict]) -> list[Picture]:
             Picture(
                 f"change-{file_name(benchmark)}",
                 plots.differences(benchmark, rows),
-                "Paired: the same problems before and after. A line that does not touch zero is a "
-                "resolved change.",
+                "Paired: the same problems before and after. Lines are 95 % intervals over "
+                "problems; what is resolved, the test of the first sentences says.",
             )
         )
     return pictures

@@ -8,10 +8,12 @@ what stands for their digests here is the digest of what they will be made from.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from conf.schema import Experiment
+from conf.schema import GATES, Experiment
 from tasks.artifacts import digest_of
 from tasks.plan import amounts
 from tasks.stages import identity
+
+OVERLAPS = [gate for gate in GATES if gate.startswith("overlap_")]
 
 
 @dataclass
@@ -68,10 +70,13 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
     needed: list[dict[str, float]] = []
     for label, experiment in runs:
         data, before = experiment.data, digest_of(experiment.model)
+        # What overlaps with them is no prompt.
+        left_out = any(experiment.gates.action(gate) == "drop" for gate in OVERLAPS)
+        benchmarks = experiment.evaluation.benchmarks if left_out else []
         first = ""
         for position, stage in enumerate(experiment.stages):
             made_from = [data, experiment.gates, stage.prompts, stage.drop_solved]
-            made_from += [stage.drop_hopeless]
+            made_from += [stage.drop_hopeless, benchmarks]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
             cost = amounts(stage, stage.steps, experiment.selection)
             needed.append(cost)

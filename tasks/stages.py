@@ -34,8 +34,9 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that determines what a stage learns, and nothing else.
 
-    Names, folders, how prompts were chosen (their digest says which), how often is saved, and how
-    the work is cut into micro-batches are left out.
+    Names of stages and experiments, folders, how prompts were chosen (their digest says which), how
+    often is saved, and how the work is cut into micro-batches are left out. The name of the prompt
+    set is in, as a knob of the stage: the same prompts under another name are trained on again.
 
     Args:
         experiment: For method, seed and numerics.

@@ -184,7 +184,7 @@ class Tracker:
     def _shows(self, attempt: str) -> bool:
         """Whether an earlier pipeline of this experiment shows an attempt's curve."""
         for folder in journals(self.output):
-            with suppress(ValueError):
+            with suppress(ValueError, OSError):  # gone since it was listed, for one
                 journal = Journal.read(folder)
                 mine = journal.experiment == self.experiment_name
                 if mine and any(run.attempt == attempt for run in journal.children):
@@ -270,8 +270,8 @@ class Tracker:
             return self._steps[run.id]
         try:
             return records_of(self.output, run)
-        except ValueError as error:
-            print(f"{run.name}: its metrics are damaged, MLflow gets none of them: {error}")
+        except (ValueError, OSError) as error:
+            print(f"{run.name}: its metrics cannot be read, MLflow gets none of them: {error}")
             return []
 
     def _send_left(self) -> None:
@@ -292,7 +292,7 @@ class Tracker:
                         self._write(journal)
                     if journal.store == self.uri:
                         self._send(journal, last=True)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 print(error)
 
 

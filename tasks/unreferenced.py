@@ -18,7 +18,7 @@ from uuid import uuid4
 from conf.schema import Experiment
 from tasks import disk
 from tasks.artifacts import read_json
-from tasks.journal import Journal, journals
+from tasks.journal import Journal, busy, journals
 from tasks.plan import data_folders, plan
 from tasks.stages import (
     LOCK,
@@ -48,6 +48,8 @@ class Unreferenced:
         bytes: Its size.
         stage: Folder whose lock a process would hold: of the stage that it is, or is part of, or
             of the evaluation that it is; "" if there is none.
+        idle: Output folder in which no run may be at work when it is deleted, "" if any may: what
+            a run is about to use, no stage names yet.
         spared: Why it was or would not be deleted, or "".
     """
 
@@ -55,6 +57,7 @@ class Unreferenced:
     why: str
     bytes: int
     stage: str = ""
+    idle: str = ""
     spared: str = ""
 
 
@@ -65,14 +68,13 @@ def unreferenced(
 
     Leftovers of interrupted writes; stages that are not finished or were moved aside; what a
     finished stage would have resumed from; scores of checkpoints of no stage. And, unless a stage
-    has no usable manifest: runs whose stages are all gone, data sets that no stage and no score
-    used, and cards of such data sets.
+    has no usable manifest: runs whose stages are all gone and, unless a run is at work, data sets
+    that no stage and no score used, and cards of such data sets.
 
     Args:
         output: The output folder.
         keep: Experiments whose stages, data and scores are not listed.
-        older_than: Seconds since something was last written to, or it is not listed. What a
-            finished stage would have resumed from is, whatever its age.
+        older_than: Seconds since something was last written to, or it is not listed.
     """
     output = Path(output).absolute()
     if not output.is_dir():
@@ -81,7 +83,7 @@ def unreferenced(
     before = time.time() - older_than
     manifests, _ = read_manifests(output)
     aside = {folder: read_manifest(folder)[0] for folder in moved_aside(output)}
-    found = _stages(manifests, kept_stages, before)
+    found = _stages(manifests, kept_stages, before, output)
     found += [
         _of(folder, "a stage moved aside to be trained anew", folder)
         for folder in aside
@@ -101,6 +103,8 @@ def unreferenced(
     if None in manifests.values():  # nothing says which data that stage used, or which run made it
         return found
     found += [item for item in _runs(output, manifests) if _written(Path(item.path)) < before]
+    if busy(output):  # no stage says yet which data it uses
+        return found
     used = {manifest["identity"].get("data", "") for manifest in manifests.values() if manifest}
     used |= {manifest.get("data_digest", "") for manifest in (*scored.values(), *sampled.values())}
     unused = [
@@ -108,9 +112,11 @@ def unreferenced(
         for folder in unused_data(output, used)
         if folder not in kept_data and _written(folder) < before
     ]
-    found += [_of(folder, "no stage and no score used this data set") for folder in unused]
     found += [
-        _of(folder, "a card of a data set that is gone, or listed here")
+        _of(folder, "no stage and no score used this data set", idle=output) for folder in unused
+    ]
+    found += [
+        _of(folder, "a card of a data set that is gone, or listed here", idle=output)
         for folder in cards_without_data(output, {folder.name for folder in unused})
         if _written(folder) < before
     ]
@@ -118,13 +124,15 @@ def unreferenced(
 
 
 def delete(item: Unreferenced) -> Unreferenced:
-    """Delete what `unreferenced` listed, unless a process took hold of its stage meanwhile.
+    """Delete what `unreferenced` listed, unless a process took hold of it meanwhile.
 
     It is renamed before it is deleted: nobody ever sees half of it.
     """
     path = Path(item.path)
     if item.spared or not os.path.lexists(path):
         return item
+    if item.idle and (owner := busy(Path(item.idle))):
+        return replace(item, spared=_may_need_it(owner))
     if not item.stage:
         _remove(path)
         return item
@@ -149,10 +157,19 @@ def _remove(path: Path) -> None:
         aside.unlink()
 
 
-def _of(path: Path, why: str, stage: Path | None = None) -> Unreferenced:
-    owner = holder(stage) if stage else ""
-    spared = f"held by process {owner}" if owner else ""
-    return Unreferenced(str(path), why, disk.size(path), str(stage or ""), spared)
+def _of(
+    path: Path, why: str, stage: Path | None = None, *, idle: Path | None = None
+) -> Unreferenced:
+    spared = ""
+    if stage and (owner := holder(stage)):
+        spared = f"held by process {owner}"
+    elif idle and (owner := busy(idle)):
+        spared = _may_need_it(owner)
+    return Unreferenced(str(path), why, disk.size(path), str(stage or ""), str(idle or ""), spared)
+
+
+def _may_need_it(owner: str) -> str:
+    return f"the run of process {owner} may need it"
 
 
 def _written(path: Path) -> float:
@@ -184,16 +201,32 @@ def _stage_of(path: Path, output: Path) -> Path | None:
 
 
 def _stages(
-    manifests: Mapping[Path, dict[str, Any] | None], kept: set[Path], before: float
+    manifests: Mapping[Path, dict[str, Any] | None],
+    kept: set[Path],
+    before: float,
+    output: Path,
 ) -> list[Unreferenced]:
+    whole = {
+        folder
+        for folder, manifest in manifests.items()
+        if manifest and manifest["outcome"] == "finished" and (folder / "checkpoint").is_dir()
+    }
+    carried = {  # by stages that load it when they go on
+        manifest["identity"].get("upstream"): folder.name
+        for folder, manifest in manifests.items()
+        if manifest and folder not in whole and _carries(manifest)
+    }
     found = []
     for folder, manifest in manifests.items():
         if folder in kept:
             continue
-        if manifest and manifest["outcome"] == "finished" and (folder / "checkpoint").is_dir():
-            if (folder / "verl").is_dir():
+        if folder in whole:
+            if (folder / "verl").is_dir() and _written(folder / "verl") < before:
                 why = "the trainer's state of a finished stage"
-                found.append(_of(folder / "verl", why, folder))
+                item = _of(folder / "verl", why, folder, idle=output)
+                if not item.spared and manifest["digest"] in carried:
+                    item = replace(item, spared=f"{carried[manifest['digest']]} carries it on")
+                found.append(item)
         elif _written(folder) < before:
             outcome = manifest["outcome"] if manifest else "no usable manifest"
             item = _of(folder, f"a stage that is not finished ({outcome})", folder)
@@ -202,6 +235,11 @@ def _stages(
                 item = replace(item, spared="its checkpoint may be whole")
             found.append(item)
     return found
+
+
+def _carries(manifest: Mapping[str, Any]) -> bool:
+    """Whether a stage begins with the optimizer of the one before."""
+    return manifest["identity"].get("stage", {}).get("optimizer") == "carry"
 
 
 def _evaluations(
@@ -248,7 +286,7 @@ def _runs(output: Path, manifests: Mapping[Path, dict[str, Any] | None]) -> list
     there = {manifest["digest"] for manifest in manifests.values() if manifest}
     found = []
     for folder in journals(output):
-        with suppress(ValueError):
+        with suppress(ValueError, OSError):
             journal = Journal.read(folder)
             stages = {
                 child.tags.get("stagecraft.config_digest")

@@ -5,6 +5,9 @@ from typing import Any
 
 from conf.schema import Experiment
 from tasks.words import count, duration, number, p_value, percent, plain, points, span, things
+from trainer import metrics
+
+ALPHA = 0.05  # of the paired sign-flip test, over all benchmarks of a run
 
 
 def verdict(
@@ -12,8 +15,10 @@ def verdict(
 ) -> list[str]:
     """What came of it: a sentence per benchmark, final checkpoint against base, then the cost."""
     sentences = []
+    adjusted = _adjusted(by_benchmark)
+    several = f" by Holm over {len(adjusted)} benchmarks" if len(adjusted) > 1 else ""
     for name, rows in by_benchmark.items():
-        base = next((row for row in rows if row["position"] == -1), None)
+        base = _base(rows)
         last = rows[-1]
         score = f"avg@{last['k']}"
         if base is None or last is base:
@@ -30,9 +35,9 @@ def verdict(
             continue
         evidence = (
             f"Paired 95 % interval {span((change['low'], change['high']))} points, "
-            f"{p_value(change['p_value'])}, {things(change['problems'], 'problem')}."
+            f"{p_value(adjusted[name])}{several}, {things(change['problems'], 'problem')}."
         )
-        if change["low"] > 0 or change["high"] < 0:
+        if adjusted[name] < ALPHA:
             way = "rose" if change["mean"] > 0 else "fell"
             headline = (
                 f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
@@ -103,18 +108,32 @@ def tiles(
     """Name, number and remark of the few numbers at the top, for the first benchmark."""
     found = []
     for rows in list(by_benchmark.values())[:1]:
-        base, last = rows[0], rows[-1]
+        base, last = _base(rows), rows[-1]
         change, k = last["difference"], last["k"]
         if change:
             bounds = span((change["low"], change["high"]))
             found.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
-        for name, key in ((f"avg@{k}", "avg_at_k"), (f"pass@{k}", "pass_at_k")):
-            found.append((name, percent(last[key]), f"base {percent(base[key])}"))
-        cut = percent(last["truncated_share"])
-        found.append(("cut off", cut, f"base {percent(base['truncated_share'])}"))
+        shown = {f"avg@{k}": "avg_at_k", f"pass@{k}": "pass_at_k", "cut off": "truncated_share"}
+        for name, key in shown.items():
+            remark = f"base {percent(base[key])}" if base else ""
+            found.append((name, percent(last[key]), remark))
     found.append(("tokens generated", count(totals["tokens_generated"]), "in training"))
     found.append(("time", duration(totals["seconds"]), "in training"))
     return found
+
+
+def _adjusted(by_benchmark: Mapping[str, Sequence[dict]]) -> dict[str, float]:
+    """p-values of final checkpoints against the base by benchmark, by Holm, where there are any."""
+    found = {
+        name: rows[-1]["difference"]["p_value"]
+        for name, rows in by_benchmark.items()
+        if rows[-1]["difference"]
+    }
+    return dict(zip(found, metrics.holm(list(found.values())).tolist(), strict=True))
+
+
+def _base(rows: Sequence[dict]) -> dict | None:
+    return next((row for row in rows if row["position"] == -1), None)
 
 
 def outcome(experiment: Experiment, stages: Sequence[dict]) -> str:

@@ -2,8 +2,8 @@
 
 python -m trainer.generate FOLDER [SHARD], where FOLDER/request.json holds the fields of `Request`.
 
-Leaves parts, FOLDER/part-*.parquet (id, sample, response, tokens, truncated), each written aside
-and renamed. What earlier processes left there is not sampled again: a response depends on the
+Leaves parts, FOLDER/part-SHARD-*.parquet (id, sample, response, tokens, truncated), each written
+aside and renamed. What earlier processes left there is not sampled again: a response depends on the
 checkpoint, its prompt and its own seed, and not on which process made it, or with which others.
 """
 
@@ -214,7 +214,7 @@ def generate(request: Request, folder: Path, shard: int = 0) -> None:
             raise ValueError("the engine gave a response twice, or one that nobody asked for")
         left -= set(got)
         now = time.monotonic()
-        write_part(folder, batch, now - since)
+        write_part(folder, batch, now - since, shard)
         since = now
     if left:
         raise ValueError(f"the engine gave {len(jobs) - len(left)} responses of {len(jobs)}")
@@ -233,9 +233,9 @@ def missing(
     return [job for job in asked[shard::shards] if job not in there]
 
 
-def parts(folder: Path) -> list[Path]:
-    """The whole parts in a folder."""
-    return sorted(folder.glob("part-*.parquet"))
+def parts(folder: Path, shard: int | str = "*") -> list[Path]:
+    """The whole parts in a folder, of one shard or all."""
+    return sorted(folder.glob(f"part-{shard}-*.parquet"))
 
 
 def made(folder: Path) -> set[tuple[str, int]]:
@@ -247,11 +247,11 @@ def made(folder: Path) -> set[tuple[str, int]]:
     }
 
 
-def write_part(folder: Path, responses: Sequence[Response], seconds: float) -> None:
+def write_part(folder: Path, responses: Sequence[Response], seconds: float, shard: int = 0) -> None:
     """Leave responses in `folder` as one more part; a reader sees all of it or nothing."""
     table = pa.Table.from_pylist([vars(one) for one in responses], schema=COLUMNS)
     table = table.replace_schema_metadata({SECONDS: repr(seconds).encode()})
-    name = f"part-{time.time_ns()}-{uuid4().hex[:8]}.parquet"
+    name = f"part-{shard}-{time.time_ns()}-{uuid4().hex[:8]}.parquet"
     aside = folder / f".{name}"
     pq.write_table(table, aside)
     os.replace(aside, folder / name)

@@ -23,7 +23,9 @@ class Gates(Knobs):
         "keep-first", "Rows of the same question but for spaces, case and typesetting.", "action"
     )
     conflicting_answers: OfGroups = knob(
-        "drop", "Rows of the same question with answers that the grader tells apart.", "action"
+        "drop",
+        "Rows of one question but for typesetting, with answers that the grader tells apart.",
+        "action",
     )
     ungradable_answers: Of = knob(
         "drop", "Rows that have no answer which the grader grades equal to itself.", "action"

@@ -41,6 +41,22 @@ def test_nothing_is_shared_across_seeds_methods_or_prompts():
     assert sharing([("plain", plain), ("other", renamed)]).saved("steps") == 0.5
 
 
+def test_other_benchmarks_are_other_prompts_where_gates_drop_what_overlaps_with_them():
+    for gates, saved in (("default", 0), ("as_published", 0.5)):
+        one, other = (
+            load("experiment=lab/smoke", f"gates={gates}",
+                 f"evaluation.benchmarks=[{{name: {name}, split: test}}]")
+            for name in ("lab_test", "lab_other")
+        )  # fmt: skip
+        assert sharing([("one", one), ("other", other)]).saved("steps") == saved
+
+
+def test_a_target_that_no_arm_is_scored_on_is_refused():
+    study = Study(arms=[Arm(experiment="lab/smoke")], targets={"lab_test": 0.5, "math5OO": 0.8})
+    with pytest.raises(ConfigError, match="targets has math5OO, needed one of lab_test\n\nhint: "):
+        runs(study)
+
+
 def test_the_command_of_a_run_composes_the_run():
     study = load_study("lab_fastcurl_ablation", ["seeds=[3]"])
     for run in runs(study, "/data/R&D/it's")[:2]:

@@ -168,11 +168,12 @@ def test_gc_deletes_only_when_told(smoke, output, train, capsys):
     [stage] = train(smoke, stages=1)
     state = stage["folder"] / "verl"
     capsys.readouterr()
-    assert main(["gc", "--output", output]) == 0
+    command = ["gc", "--output", output, "--older-than", "0"]
+    assert main(command) == 0
     assert str(state) in capsys.readouterr().out and state.is_dir()
-    assert main(["gc", "--output", output, "--delete", "--keep", "experiment=lab/smoke"]) == 0
+    assert main([*command, "--delete", "--keep", "experiment=lab/smoke"]) == 0
     assert "nothing that is not needed" in capsys.readouterr().out and state.is_dir()
-    assert main(["gc", "--output", output, "--delete", "--json"]) == 0
+    assert main([*command, "--delete", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["path"] == str(state)
     assert not state.exists() and (stage["folder"] / "checkpoint").is_dir()
 

@@ -1,5 +1,7 @@
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pyarrow as pa
 import pytest
@@ -18,6 +20,7 @@ from tasks.artifacts import (
     rows_digest,
     write_json,
 )
+from tasks.model import Checkpoint
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -96,6 +99,17 @@ def test_the_digest_of_a_folder_sees_names_and_bytes(tmp_path):
         folder_digest(tmp_path / "none")
 
 
+def test_what_tools_keep_hidden_in_a_folder_is_no_part_of_its_digest(tmp_path):
+    model = tmp_path / ".hub" / "model"  # the folder itself may be hidden
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"x")
+    before = folder_digest(model)
+    for name in (".cache/huggingface/download/model.lock", ".git/HEAD", ".DS_Store"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("other each time")
+    assert folder_digest(model) == before == Checkpoint.of(model).digest
+
+
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     for text in ("old", "new"):
         with new_folder(tmp_path / "a" / "final") as aside:
@@ -104,6 +118,48 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
                 assert (tmp_path / "a" / "final" / "file").read_text() == "old"
     assert (tmp_path / "a" / "final" / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["final"]
+
+
+def race(make, rounds=100):
+    """Let two threads make the same at the same time, again and again."""
+    for number in range(rounds):
+        start = Barrier(2, timeout=60)
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(make, start, number, me) for me in range(2)]:
+                done.result()
+
+
+def test_of_two_that_make_a_report_at_a_time_one_stays_whole(tmp_path):
+    def make(start, number, me):
+        with new_folder(tmp_path / "report") as aside:
+            for name in "ab":
+                (aside / name).write_text(f"{number} of {me}")
+            start.wait()
+
+    race(make)
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert len({path.read_text() for path in (tmp_path / "report").iterdir()}) == 1
+
+
+def test_a_data_set_that_another_made_meanwhile_stays(tmp_path):
+    def make(start, number, me):
+        start.wait()
+        made = Dataset.write(tmp_path / f"toy-{number}", "toy", rows(3), maker=me)
+        before = made.path.stat().st_ino
+        for _ in range(20):
+            assert made.table().num_rows == 3 and made.path.stat().st_ino == before
+
+    race(make)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_without_what_makes_it_whole_is_replaced(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "left").touch()
+    assert Dataset.write(tmp_path / "toy", "toy", rows(2)).rows == 2
+    assert not (tmp_path / "toy" / "left").exists()
+    again = Dataset.write(tmp_path / "toy", "toy", rows(3))
+    assert again.rows == 2  # its name says what is in it: it stays
 
 
 def test_a_folder_that_failed_leaves_nothing_and_spares_the_old_one(tmp_path):

@@ -76,6 +76,13 @@ def test_a_difference_that_is_there_is_resolved_and_one_that_is_not_is_not(found
     assert smaller[1] == pytest.approx(2 * smaller[0]) and larger[1] == pytest.approx(larger[0])
 
 
+def test_the_base_has_the_studys_level_too(study_and_runs, found):
+    study, runs = study_and_runs
+    coarse = compare(study.model_copy(update={"level": 0.6}), runs).benchmarks["lab"].base
+    wide, narrow = found.benchmarks["lab"].base["estimate"], coarse["estimate"]
+    assert wide["low"] < narrow["low"] < narrow["mean"] < narrow["high"] < wide["high"]
+
+
 def test_costs_add_up_over_stages(found):
     x, y = found.benchmarks["lab"].curve("better", 0, "updates")
     assert x == [0, 8, 16, 24, 32] and len(y) == 5

@@ -43,7 +43,21 @@ def test_answers_conflict_only_where_the_grader_tells_them_apart():
     rows = [("a?", "1/2"), ("a?", "0.5"), ("b?", "1"), ("b?", "2"), ("c?", "1"), ("c?", "")]
     conflict = found(table_of(*rows))["conflicting_answers"]
     assert conflict.groups == [[2, 3]]
-    assert conflict.note.startswith("2 questions have answers of different text, of which the")
+    assert conflict.note == (
+        "2 questions have answers of different text (2 if their texts must be the same, too), of "
+        "which the grader tells 1 apart"
+    )
+
+
+def test_of_alike_questions_with_other_answers_none_stays():
+    table = table_of(("1+1?", "2"), ("1 + 1 ?", "3"), ("1+2?", "3"))
+    findings = found(table)
+    assert findings["conflicting_answers"].groups == [[0, 1]]
+    assert (
+        "1 questions have answers of different text (0 if" in findings["conflicting_answers"].note
+    )
+    verdict = judge(3, findings.values(), Gates(), table["id"].to_pylist())
+    assert verdict.keep == [False, False, True]
 
 
 def test_an_answer_that_is_not_graded_equal_to_itself_is_found():
@@ -171,7 +185,14 @@ def test_fastcurls_set_has_the_faults_that_are_known_of_it(tmp_path, monkeypatch
     gates = {one.gate: one for one in inspect(train, experiment.gates, tests, lambda row: 0, 1024)}
     note = gates["exact_duplicates"].note
     assert note == "39,616 different pairs of question and answers, 39,387 different questions"
-    assert gates["conflicting_answers"].note.startswith("171 questions have answers of different")
+    conflicts = gates["conflicting_answers"]
+    assert conflicts.note == (
+        "219 questions have answers of different text (171 if their texts must be the same, too), "
+        "of which the grader tells 171 apart"
+    )
+    assert (len(conflicts.groups), len(conflicts.rows)) == (171, 591)
+    assert len(gates["normalized_duplicates"].groups) == 1136
+    assert gates["normalized_duplicates"].note.startswith("38,800 different questions")
     assert len(gates["ungradable_answers"].rows) == 8
 
     def problems(gate, benchmark):

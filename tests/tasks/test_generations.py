@@ -1,6 +1,8 @@
 """Responses that are kept: none is sampled twice, a killed process resumes, counts are checked."""
 
 import shutil
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tasks.evaluate import evaluate, request
 from tasks.model import Checkpoint, starting_model
 from trainer import generate
 from trainer.generate import Response, made, missing, parts, write_part
+from trainer.process import StalledError
 
 
 class NoTracker:
@@ -164,6 +167,11 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert len(calls) == 1 and first["metrics"]["k"] == 2
     monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", 10_000)
     assert score(experiment)["folder"] != first["folder"] and len(calls) == 1
+    longer = experiment.reward.model_copy(update={"seconds": 30.0})
+    again = score(experiment.model_copy(update={"reward": longer}))
+    assert again["sampling"]["grading_seconds"] == 30 and "grading_memory" not in again["sampling"]
+    assert again["folder"] != score(experiment)["folder"] and len(calls) == 1
+    assert not {"grading_seconds", "grading_memory"} & set(first["sampling"])
     fewer = experiment.evaluation.model_copy(update={"samples": 1})
     assert score(experiment.model_copy(update={"evaluation": fewer}))["metrics"]["k"] == 1
     assert len(calls) == 1
@@ -203,6 +211,68 @@ def test_arms_of_different_rewards_are_scored_alike_by_the_evaluation_s_form(
     free = score("evaluation.boxed=false")
     assert free["metrics"]["avg_at_k"] == 1.0 and free["folder"] != trained[0]["folder"]
     assert len(calls) == 1
+
+
+@pytest.fixture
+def two(smoke, monkeypatch):
+    monkeypatch.setattr(generations, "environment", lambda *_: {})
+    return lambda wanted, benchmark, base, folder: generations.complete(
+        smoke, benchmark, base, replace(wanted, shards=2), folder, "base"
+    )
+
+
+def test_each_sampling_process_is_judged_by_its_own_parts(
+    two, wanted, benchmark, base, whole, tmp_path, monkeypatch
+):
+    turn, seen, sizes = threading.Barrier(2, timeout=60), {}, {}
+
+    def sample(_module, arguments, *, progress, **_):
+        shard = int(arguments[1])
+        looks = [progress()]
+        turn.wait()
+        if shard == 1:
+            generate.generate(replace(wanted, shards=2), tmp_path, 1)
+            sizes[1] = len(parts(tmp_path))
+        turn.wait()
+        looks += [progress()]
+        turn.wait()
+        if shard == 0:
+            generate.generate(replace(wanted, shards=2), tmp_path, 0)
+        seen[shard] = [*looks, progress(), progress()]
+        return 0
+
+    monkeypatch.setattr(generations, "run_guarded", sample)
+    two(wanted, benchmark, base, tmp_path)
+    assert seen == {0: [False, False, True, False], 1: [False, True, False, False]}
+    assert generations.read(tmp_path, benchmark, 2)[0].to_pylist() == whole
+
+
+def test_a_sampling_process_that_stalls_stops_the_others(
+    two, wanted, benchmark, base, tmp_path, monkeypatch
+):
+    ended = []
+
+    def sample(_module, arguments, *, progress, **_):
+        if arguments[1] == "1":
+            raise StalledError("no progress")
+        for _ in range(100):  # it would go on for hours
+            progress()
+            time.sleep(0.05)
+        ended.append(arguments)
+        return 0
+
+    monkeypatch.setattr(generations, "run_guarded", sample)
+    with pytest.raises(StalledError):
+        two(wanted, benchmark, base, tmp_path)
+    assert not ended
+
+
+def test_two_sampling_processes_leave_parts_of_their_own_and_the_responses_of_one(
+    two, wanted, benchmark, base, whole, tmp_path
+):
+    two(wanted, benchmark, base, tmp_path)
+    assert {path.name.split("-")[1] for path in parts(tmp_path)} == {"0", "1"}
+    assert generations.read(tmp_path, benchmark, 2)[0].to_pylist() == whole
 
 
 def test_progress_says_problems_rate_and_time_left(tmp_path):

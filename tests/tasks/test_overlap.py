@@ -34,6 +34,12 @@ def grams(text, length):
         ("x < 1", "x > 1", False),
         (r"\lefteye", "eye", False),
         ("2^3", "23", False),
+        ("Compute 1.5 + 2.", "Compute 15 + 2.", False),
+        ("the point (1,23)", "the point (12,3)", False),
+        ("[-6.5, 6.5]", r"\([-6.5 ; 6.5]\)", True),
+        (r"${1.5}$ is $1$, $2$", "1.5 is 1,2", True),
+        (r"1,000 or 2{,}500 or 10\,000", "1000 or 2500 or 10000", True),
+        (r"$[0,150\pi]$", r"$[0, 150\pi]$", True),
     ],
 )
 def test_a_key_ignores_typesetting_and_keeps_signs(one, other, same):

@@ -15,6 +15,7 @@ import pytest
 
 from tasks import plots, report, results
 from tasks.report import terminal_summary, write_report
+from tasks.verdict import tiles, verdict
 from tasks.words import percent, points
 from trainer import metrics
 
@@ -195,6 +196,42 @@ def test_a_change_that_is_not_resolved_is_called_so(small_run):
     shown = written(small_run(gain=0.0, problems=60))
     headline, evidence, _ = shown.report.summary["verdict"]
     assert "no change of avg@2 is resolved" in headline and "60 problems" in evidence
+
+
+def rows_of(problems, gained):
+    """A base that solves no problem, and a final checkpoint that solves some."""
+    before, after = np.zeros((2, problems, 1), bool)
+    after[:gained] = True
+    change = metrics.paired_difference(before, after)._asdict()
+    row = {"k": 1, "pass_at_k": 0.0, "truncated_share": 0.0, "note": ""}
+    base = {**row, "position": -1, "avg_at_k": 0.0, "difference": None}
+    return [base, {**row, "position": 0, "avg_at_k": gained / problems, "difference": change}]
+
+
+TOTALS = {"steps": None, "tokens_generated": None, "seconds": None}
+
+
+def test_a_change_rises_only_where_the_test_says_so():
+    rows = rows_of(30, 4)  # 4 better and none worse: one in eight by luck
+    assert rows[1]["difference"]["low"] > 0
+    headline, evidence = verdict({"few": rows}, [], TOTALS)
+    assert "no change of avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
+
+
+def test_p_values_are_corrected_for_the_number_of_benchmarks():
+    one = rows_of(30, 6)
+    assert 0.025 < one[1]["difference"]["p_value"] < 0.05
+    assert "rose by 20.0" in verdict({"one": one}, [], TOTALS)[0]
+    both = verdict({"one": one, "two": rows_of(30, 0)}, [], TOTALS)
+    assert "no change of avg@1 is resolved" in both[0]
+    assert "p = 0.062 by Holm over 2 benchmarks" in both[1]
+
+
+def test_the_numbers_at_the_top_name_the_base_only_where_there_is_one():
+    base, last = rows_of(problems=30, gained=6)
+    assert ("avg@1", "20.0 %", "base 0.0 %") in tiles({"one": [base, last]}, TOTALS)
+    alone = tiles({"one": [last | {"difference": None}]}, TOTALS)
+    assert ("avg@1", "20.0 %", "") in alone and "base" not in str(alone)
 
 
 def test_names_with_markup_are_shown_to_the_letter(small_run):

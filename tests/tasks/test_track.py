@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks.journal import Journal, journals
+from tasks.journal import Journal, Run, journals
 from tasks.track import Tracker, flat, lineage_tags, metric_name, store_uri
 from trainer.records import append_record
 
@@ -345,3 +345,14 @@ def test_metric_names_become_what_mlflow_admits(tracker, name, admitted):
 def test_importing_tracking_does_not_import_mlflow():
     code = "import sys, tasks.track; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_run_that_is_gone_or_cannot_be_read_ends_no_pipeline(tracker, tmp_path, monkeypatch):
+    (tmp_path / "runs" / "unreadable" / "run.json").mkdir(parents=True)
+    there = [tmp_path / "runs" / "gone", tmp_path / "runs" / "unreadable"]
+    monkeypatch.setattr("tasks.track.journals", lambda _: there)
+    with tracker.pipeline_run({}, {}) as pipeline:
+        assert not tracker._shows("attempt")
+        monkeypatch.setattr("tasks.track.records_of", lambda *_: there[0].read_text())
+        assert tracker._records(Run("another", "stage", "short")) == []
+    assert run_of(tracker, pipeline).info.status == "FINISHED"

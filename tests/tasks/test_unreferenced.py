@@ -110,9 +110,48 @@ def test_a_stage_that_finished_since_it_was_listed_stays(smoke, train, output):
 def test_the_state_of_a_stage_whose_checkpoint_was_damaged_stays(smoke, train, output):
     [stage] = train(smoke(), stages=1)
     (stage["folder"] / "checkpoint" / "model.safetensors").write_text("cut")
-    [item] = unreferenced(output)
+    [item] = unreferenced(output, older_than=0)
     assert delete(item).spared == "its stage is not finished any more"
     assert (stage["folder"] / "verl").is_dir()
+
+
+def test_the_trainers_state_is_listed_after_a_day(smoke, train, output):
+    train(smoke(), stages=1)
+    assert listed(output) == set() and len(listed(output, older_than=0)) == 1
+
+
+def test_the_optimizer_that_an_unfinished_stage_is_to_carry_on_is_spared(smoke, train, output):
+    carried = smoke("stages.1.optimizer=carry")
+    [first] = train(carried, stages=1)
+    (first["folder"] / "verl/global_step_2/actor/optim_world_size_1_rank_0.pt").touch()
+    with pytest.raises(KeyboardInterrupt):
+        train(carried, stop=(1, 1, KeyboardInterrupt()))
+    age(output)
+    [state] = [item for item in unreferenced(output) if item.path.endswith("verl")]
+    assert delete(state).spared.startswith("2-L2-96-") and "carries it on" in state.spared
+    age(output)
+    stages = train(carried)  # it goes on
+    age(output)
+    assert all(delete(item).spared == "" for item in unreferenced(output))
+    assert not any((stage["folder"] / "verl").exists() for stage in stages)
+
+
+def test_what_a_run_at_work_may_need_stays(smoke, train, output):
+    train(smoke(), stages=1)
+    train(smoke("data.train.rows=70", "seed=9"), stages=1)
+    shutil.rmtree(next(f for f in (output / "stages").iterdir() if '"seed": 9' in
+                       (f / "stage.json").read_text()))  # fmt: skip
+    age(output)
+    free = unreferenced(output)
+    assert len(free) == 6 and not any(item.spared for item in free)
+    journal = Journal.begin(output, "lab_smoke", "sqlite:///x.db", name="run")
+    told = f"the run of process {os.getpid()} may need it"
+    with journal.held():
+        [state] = unreferenced(output)
+        assert state.path.endswith("verl") and state.spared == told
+        assert {delete(item).spared for item in free} == {told}  # it began after they were listed
+        assert all(Path(item.path).is_dir() for item in free)
+    assert len(unreferenced(output)) == 6
 
 
 def test_leftovers_of_interrupted_writes_are_found_where_they_arise(smoke, train, output):
