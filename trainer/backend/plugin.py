@@ -5,6 +5,7 @@ Kept light: it runs in each of the ten or so processes of a stage.
 
 import os
 
+from trainer.backend import log_probs
 from trainer.lean import lean_transformers
 
 ROLLOUT = "torch"
@@ -30,6 +31,7 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
     from trainer.backend import cpu
 
     cpu.install()
+log_probs.install()
 register_torch_rollout()
 if "STAGECRAFT_LOSS" in os.environ:  # `trainer.backend.settings.LOSS_VARIABLE`
     import trainer.backend.losses  # noqa: F401  registers itself
