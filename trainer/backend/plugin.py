@@ -1,4 +1,4 @@
-"""What every verl process loads first (`VERL_USE_EXTERNAL_MODULES`): our platform and our rollout.
+"""What every verl process loads first (`VERL_USE_EXTERNAL_MODULES`): our platform and our rollouts.
 
 Kept light: it runs in each of the ten or so processes of a stage.
 """
@@ -11,8 +11,11 @@ from trainer.lean import lean_transformers
 ROLLOUT = "torch"
 
 
-def register_torch_rollout() -> None:
-    """Make `rollout.name=torch` known to verl: the worker's side and the server's side."""
+def register_rollouts() -> None:
+    """Make `rollout.name=torch` known to verl, the worker's side and the server's side.
+
+    Of vLLM only the worker's side is ours.
+    """
     from verl.workers.rollout import base
     from verl.workers.rollout.replica import RolloutReplicaRegistry
 
@@ -23,6 +26,7 @@ def register_torch_rollout() -> None:
 
     # A plain dict in verl 0.9.1; there is no function to register with.
     base._ROLLOUT_REGISTRY[(ROLLOUT, "async")] = "trainer.backend.rollout.ServerAdapter"
+    base._ROLLOUT_REGISTRY[("vllm", "async")] = "trainer.backend.vllm_weights.ServerAdapter"
     RolloutReplicaRegistry.register(ROLLOUT, load_replica)
 
 
@@ -32,6 +36,6 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
 
     cpu.install()
 log_probs.install()
-register_torch_rollout()
+register_rollouts()
 if "STAGECRAFT_LOSS" in os.environ:  # `trainer.backend.settings.LOSS_VARIABLE`
     import trainer.backend.losses  # noqa: F401  registers itself
