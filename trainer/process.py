@@ -235,7 +235,7 @@ def how_it_ended(code: int) -> str:
     """What an exit code says, in words."""
     if code == 143:
         return "was told to stop"
-    if code > 128:
+    if code - 128 in {*signal.Signals}:
         return f"was killed by {signal.Signals(code - 128).name}"
     return f"ended with exit code {code}"
 

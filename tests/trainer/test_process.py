@@ -112,6 +112,11 @@ def test_a_killed_program_is_told_from_one_that_failed(run):
     assert "SIGKILL" in how_it_ended(code)
 
 
+@pytest.mark.parametrize("code", [1, 127, 128, 200, 255])
+def test_an_exit_code_that_is_no_signal_is_told_as_it_is(code):
+    assert how_it_ended(code) == f"ended with exit code {code}"
+
+
 def test_variables_are_added_and_an_empty_one_is_taken_away(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HIDDEN", "1")
     run("import os; print(os.environ['SHOWN'], 'HIDDEN' in os.environ)", SHOWN="yes", HIDDEN="")
