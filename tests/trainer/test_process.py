@@ -277,6 +277,16 @@ def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(
         time.sleep(0.1)
 
 
+def test_a_guard_whose_parent_died_before_it_ran_starts_nothing(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    line = process.under_guard("--scratch", str(scratch))
+    line[line.index(str(os.getpid()))] = str(os.getppid())  # some other living process
+    done = subprocess.run([*line, "touch", str(tmp_path / "ran")], cwd=ROOT, timeout=60)
+    assert done.returncode == guard.STOPPED
+    assert not scratch.exists() and not (tmp_path / "ran").exists()
+
+
 def test_a_guard_at_work_is_not_swept_away(run, tmp_path):
     code = run(
         """
