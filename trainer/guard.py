@@ -1,6 +1,6 @@
 """A guard between the flow and a trainer: nothing of a trainer outlives it.
 
-python -m trainer.guard --grace 4 --scratch FOLDER [--stop-file FILE --stop-grace 12] -- COMMAND...
+python -m trainer.guard --grace 4 --parent PID --scratch FOLDER [--stop-file ...] -- COMMAND...
 python -m trainer.guard --fork ... -- -m MODULE ARGUMENTS...
 
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
@@ -121,6 +121,7 @@ class Guard:
         command: list[str],
         *,
         grace: float,
+        parent: int | None = None,
         scratch: Path | None = None,
         stop_file: Path | None = None,
         stop_grace: float = 0.0,
@@ -129,6 +130,7 @@ class Guard:
         self.command = command
         self.fork = fork
         self.grace = grace
+        self.parent = parent or os.getppid()
         self.scratch = scratch
         self.stop_file = stop_file
         self.stop_grace = stop_grace
@@ -145,11 +147,12 @@ class Guard:
         Returns:
             The command's exit code, or 143 if it was stopped.
         """
-        parent = os.getppid()
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         for number in SIGNALS:
             signal.signal(number, self._stop)
         self._write_note()
+        if os.getppid() != self.parent:  # it died before we came to look
+            return self._end(STOPPED)
         if self.fork:
             child = _Fork(self.command, self.note)
         else:
@@ -157,7 +160,7 @@ class Guard:
         looked, changed = 0.0, 0
         while child.poll() is None and not self.told_to_stop:
             # A poll and not PDEATHSIG: that one fires when the parent's *thread* ends.
-            if os.getppid() != parent:
+            if os.getppid() != self.parent:
                 self.told_to_stop = True
             # A file that comes just before its maker dies must be seen in between.
             now = SHARED_MEMORY.stat().st_mtime_ns
@@ -168,12 +171,16 @@ class Guard:
                 child.wait(POLL)
         if self.told_to_stop:
             self._wind_down(child)
+        return self._end(STOPPED if self.told_to_stop else child.returncode)
+
+    def _end(self, code: int) -> int:
+        """End and remove all that is left, and give the exit code."""
         self._look()
         end_all()
         remove_shared_memory(self.files, self.pids)
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
-        return STOPPED if self.told_to_stop else child.returncode
+        return code
 
     def _stop(self, *_: object) -> None:
         self.told_to_stop = True
@@ -220,6 +227,7 @@ def main(arguments: list[str]) -> int:
     """Run a command line; the exit code is the command's, 128 + n where signal n ended it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--grace", type=float, required=True)
+    parser.add_argument("--parent", type=int, help="who starts it; it ends with that process")
     parser.add_argument("--scratch", type=Path, help="a folder to remove at the end")
     parser.add_argument("--stop-file", type=Path)
     parser.add_argument("--stop-grace", type=float, default=0.0)
@@ -229,6 +237,7 @@ def main(arguments: list[str]) -> int:
     guard = Guard(
         asked.command,
         grace=asked.grace,
+        parent=asked.parent,
         scratch=asked.scratch,
         stop_file=asked.stop_file,
         stop_grace=asked.stop_grace,

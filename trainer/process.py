@@ -133,8 +133,7 @@ def start(
     guard = standby = None
     if warm and possible():
         standby = _standby(marked)
-        line = ["-m", "trainer.guard", "--grace", str(GRACE), "--fork", *options, "--"]
-        line += ["-m", module, *arguments]
+        line = [*_guard(standby.pid), "--fork", *options, "--", "-m", module, *arguments]
         guard = standby.start(line, marked, output.fileno(), imports)
     if only_warm and guard is None:
         return None
@@ -221,7 +220,15 @@ def under_guard(*options: str) -> list[str]:
     Args:
         options: More options of `trainer.guard`.
     """
-    return [sys.executable, "-m", "trainer.guard", "--grace", str(GRACE), *options, "--"]
+    return [sys.executable, *_guard(os.getpid()), *options, "--"]
+
+
+def _guard(parent: int) -> list[str]:
+    """What runs a guard that ends with `parent`, which it is a child of: told, not looked up.
+
+    By the time that it could look, the parent may be gone, and another be its parent.
+    """
+    return ["-m", "trainer.guard", "--grace", str(GRACE), "--parent", str(parent)]
 
 
 def with_our_modules(environment: Mapping[str, str]) -> dict[str, str]:
@@ -235,7 +242,7 @@ def how_it_ended(code: int) -> str:
     """What an exit code says, in words."""
     if code == 143:
         return "was told to stop"
-    if code > 128:
+    if code - 128 in {*signal.Signals}:
         return f"was killed by {signal.Signals(code - 128).name}"
     return f"ended with exit code {code}"
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from trainer.warm import MARK, SHOWN, become, leave, ready_to_fork, receive_with_files
 
-ROOM = 400  # characters of a command line that a fork can show
+ROOM = 420  # characters of a command line that a fork can show
 NOBODY = "/tmp/stagecraft-________"  # as long as a guard's scratch folder, in whose place it stands
 PID = 8  # characters that a fork says its own in
 STARTS = 120.0  # seconds that it may take to import and fork, before Python is started instead
@@ -101,7 +101,11 @@ class Forked:
 
 
 class Standby:
-    """The process that stands by, seen from the pipeline's."""
+    """The process that stands by, seen from the pipeline's.
+
+    Attributes:
+        pid: Its own; what it forks are its children.
+    """
 
     def __init__(self, environment: Mapping[str, str]):
         """Start it.
@@ -122,6 +126,7 @@ class Standby:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        self.pid = self._process.pid
 
     @property
     def alive(self) -> bool:

@@ -130,7 +130,7 @@ class Selection(Knobs):
         16.0, "Prompts drawn per step at most, per group that trains.", "batches", ge=1
     )
     timeout: float = knob(
-        1800.0, "After it a group that has not come back is given up.", "seconds", gt=0
+        1800.0, "Without any group back, until those out are given up.", "seconds", gt=0
     )
     bounds: PassRates = knob(PassRates, "Pass rates that teach.", "group")
     speed: Speed = knob(Speed, "SPEED.", "group")

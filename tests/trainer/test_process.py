@@ -112,6 +112,11 @@ def test_a_killed_program_is_told_from_one_that_failed(run):
     assert "SIGKILL" in how_it_ended(code)
 
 
+@pytest.mark.parametrize("code", [1, 127, 128, 200, 255])
+def test_an_exit_code_that_is_no_signal_is_told_as_it_is(code):
+    assert how_it_ended(code) == f"ended with exit code {code}"
+
+
 def test_variables_are_added_and_an_empty_one_is_taken_away(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HIDDEN", "1")
     run("import os; print(os.environ['SHOWN'], 'HIDDEN' in os.environ)", SHOWN="yes", HIDDEN="")
@@ -270,6 +275,16 @@ def test_the_next_run_sweeps_after_a_caller_and_a_guard_that_were_both_killed(
     while scratch.exists() or alive(tmp_path / "pid"):
         assert time.monotonic() < deadline, "neither swept up after them"
         time.sleep(0.1)
+
+
+def test_a_guard_whose_parent_died_before_it_ran_starts_nothing(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    line = process.under_guard("--scratch", str(scratch))
+    line[line.index(str(os.getpid()))] = str(os.getppid())  # some other living process
+    done = subprocess.run([*line, "touch", str(tmp_path / "ran")], cwd=ROOT, timeout=60)
+    assert done.returncode == guard.STOPPED
+    assert not scratch.exists() and not (tmp_path / "ran").exists()
 
 
 def test_a_guard_at_work_is_not_swept_away(run, tmp_path):

@@ -6,6 +6,7 @@ order, since verl balances lengths before: groups are told by verl's `uid`.
 
 import inspect
 from collections.abc import Callable
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def for_verl(function: Callable[..., Tensor], settings: dict) -> Callable:
     """An estimator as verl calls it.
 
     A rollout's reward is the sum over its tokens, so a KL penalty in the reward counts. The
-    advantage of a rollout stands on each of its tokens.
+    advantage of a rollout stands on each of its tokens. Rows without a token are padding: they get
+    0, and count as nobody's.
 
     Args:
         function: An estimator of rewards [P, G], or of `token_rewards` and mask [N, T].
@@ -53,19 +55,19 @@ def for_verl(function: Callable[..., Tensor], settings: dict) -> Callable:
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             mask = response_mask.to(token_level_rewards)
+            # A step that is short of prompts is filled up with rows of no token, as a prompt more.
+            real = response_mask.sum(-1) > 0
+            rewards, tokens = token_level_rewards[real], response_mask[real]
             if per_token(function):
-                rewards = token_level_rewards.double()
-                result = function(rewards, response_mask.double(), **settings)
-                result = result.to(mask) * mask
+                found = function(rewards.double(), tokens.double(), **settings)
             else:
+                prompts = list(compress(index, real.tolist()))
                 of_rollouts = by_prompt(
-                    function,
-                    token_level_rewards.sum(-1),
-                    list(index),
-                    lengths=response_mask.sum(-1),
-                    **settings,
+                    function, rewards.sum(-1), prompts, lengths=tokens.sum(-1), **settings
                 )
-                result = of_rollouts.to(mask).unsqueeze(-1) * mask
+                found = of_rollouts.to(mask).unsqueeze(-1)
+            result = torch.zeros_like(mask)
+            result[real] = found.to(mask) * mask[real]
         return result, result
 
     return advantage

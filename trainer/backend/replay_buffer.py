@@ -50,9 +50,12 @@ class PromptReplayBuffer(ReplayBuffer):
             submit: Has it sampled.
             wait: Returns when groups came back, or after as many seconds. verl's own buffer looks
                 every 2 s, which on a laptop would be longer than a step.
-            timeout: Seconds after which a group that has not come back is given up.
+            timeout: Seconds in which no group at all came back, after which those are given up
+                that have been asked for as long. From its own order alone a group would have to
+                wait for the others in the engine's queue, and the longest would be lost.
         """
         self.stream, self.submit, self.wait, self.timeout = stream, submit, wait, timeout
+        self.alive = time.monotonic()  # when a group came back last
         self.asked: dict[str, tuple[int, float]] = {}  # uid -> first rollout asked for, when
 
     def begin(self, step: int) -> None:
@@ -82,20 +85,21 @@ class PromptReplayBuffer(ReplayBuffer):
         """Tell the stream of every group that came back, or that is given up; how many."""
         tags = tags_in_queue()
         heard, now = 0, time.monotonic()
-        for uid, (first, since) in list(self.asked.items()):
+        for uid, (first, _) in list(self.asked.items()):
             tag = tags.get(uid, {})
             back = tag.get("status") in ("finished", "failure") and tag.get("first") == first
             if back:
+                heard, self.alive = heard + 1, now
                 del self.asked[uid]
                 if tag["status"] == "finished":
                     self.stream.graded(uid, [Rollout(*values) for values in tag["rollouts"]])
                 else:
                     self.stream.failed(uid, tag["reason"])
-            elif now - since > self.timeout and self.stream.failed(uid, "timeout"):
-                print(f"prompt group {uid} given up after {now - since:.0f} s", flush=True)
-            else:
-                continue
-            heard += 1
+        for uid, (_, since) in self.asked.items():
+            quiet = now - max(since, self.alive)
+            if quiet > self.timeout and self.stream.failed(uid, "timeout"):
+                heard += 1
+                print(f"prompt group {uid} given up: none came back for {quiet:.0f} s", flush=True)
         self._forget(self.stream.released, tags)
         self.stream.released.clear()
         return heard

@@ -1,11 +1,14 @@
 """Where an interrupted stage goes on: the last step that is both saved and recorded."""
 
 import os
+import shutil
 from pathlib import Path
 
 from trainer.backend.endings import alarm_of
 from trainer.backend.settings import STATE, TRACKER, last_saved_step
 from trainer.records import read_records
+
+LAST = "data.pt"  # the last file of a checkpoint: without it the folder was cut
 
 
 def resume_after(folder: Path) -> int:
@@ -34,14 +37,47 @@ def last_whole_step(folder: Path) -> int:
     if alarm:
         newest = min(newest, alarm["good"])
     recorded = {record["step"] for record in read_records(folder / "metrics.jsonl")}
-    # data.pt is the last file of a checkpoint: without it the folder was cut.
-    whole = {
-        int(path.parent.name.rpartition("_")[2])
-        for path in verl.glob("global_step_*/data.pt")
+    known = [
+        step for step in _whole(verl) if step <= newest and set(range(1, step + 1)) <= recorded
+    ]
+    return max(known, default=0)
+
+
+def keep_newest(verl: Path, step: int, count: int, every: int) -> None:
+    """Delete checkpoints that nothing resumes from any more.
+
+    verl deletes those only that its present process has saved: after each restart the ones of
+    before would stay for ever. Those above `step` are of steps that are being made again.
+
+    Args:
+        verl: verl's folder.
+        step: The newest, which is saved; while verl's tracker does not name it, nothing is deleted.
+        count: How many stay. One more where a stop saved some in between: that which is as old as
+            the oldest would be otherwise, since an alarm may go back there.
+        every: Steps from one to the next, without a stop.
+    """
+    if last_saved_step(verl) != step:
+        return
+    there = sorted((one for one in _whole(verl) if one <= step), reverse=True)
+    old = [one for one in there if one <= step - (count - 1) * every]
+    kept = {step, *there[:count], *old[:1]}
+    for folder in verl.glob("global_step_*"):
+        if _step_of(folder) not in kept:
+            (folder / LAST).unlink(missing_ok=True)  # first: what is left of it is not whole
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _whole(verl: Path) -> set[int]:
+    """Steps with a whole checkpoint."""
+    return {
+        _step_of(path.parent)
+        for path in verl.glob(f"global_step_*/{LAST}")
         if (path.parent / STATE).exists() and (path.parent / "actor").is_dir()
     }
-    known = [step for step in whole if step <= newest and set(range(1, step + 1)) <= recorded]
-    return max(known, default=0)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("_")[2])
 
 
 def saved_optimizer(verl_folder: Path, step: int) -> Path:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from trainer.records import read_records
 from trainer.transitions import ended
 
 STOPPED = 143  # as a shell reports SIGTERM
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # as it names itself
+ENDS = 30.0  # seconds that the queue of a stage which has just ended may take to do so, too
 
 
 class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
@@ -99,6 +102,34 @@ def start_ray(config, python: str | None) -> None:
     ray.init(**given, runtime_env=OmegaConf.to_container(runtime_env))
 
 
+def refuse_a_second_stage(cluster: str) -> None:
+    """See that no other stage trains on a Ray cluster that was joined.
+
+    A cluster has one transfer queue, by its name. Of two stages each would train on rollouts of the
+    other's, and the first to end would take the queue away.
+
+    Args:
+        cluster: Its address, for the message.
+
+    Raises:
+        RuntimeError: there is a queue already, and it stays.
+    """
+    deadline = time.monotonic() + ENDS
+    while True:
+        try:
+            ray.get_actor(**QUEUE)
+        except ValueError:  # nobody has this name
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"found another stage at work on the Ray cluster {cluster}, needed none: they "
+                "would share one transfer queue\n\n"
+                "hint: one stage at a time on a cluster: wait for the other, or give another "
+                "hardware.ray_address, or none"
+            )
+        time.sleep(0.5)
+
+
 def prepare(values: dict[str, object], python: str | None) -> None:
     """Start Ray for a stage that is to come, and have its first worker import what all will need.
 
@@ -164,6 +195,8 @@ def run(folder: Path, python: str | None) -> bool:
         if not ray.is_initialized():
             start_ray(config, python)
         joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
+        if joined:
+            refuse_a_second_stage(joined)
         leaves = bool(python) and not joined
         StageRunner().run(config, leaves)
         return leaves

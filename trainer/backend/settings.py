@@ -255,9 +255,10 @@ def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict
             f"+{rollout}.enable_sleep_mode": False,
             f"{rollout}.max_num_seqs": 256,
         }
-        if hardware.rollout == "vllm":
-            extension = "trainer.backend.vllm_cpu.WorkerExtension"
-            result[f"+{rollout}.engine_kwargs.vllm.worker_extension_cls"] = extension
+    if hardware.rollout == "vllm":
+        module = "vllm_cpu" if on_cpu else "vllm_weights"
+        extension = f"trainer.backend.{module}.WorkerExtension"
+        result[f"+{rollout}.engine_kwargs.vllm.worker_extension_cls"] = extension
     return result
 
 

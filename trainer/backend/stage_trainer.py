@@ -32,7 +32,7 @@ from trainer.backend.metrics import (
 )
 from trainer.backend.overlong import drop_truncated
 from trainer.backend.probe import keep_probe
-from trainer.backend.resume import last_whole_step
+from trainer.backend.resume import keep_newest, last_whole_step
 from trainer.backend.rows import (
     UPDATE,
     WAITING,
@@ -113,6 +113,10 @@ class StageTrainer(PPOTrainerSync):
         os.replace(aside, folder / STATE)
         super()._save_checkpoint()
         self.saved_step = self.global_steps
+        trainer = self.config.trainer
+        keep_newest(
+            folder.parent, self.saved_step, trainer.max_actor_ckpt_to_keep, trainer.save_freq
+        )
 
     def on_init_end(self) -> None:
         """Forget what is known of steps that will be made again, then sync weights as usual."""

@@ -5,11 +5,12 @@ weight sync would then write into nothing. This worker extension keeps plain wei
 """
 
 import torch.nn.functional as functional
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+from trainer.backend import vllm_weights
 
 
-class WorkerExtension(vLLMColocateWorkerExtension):
-    """verl's worker extension, with unpacked linear layers on a CPU."""
+class WorkerExtension(vllm_weights.WorkerExtension):
+    """Our worker extension, with unpacked linear layers on a CPU."""
 
     def __new__(cls, **kwargs):
         """Replace vLLM's packing before it loads the model."""

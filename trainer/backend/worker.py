@@ -43,7 +43,8 @@ class StageWorker(ActorRolloutRefWorker):
     def carry_optimizer(self, folder: str, learning_rate: float) -> None:
         """Take over the optimizer state (moments, step count) that verl saved of another stage.
 
-        The learning rate is this stage's own: the saved state holds the other's.
+        The learning rate is this stage's own, where its warm-up begins: the saved state holds the
+        other's.
 
         Args:
             folder: verl's checkpoint of that stage, `global_step_N/actor`.
@@ -56,5 +57,7 @@ class StageWorker(ActorRolloutRefWorker):
             self.actor.engine.load_checkpoint(folder, del_local_after_load=False)
         finally:
             saver.checkpoint_load_contents = usual
-        for group in self.actor.engine.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] = learning_rate
+        engine = self.actor.engine
+        scheduled = engine.lr_scheduler.get_last_lr()
+        for group, now in zip(engine.optimizer.param_groups, scheduled, strict=True):
+            group["lr"], group["initial_lr"] = now, learning_rate

@@ -71,6 +71,24 @@ def test_a_group_s_advantages_are_made_of_its_own_rewards_alone(name):
         assert_close(alone, whole[rows])
 
 
+def equal_groups(rewards):
+    """An estimator of somebody's own, that knows of no `present`."""
+    return rewards - rewards.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("function", [*ESTIMATORS.values(), *PER_TOKEN.values(), equal_groups])
+def test_padding_changes_no_advantage(function):
+    rewards, mask, ids = batch(3, prompts=5)
+    alone, _ = for_verl(function, {})(rewards, mask, ids)
+    order = torch.randperm(len(ids) + 6, generator=torch.Generator().manual_seed(4))
+    rewards = torch.cat([rewards, torch.zeros(6, 5).double()])[order]
+    mask = torch.cat([mask, torch.zeros(6, 5).double()])[order]
+    ids = np.array([*ids, *["pad7f"] * 6], dtype=object)[order.numpy()]
+    padded, _ = for_verl(function, {})(rewards, mask, ids)
+    assert_close(padded[order.argsort()][:-6], alone, rtol=0, atol=1e-12)
+    assert not padded[order >= len(ids) - 6].any()
+
+
 def test_what_a_stage_names_is_what_verl_finds(tmp_path):
     (tmp_path / "mine.py").write_text("def mine(rewards, *, by):\n    return rewards * by\n")
     algorithm = SimpleNamespace(

@@ -1,6 +1,7 @@
 """The replay buffer between a stream and verl's transfer queue, which a dictionary stands for."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,6 +173,35 @@ def test_a_group_that_fails_or_never_comes_is_replaced_and_the_step_goes_on(foll
     reason = "failed: RolloutError" if fault else "failed: timeout"
     assert [g["fate"] for g in stream.ledger.groups if g["number"] in (1, 2)] == [reason] * 2
     assert stream.ledger.record()["selection/failed"] == 2
+
+
+@pytest.mark.parametrize("silence", [40, 80])
+def test_a_slow_engine_is_waited_for_and_a_silent_one_is_not(follow, monkeypatch, silence):
+    """Four groups come one by one, the last 160 s after it was asked for, or after 320."""
+    now, late = [0.0], []
+
+    def outcome(order):
+        if order.group.number >= 4:  # takes the place of another
+            return half(order)
+        late.append(order)
+
+    queue, _, stream, buffer = follow("uniform", outcome, timeout=60.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def wait(_):
+        now[0] += 10
+        if now[0] % silence or not late:
+            return
+        uid = late.pop(0).group.uid
+        tag = {"status": "finished", "first": 0, "rollouts": [(1.0, 1.0, 3, 0)] * 4}
+        queue.kv_batch_put([uid, *module.rows(uid, range(4))], PARTITION, tags=[tag] * 5)
+
+    buffer.alive = 0.0
+    buffer.wait = wait
+    buffer.begin(1)
+    buffer.sample(1, "train", 4)
+    lost = [choice.group.number for choice in buffer.choices if choice.group.number >= 4]
+    assert len(lost) == stream.ledger.record()["selection/failed"] == (0 if silence == 40 else 4)
 
 
 def test_rollouts_that_come_after_their_group_was_given_up_are_dropped_and_counted(follow):

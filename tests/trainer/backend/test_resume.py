@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.backend.resume import resume_after
+from trainer.backend import resume
+from trainer.backend.resume import keep_newest, resume_after
 from trainer.backend.settings import last_saved_step
 from trainer.records import append_record
 
@@ -64,3 +65,50 @@ def test_a_tracker_that_was_cut_when_it_was_written_loses_no_step(tmp_path):
     tracker.write_text("")
     assert resume_after(folder) == 4
     assert tracker.read_text() == "4"
+
+
+def left(folder: Path) -> list[int]:
+    return sorted(int(path.name[12:]) for path in (folder / "verl").glob("global_step_*"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "step", "count", "expected"),
+    [
+        ([2], 2, 2, [2]),
+        ([2, 4, 6, 8], 8, 2, [6, 8]),  # 2 and 4 were saved before a restart
+        ([2, 4, 6], 4, 2, [2, 4]),  # 6 is of a timeline that was given up
+        ([2, 4, 6], 6, 3, [2, 4, 6]),  # an alarm looks back so far
+        ([2, 4, 5, 6], 6, 3, [2, 4, 5, 6]),  # a stop saved 5: the alarm may still go back to 2
+        ([2, 4, 5, 6, 8], 8, 3, [4, 5, 6, 8]),
+        ([2, 4, 5, 6, 7], 7, 2, [5, 6, 7]),
+    ],
+)
+def test_what_no_restart_will_take_is_deleted_after_a_save(tmp_path, saved, step, count, expected):
+    folder = stage(tmp_path, saved, step - 1, step)
+    would = resume_after(folder)
+    (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(step))
+    keep_newest(folder / "verl", step, count, every=2)
+    assert left(folder) == sorted(expected)
+    assert resume_after(folder) == would  # killed now, before the step is recorded
+
+
+def test_hollow_and_cut_checkpoints_do_not_count_and_go(tmp_path):
+    folder = stage(tmp_path, [2, 4, 5, 6, 8], 8, 8)
+    (folder / "verl" / "global_step_6" / "actor").rmdir()  # verl deletes no more than this
+    (folder / "verl" / "global_step_5" / "data.pt").unlink()
+    keep_newest(folder / "verl", 8, 2, every=2)
+    assert left(folder) == [4, 8]
+
+
+def test_nothing_is_deleted_while_the_tracker_names_another_step(tmp_path):
+    folder = stage(tmp_path, [2, 4, 6], 6, 4)
+    keep_newest(folder / "verl", 6, 1, every=2)
+    assert left(folder) == [2, 4, 6]
+
+
+def test_a_checkpoint_that_is_deleted_in_part_is_not_whole(tmp_path, monkeypatch):
+    folder = stage(tmp_path, [2, 4, 6], 6, 6)
+    monkeypatch.setattr(resume.shutil, "rmtree", lambda *_, **__: None)  # killed here
+    keep_newest(folder / "verl", 6, 2, every=2)
+    assert not (folder / "verl" / "global_step_2" / "data.pt").exists()
+    assert left(folder) == [2, 4, 6]

@@ -1,7 +1,9 @@
 """What a failed stage says: the first cause, out of Ray's wrapping, and only once."""
 
+import inspect
 import json
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -104,3 +106,41 @@ def test_the_queue_is_closed_after_an_error_only(monkeypatch, fails):
         finally:
             run.transfer_queue.close()
     assert closed == [True] * fails
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """The looks at which there is a queue on the cluster; in a list, whom was asked for."""
+    asked, there = [], []
+
+    def get_actor(name, namespace=None):
+        asked.append((name, namespace))
+        if not there or not there.pop(0):
+            raise ValueError("Failed to look up actor")
+
+    monkeypatch.setattr(ray, "get_actor", get_actor)
+    monkeypatch.setattr(run, "ENDS", 0.05)
+    monkeypatch.setattr(run.time, "sleep", lambda _: None)
+    return SimpleNamespace(asked=asked, there=there)
+
+
+def test_a_free_cluster_is_taken(queue):
+    run.refuse_a_second_stage("10.0.0.1:6379")
+    assert queue.asked == [("TransferQueueController", "transfer_queue")]
+
+
+def test_the_queue_of_a_stage_that_ends_is_waited_for(queue):
+    queue.there += [True, True]
+    run.refuse_a_second_stage("10.0.0.1:6379")
+    assert len(queue.asked) == 3
+
+
+def test_a_second_stage_on_a_cluster_is_refused(queue):
+    queue.there += [True] * 10**6
+    with pytest.raises(RuntimeError, match="another stage at work on the Ray cluster here"):
+        run.refuse_a_second_stage("here")
+
+
+def test_the_queue_is_named_so():
+    source = inspect.getsource(run.transfer_queue.init)
+    assert all(f'{key}="{value}"' in source for key, value in run.QUEUE.items())

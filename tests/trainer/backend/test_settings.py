@@ -92,6 +92,13 @@ def test_the_trainer_process_calls_nobody_and_knows_our_plugin():
     assert "VERL_PLATFORM" not in environment(Hardware(device="cuda", rollout="vllm"))
 
 
+@pytest.mark.parametrize(("device", "module"), [("cuda", "vllm_weights"), ("cpu", "vllm_cpu")])
+def test_vllm_receives_weights_our_way(device, module):
+    values = of(experiment(hardware=Hardware(device=device, rollout="vllm")))
+    name = values["+actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"]
+    assert name == f"trainer.backend.{module}.WorkerExtension"
+
+
 @pytest.fixture(scope="module")
 def compose():
     pytest.importorskip("verl")

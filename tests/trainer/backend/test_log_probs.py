@@ -1,0 +1,88 @@
+"""Log-probabilities in blocks are verl's own, row by row, and in bfloat16 nearer to the truth."""
+
+import importlib.util
+
+import pytest
+import torch
+from verl.utils import torch_functional
+
+from trainer.backend.log_probs import install, log_probs
+
+
+@pytest.fixture
+def verl():
+    """verl's own function, whatever has taken its place in this process."""
+    spec = importlib.util.find_spec("verl.utils.torch_functional")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.logprobs_from_logits_v2
+
+
+def case(shape: tuple[int, ...], size: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Logits, labels and a weight of each row."""
+    source = torch.Generator().manual_seed(7)
+    logits = 5 * torch.randn(*shape, size, generator=source)
+    labels = torch.randint(size, shape, generator=source)
+    return logits.to(dtype), labels, torch.randn(shape, generator=source)
+
+
+def with_gradient(function, logits, labels, weight, **settings):
+    """What a function gives, and the gradient of its weighted sum."""
+    logits = logits.clone().requires_grad_()
+    result = function(logits, labels, **settings)
+    (result * weight).sum().backward()
+    return result.detach(), logits.grad
+
+
+def test_verl_computes_with_them(monkeypatch):
+    monkeypatch.setattr(torch_functional, "logprobs_from_logits_v2", None)
+    monkeypatch.setattr(torch_functional, "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE", False)
+    install()
+    logits, labels, _ = case((11,), 301, torch.bfloat16)
+    result = torch_functional.logprobs_from_logits(logits, labels)
+    assert torch.equal(result, log_probs(logits, labels))
+
+
+@pytest.mark.parametrize("shape", [(11,), (3, 5)])
+def test_they_are_verls_in_float32_and_so_is_their_gradient(verl, shape):
+    logits, labels, weight = case(shape, 301, torch.float32)
+    result, gradient = with_gradient(log_probs, logits, labels, weight)
+    expected, its = with_gradient(verl, logits, labels, weight)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(gradient, its, rtol=1e-5, atol=1e-6)
+
+
+def test_in_bfloat16_they_are_nearer_to_float64_than_verls(verl):
+    logits, labels, weight = case((64,), 2000, torch.bfloat16)
+    truth, slope = with_gradient(log_probs, logits.double(), labels, weight.double())
+    result, gradient = with_gradient(log_probs, logits, labels, weight)
+    theirs, its = with_gradient(verl, logits, labels, weight)
+    assert result.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    assert (result - truth).abs().max() < 1e-2 * (theirs - truth).abs().max()
+    assert (gradient - slope).abs().mean() < (its - slope).abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_blocks_change_nothing(dtype):
+    logits, labels, weight = case((10,), 97, dtype)
+    whole = with_gradient(log_probs, logits, labels, weight)
+    for rows in (1, 3, 10):
+        parts = with_gradient(log_probs, logits, labels, weight, rows=rows)
+        assert all(torch.equal(part, one) for part, one in zip(parts, whole, strict=True))
+
+
+def test_under_autocast_they_are_the_same():
+    logits, labels, weight = case((10,), 97, torch.bfloat16)
+    usual = with_gradient(log_probs, logits, labels, weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = with_gradient(log_probs, logits, labels, weight)
+    assert all(torch.equal(one, other) for one, other in zip(result, usual, strict=True))
+
+
+def test_the_gradient_keeps_no_copy_of_the_logits():
+    logits, labels, _ = case((10,), 97, torch.bfloat16)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept_: kept.append(kept_), lambda x: x):
+        log_probs(logits.requires_grad_(), labels)
+    assert sum(tensor.numel() for tensor in kept if tensor.is_floating_point()) == logits.numel()
