@@ -77,8 +77,8 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
     """Every arm with every seed, arm by arm: neighbours differ in seed, so share no stage.
 
     Raises:
-        ConfigError: an arm's experiment cannot be used; which one is said. Or a target is of a
-            benchmark that no arm is scored on.
+        ConfigError: an arm's experiment cannot be used; which one is said. Or arms would be scored
+            differently, or a target is of a benchmark that no arm is scored on.
     """
     found = []
     for arm in study.arms:
@@ -90,6 +90,7 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
             Run(arm, seed, (*lines, f"seed={seed}"), settings.model_copy(update={"seed": seed}))
             for seed in study.seeds
         ]
+    _check_scored_alike(found)
     scored = {one.name for run in found for one in run.settings.evaluation.benchmarks}
     if unknown := sorted(set(study.targets) - scored):
         raise ConfigError(
@@ -97,6 +98,20 @@ def runs(study: Study, output: str | None = None) -> list[Run]:
             "hint: name a set of evaluation.benchmarks; targets={} compares no such cost"
         )
     return found
+
+
+def _check_scored_alike(found: Sequence[Run]) -> None:
+    """Raise ConfigError where scores of two arms would differ by how they are taken."""
+    ways = [run.settings.evaluation.model_dump(exclude={"batch_size"}) for run in found]
+    for run, way in zip(found, ways, strict=True):
+        differing = [key for key, value in way.items() if value != ways[0][key]]
+        if differing:
+            key = differing[0]
+            raise ConfigError(
+                f"evaluation.{key} of {found[0].arm.name} is {ways[0][key]!r:.200}, of "
+                f"{run.arm.name} {way[key]!r:.200}: needed the same for all arms\n\n"
+                "hint: choose one for all of them, as overrides: [evaluation=fastcurl] of the study"
+            )
 
 
 def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:

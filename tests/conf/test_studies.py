@@ -1,5 +1,7 @@
 """Every shipped study composes; what its arms share is what a hand count says."""
 
+import re
+
 import pytest
 
 from conf.load import ConfigError, choices, load
@@ -89,6 +91,23 @@ def test_settings_that_are_not_the_studys_go_to_every_arm():
     assert {run.settings.evaluation.samples for run in runs(study)} == {3}
     with pytest.raises(ConfigError, match="experiment: cannot be set for a study"):
         load_study("lab_smoke", ["experiment=lab/fastcurl"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("evaluation.top_p=0.95", "evaluation.top_p of a is 1.0, of b 0.95: needed the same"),
+        ("evaluation=lab", "evaluation.benchmarks of a is "),
+        ("evaluation.boxed=false", "evaluation.boxed of a is True, of b False"),
+    ],
+)
+def test_arms_that_would_be_scored_differently_are_refused(setting, told):
+    first = Arm(name="a", experiment="lab/smoke")
+    arms = [first, Arm(name="b", experiment="lab/smoke", overrides=[setting])]
+    with pytest.raises(ConfigError, match=rf"{re.escape(told)}(.|\n)*hint: "):
+        runs(Study(arms=arms))
+    alike = Arm(name="b", experiment="lab/smoke", overrides=["evaluation.batch_size=7"])
+    assert len(runs(Study(arms=[first, alike], seeds=[0]))) == 2
 
 
 @pytest.mark.parametrize("targets", ["{lab_test:0.7}", "{lab_test: 0.7}"])
