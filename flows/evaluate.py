@@ -11,12 +11,31 @@ from pathlib import Path
 
 from prefect import flow
 
-from conf.load import ConfigError
+from conf.load import ConfigError, load
 from conf.schema import Experiment, Model
 from flows import steps
 from flows.terminal import run
 from tasks import preflight
 from tasks.model import starting_model
+
+
+def settings_of(
+    experiment: str,
+    overrides: list[str] | None = None,
+    output: str | None = None,
+    checkpoint: str | None = None,
+) -> Experiment:
+    """The settings of what is to be scored, checked without reading data.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or one that cannot work.
+    """
+    if checkpoint is None:
+        return steps.settings_of(experiment, overrides, output)
+    settings = load(*steps.lines(experiment, overrides, output))
+    preflight.check_scoring(settings)
+    preflight.check_machine(settings.hardware)
+    return settings
 
 
 @flow(name="evaluate", log_prints=True)
@@ -47,7 +66,7 @@ def evaluate(
         ValueError: the stage is not finished, or one before it; there is no such model.
         RuntimeError: the sampling process failed.
     """
-    settings = steps.settings_of(experiment, overrides, output)
+    settings = settings_of(experiment, overrides, output, checkpoint)
     if checkpoint is not None:
         return _one(settings, experiment, checkpoint, stage, overrides, output)
     wanted = None if stage is None else steps.position_of(settings, stage)
@@ -86,11 +105,12 @@ def _one(
         settings, [*command, *steps.lines(experiment, overrides, output)], f"evaluation of {label}"
     ) as work:
         model = steps.step(starting_model)(Model(path=path))
-        steps.step(preflight.check_scored_model)(settings, model.path)
+        benchmarks = steps.benchmarks_of(work)
+        steps.step(preflight.check_scored_model)(settings, benchmarks.values(), model.path)
         at = steps.Milestone(label, steps.BASE, model)
-        results = steps.score(work, steps.benchmarks_of(work), at)
+        results = steps.score(work, benchmarks, at)
     return {label: {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}}
 
 
 if __name__ == "__main__":
-    sys.exit(run(evaluate, sys.argv[1:]))
+    sys.exit(run(evaluate, sys.argv[1:], check=settings_of))

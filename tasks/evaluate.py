@@ -47,7 +47,6 @@ def request(experiment: Experiment, benchmark: Dataset, checkpoint: Checkpoint) 
         seed=evaluation.seed,
         batch_size=evaluation.batch_size,
         memory_share=hardware.memory_share,
-        max_prompt_length=experiment.data.max_prompt_length,
         tensor_parallel=hardware.tensor_parallel,
         shards=generations.shards(experiment),
     )

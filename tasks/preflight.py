@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.load import ConfigError, refusal
-from conf.schema import Experiment, Hardware
+from conf.schema import Experiment, Hardware, Source
 from tasks import disk, preflight_method, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.download import paths
@@ -75,13 +75,20 @@ def check_sources(experiment: Experiment) -> None:
         ConfigError: for the first thing that is wrong.
     """
     _as_config_error(comparison_sources, experiment)
-    for source in (
-        experiment.data.train,
-        *experiment.gates.against,
-        *experiment.evaluation.benchmarks,
-    ):
-        if source.kind == "file":
-            _as_config_error(paths, source)
+    _check_local_files((experiment.data.train, *experiment.gates.against))
+    _check_local_files(experiment.evaluation.benchmarks)
+    disk.check_output(Path(experiment.output))
+
+
+def check_scoring(experiment: Experiment) -> None:
+    """Refuse settings that no model can be scored with: what of them counts for any other model.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_engines(experiment.hardware)
+    _check_cluster(experiment.hardware)
+    _check_local_files(experiment.evaluation.benchmarks)
     disk.check_output(Path(experiment.output))
 
 
@@ -122,14 +129,21 @@ def check_model(experiment: Experiment, folder: Path) -> None:
     disk.check_room(experiment, folder)
 
 
-def check_scored_model(experiment: Experiment, folder: Path) -> None:
+def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], folder: Path) -> None:
     """Refuse a model that is only to be evaluated, for want of weights or positions.
+
+    Args:
+        experiment: The settings.
+        benchmarks: The test sets, whose prompts count: the settings of training don't.
+        folder: The model, in Hugging Face format.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
     _check_files(folder)
-    _check_positions(experiment, folder, stages=False)
+    positions = disk.read_config(folder).get("max_position_embeddings")
+    if positions:
+        preflight_rows.check_positions(experiment, benchmarks, folder, positions)
 
 
 def check_grader() -> None:
@@ -151,6 +165,12 @@ def _as_config_error(function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_local_files(sources: Iterable[Source]) -> None:
+    for source in sources:
+        if source.kind == "file":
+            _as_config_error(paths, source)
 
 
 def _check_prompt_sets(experiment: Experiment) -> None:
@@ -180,6 +200,20 @@ def _unknown_set(experiment: Experiment, position: int, names: Iterable[str]) ->
 def _check_ranks(experiment: Experiment) -> None:
     hardware = experiment.hardware
     ranks = hardware.ranks * hardware.nodes
+    _check_engines(hardware)
+    _check_cluster(hardware)
+    for position, stage in enumerate(experiment.stages):
+        rollouts = stage.mini_batch_size * stage.group_size
+        if rollouts % ranks:
+            raise refusal(
+                f"stages.{position}: found {rollouts} rollouts to an update (mini_batch_size x "
+                f"group_size), needed a multiple of the {ranks} ranks",
+                f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
+            )
+
+
+def _check_engines(hardware: Hardware) -> None:
+    ranks = hardware.ranks * hardware.nodes
     if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
         raise refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
@@ -192,15 +226,6 @@ def _check_ranks(experiment: Experiment) -> None:
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
         )
-    _check_cluster(hardware)
-    for position, stage in enumerate(experiment.stages):
-        rollouts = stage.mini_batch_size * stage.group_size
-        if rollouts % ranks:
-            raise refusal(
-                f"stages.{position}: found {rollouts} rollouts to an update (mini_batch_size x "
-                f"group_size), needed a multiple of the {ranks} ranks",
-                f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
-            )
 
 
 def _check_cluster(hardware: Hardware) -> None:
@@ -285,14 +310,14 @@ def _check_files(folder: Path) -> None:
         )
 
 
-def _check_positions(experiment: Experiment, folder: Path, *, stages: bool = True) -> None:
+def _check_positions(experiment: Experiment, folder: Path) -> None:
     positions = disk.read_config(folder).get("max_position_embeddings")
     if not positions:
         return
     prompt = experiment.data.max_prompt_length
     wanted = {
         f"stages.{position}.context_length": stage.context_length
-        for position, stage in enumerate(experiment.stages if stages else ())
+        for position, stage in enumerate(experiment.stages)
     } | {"evaluation.context_length": experiment.evaluation.context_length}
     for key, context in wanted.items():
         if prompt + context > positions:

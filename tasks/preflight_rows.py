@@ -56,6 +56,35 @@ def check(experiment: Experiment, datasets: Iterable[Dataset], model_folder: Pat
     return symbolic
 
 
+def check_positions(
+    experiment: Experiment, datasets: Iterable[Dataset], model_folder: Path, positions: int
+) -> None:
+    """Refuse prompts after which a model has no positions left for an evaluation's response.
+
+    Args:
+        experiment: The settings.
+        datasets: The sets that are scored.
+        model_folder: The model whose tokenizer and chat template count.
+        positions: How many it has.
+
+    Raises:
+        ConfigError: for the first set that has such a prompt.
+    """
+    context = experiment.evaluation.context_length
+    count = counter(_tokenizer(model_folder), positions - context)
+    for dataset in datasets:
+        longest = max(map(count, dataset.table().select(["prompt"]).to_pylist()), default=0)
+        if longest + context > positions:
+            raise refusal(
+                f"evaluation.context_length: found {context} tokens, with the {longest} of the "
+                f"longest prompt of {dataset.name} that is {longest + context}, needed at most "
+                f"the model's {positions} positions",
+                f"set evaluation.context_length={positions - longest}"
+                if positions > longest
+                else "choose another model, or take long prompts out of the source",
+            )
+
+
 def _noted(dataset: Dataset) -> dict[str, bool]:
     path = dataset.folder / NOTE
     try:

@@ -53,7 +53,6 @@ class Request:
         seed: Seed of all sampling.
         batch_size: Responses sampled together (torch).
         memory_share: Share of GPU memory (vLLM).
-        max_prompt_length: Longest prompt, tokens; sizes vLLM's cache.
         tensor_parallel: GPUs that hold one model (vLLM).
         shards: Processes that divide the work, each with an engine of its own.
     """
@@ -70,7 +69,6 @@ class Request:
     seed: int
     batch_size: int
     memory_share: float
-    max_prompt_length: int
     tensor_parallel: int = 1
     shards: int = 1
 
@@ -147,7 +145,8 @@ def vllm_responses(request: Request, jobs: Sequence[Job], tokenizer) -> Iterator
         dtype=request.dtype,
         seed=request.seed,
         tensor_parallel_size=request.tensor_parallel,
-        max_model_len=request.max_prompt_length + request.context_length,
+        # No prompt may cost a response its length, and the cache need not be larger.
+        max_model_len=max(len(ids) for _, _, ids in jobs) + request.context_length,
         enforce_eager=request.device == "cpu",
         **({} if request.device == "cpu" else {"gpu_memory_utilization": request.memory_share}),
     ).llm_engine

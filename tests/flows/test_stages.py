@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from flows.report import report
 from flows.steps import settings_of
 from flows.train_stage import train_stage
 from tasks.artifacts import read_json
+from trainer.lab import BASE
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -152,6 +154,22 @@ def test_evaluate_scores_what_is_finished_and_trains_nothing(output, quick):
         evaluate(SMOKE, stage=2, output=output)
     assert list(evaluate(SMOKE, stage="base", output=output)) == ["base"]
     assert len(quick.scored) == 2
+
+
+def test_of_an_experiment_only_benchmarks_sampling_and_hardware_count_for_another_model(
+    output, quick, tmp_path
+):
+    model = shutil.copytree(BASE, tmp_path / "mine")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    # None of it suits the experiment's own model, data and training.
+    other = ["evaluation.context_length=4000", "data.max_prompt_length=1", "stages.0.group_size=1"]
+    other += ["data.train.kind=file", "data.train.path=none.parquet", "hardware.ranks=5"]
+    assert list(evaluate(SMOKE, checkpoint=str(model), overrides=other, output=output)) == ["mine"]
+    assert quick.scored == [str(model)]
+    with pytest.raises(ConfigError, match="needed at most the model's 4096 positions"):
+        long = ["evaluation.context_length=4090"]
+        evaluate(SMOKE, checkpoint=str(model), overrides=long, output=output)
 
 
 def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):

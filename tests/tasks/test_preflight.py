@@ -11,7 +11,13 @@ from tasks import preflight, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
 from tasks.model import local_folder
-from tasks.preflight import check_data, check_machine, check_model, check_settings
+from tasks.preflight import (
+    check_data,
+    check_machine,
+    check_model,
+    check_scored_model,
+    check_settings,
+)
 from tasks.stages import stage_folders
 from tasks.upstream import to_columns
 from trainer.checkpoint import weight_files
@@ -325,6 +331,19 @@ def test_a_folder_that_is_no_checkpoint_is_refused(smoke, tmp_path):
 
 def sets(train, **parts):
     return {"L1": train, "L2": train, "L3": train, **parts}
+
+
+def test_a_model_that_is_only_scored_needs_positions_for_the_prompts_there_are(smoke, dataset):
+    rows = problems(12, 0, "train")
+    rows[3]["prompt"][0]["content"] = "1" * 100  # a lab token is a character
+    longest = 100 + 10  # of the chat template
+    fits, over = (smoke(f"evaluation.context_length={512 - longest + more}") for more in (0, 1))
+    check_scored_model(fits, [dataset(), dataset(rows)], BASE)
+    message = refusal(check_scored_model, over, [dataset(), dataset(rows, name="long")], BASE)
+    assert f"with the {longest} of the longest prompt of long that is 513, needed" in message
+    assert f"hint: set evaluation.context_length={512 - longest}" in message
+    few = smoke("evaluation.context_length=512", "data.max_prompt_length=1")
+    assert "prompt of toy that is" in refusal(check_scored_model, few, [dataset()], BASE)
 
 
 def test_an_empty_prompt_set_that_a_stage_trains_on_is_refused(smoke, dataset):
