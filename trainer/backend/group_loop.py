@@ -185,6 +185,7 @@ class GroupLoopManager(AgentLoopManagerTQ):
 
         Raises:
             ray.exceptions.RayActorError: a worker died.
+            RuntimeError: the queue takes nothing from a worker any more.
         """
         listening = self.listening or [
             (worker, worker.stored_more_than.remote(0)) for worker in self.agent_loop_workers

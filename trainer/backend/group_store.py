@@ -66,6 +66,7 @@ class GroupStore:
         self.coming = 0
         self.all_here = asyncio.Event()
         self.stored = 0  # groups so far, failed ones among them
+        self.lost = ""  # groups of which no word could be put: nobody would ever hear of them
         self.news = asyncio.Condition()
 
     @contextmanager
@@ -113,20 +114,43 @@ class GroupStore:
             print(f"prompt groups {names} failed:\n{traceback.format_exc()}", flush=True)
             failure = {"status": "failure", "reason": type(error).__name__}
             groups = [(uid, {"first": tag["first"], **failure}, ()) for uid, tag, _ in groups]
+        told = await _put_word(groups) or await _put_word(groups)
+        async with self.news:
+            self.stored += len(groups)
+            if not told:
+                self.lost = ", ".join(uid for uid, _, _ in groups)
+            self.news.notify_all()
+
+    async def more_than(self, known: int) -> int:
+        """How many groups were stored so far, as soon as they are more than `known`.
+
+        Raises:
+            RuntimeError: the queue took no word on some.
+        """
+        async with self.news:
+            await self.news.wait_for(lambda: self.stored > known)
+            if self.lost:
+                raise RuntimeError(
+                    f"found a transfer queue that takes no word on prompt groups {self.lost}, "
+                    "needed one that does\n\nhint: trainer.log says what it answered; run again, "
+                    "the stage goes on from its last checkpoint"
+                )
+            return self.stored
+
+
+async def _put_word(groups: Sequence[tuple[str, dict[str, Any], Sequence[Row]]]) -> bool:
+    """Put the word on groups, and say whether the queue took it."""
+    try:
         await tq.async_kv_batch_put(
             keys=[uid for uid, _, _ in groups],
             tags=[tag for _, tag, _ in groups],
             partition_id=PARTITION,
         )
-        async with self.news:
-            self.stored += len(groups)
-            self.news.notify_all()
-
-    async def more_than(self, known: int) -> int:
-        """How many groups were stored so far, as soon as they are more than `known`."""
-        async with self.news:
-            await self.news.wait_for(lambda: self.stored > known)
-            return self.stored
+    except Exception:  # whatever it was, who waits for the groups must hear of it
+        names = ", ".join(uid for uid, _, _ in groups)
+        print(f"no word put on prompt groups {names}:\n{traceback.format_exc()}", flush=True)
+        return False
+    return True
 
 
 def columns(rows: Sequence[Row]) -> TensorDict:

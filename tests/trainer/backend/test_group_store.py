@@ -114,3 +114,32 @@ def test_groups_whose_rows_cannot_be_stored_have_failed(puts):
     (word,) = puts
     assert word["keys"] == ["a", "broken"]
     assert word["tags"] == [{"first": 4, "status": "failure", "reason": "RuntimeError"}] * 2
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_word_that_is_not_taken_is_put_again_and_then_told_of(puts, monkeypatch, failures):
+    """Nobody would hear of its groups, and all that waits for them would wait for its timeout."""
+    put = group_store.tq.async_kv_batch_put
+    left = [failures]
+
+    async def fails_first(**given):
+        if "fields" not in given and left[0]:
+            left[0] -= 1
+            raise RuntimeError("no answer")
+        await put(**given)
+
+    monkeypatch.setattr(group_store.tq, "async_kv_batch_put", fails_first)
+
+    async def main():
+        store = GroupStore()
+        waiting = asyncio.create_task(store.more_than(0))
+        await store.put("a", {"status": "finished", "first": 0}, [row("a", 0, 2)])
+        return await waiting
+
+    run = asyncio.wait_for(main(), 10)
+    if failures == 1:
+        assert asyncio.run(run) == 1
+        assert [made["keys"] for made in puts] == [["a_0_0"], ["a"]]
+    else:
+        with pytest.raises(RuntimeError, match="takes no word on prompt groups a"):
+            asyncio.run(run)
