@@ -29,6 +29,8 @@ from tasks.track import Tracker
 from tasks.words import plain
 from trainer.process import how_it_ended, last_lines, run_guarded
 
+ENDS = 15.0  # seconds for a pipeline to end when told, beside what its trainer has to save
+
 
 def train(study: Study, runs: Sequence[Run]) -> dict[str, str]:
     """Train and score every run; one that fails stops no other.
@@ -100,6 +102,7 @@ def _in_a_process(study: Study, run: Run, slot: dict[str, str], wanted: Callable
         environment=slot,
         progress=wanted,
         stall_timeout=float("inf"),  # the pipeline watches its own processes
+        grace=run.settings.hardware.stop_grace + ENDS,
     )
     return "" if code == 0 else f"{how_it_ended(code)}; its last lines:\n{last_lines(log, 5)}"
 

@@ -127,8 +127,10 @@ def start(
         The program; None where it was not to be started.
     """
     options = ["--scratch", str(scratch)]
-    if stop_file:
-        options += ["--stop-file", str(stop_file), "--stop-grace", str(grace)]
+    if stop_file:  # last the path: of a long command line `ps` may not show the end
+        options += ["--stop-grace", str(grace), "--stop-file", str(stop_file)]
+    elif grace:
+        options += ["--grace", str(grace)]
     marked = {**environment, MARK: str(scratch)}
     guard = standby = None
     if warm and possible():
@@ -170,7 +172,8 @@ def run_guarded(
         progress: Called every 0.3 s, and once after the end. True if there was any.
         stall_timeout: Seconds without progress and without a line in the log.
         stop_file: File that a program looks for which has something to save before it ends.
-        grace: Seconds that it has for that, before SIGTERM.
+        grace: Seconds that it has for that, before SIGTERM. Without such a file: that it has to
+            end by itself after SIGTERM, and what it started with it.
         warm: It imports torch and transformers and uses no GPU: fork a process that has them.
 
     Returns:

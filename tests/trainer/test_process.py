@@ -40,7 +40,13 @@ def run(tmp_path, programs, monkeypatch, warm):
     monkeypatch.setenv("PYTHONPATH", str(programs))
 
     def run(
-        text: str, *arguments, progress=lambda: False, stall_timeout=60.0, stop=None, **environment
+        text: str,
+        *arguments,
+        progress=lambda: False,
+        stall_timeout=60.0,
+        stop=None,
+        grace=0.0,
+        **environment,
     ):
         return run_guarded(
             program(programs, text),
@@ -50,7 +56,7 @@ def run(tmp_path, programs, monkeypatch, warm):
             progress=progress,
             stall_timeout=stall_timeout,
             stop_file=stop,
-            grace=20.0 if stop else 0.0,
+            grace=20.0 if stop else grace,
             warm=warm,
         )
 
@@ -202,6 +208,26 @@ def test_a_program_that_listens_may_save_before_it_is_ended_and_is_not_waited_fo
         run(SAVER, str(tmp_path / "stop"), stop=tmp_path / "stop", stall_timeout=1.5)
     assert (tmp_path / "saved").read_text() == "all of it"
     assert time.monotonic() - started < 20  # the whole grace alone would take as long
+
+
+SLOW_END = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(1.5)
+    pathlib.Path(sys.argv[1]).write_text("in order")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("grace", [0.0, 20.0])
+def test_a_program_that_ends_others_has_the_time_it_is_given(run, tmp_path, monkeypatch, grace):
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    ended = tmp_path / "ended"
+    with pytest.raises(StalledError):
+        run(SLOW_END, str(ended), stall_timeout=1.5, grace=grace)
+    assert ended.exists() == (grace > 0)
 
 
 def test_a_program_that_does_not_listen_is_not_asked(run, tmp_path):

@@ -6,6 +6,7 @@ verl's own configuration and is added to it.
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -376,5 +377,12 @@ def _literal(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return _quoted(value)
     return repr(value)
+
+
+def _quoted(text: str) -> str:
+    """As `conf.load.quoted`, which a trainer may not import: Hydra takes a backslash for one but
+    before a quote, and OmegaConf `${` for a reference but behind an odd number of them."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return "'" + re.sub(r"(\\*)('|$)", lambda at: at[1] * 2 + ("\\'" if at[2] else ""), text) + "'"

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conf.load import choices, load
@@ -256,3 +259,18 @@ def test_a_mini_batch_is_sized_by_the_rollouts_that_train(selection, rows, updat
     micro = of(chosen)["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"]
     assert mini % micro == 0
     assert json.loads(of(chosen)["+trainer.stagecraft.selection"]) == selection.model_dump()
+
+
+@given(
+    st.text(
+        st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("'\\${}é"), max_size=30
+    )
+)
+@example("/data/R\\D")
+@example("ends in \\")
+@example("\\'${oc.env:HOME}")
+def test_any_text_is_read_back_by_hydra_as_it_is(text):
+    assume(text != "???")  # a missing value, which has no other form
+    (line,) = overrides({"+key": text})
+    (read,) = OverridesParser.create().parse_overrides([line])
+    assert OmegaConf.create({"key": read.value()}).key == text
