@@ -4,10 +4,12 @@ import re
 
 from trainer.answers import normalized, number, plain
 
+# A model may write thousands of spaces: here and below, `\s*+` gives none of them back, and
+# `(?<!\s)` tries a run of them once.
 # Of two letters at least, and set apart: 7 cm, 7\text{ cm}^2; but not 7n, 7 n or 7 pi.
 _UNIT = re.compile(
-    r"(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}]*[A-Za-z]{1,}[^{}]*)\}"
-    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}(?: +(?:[A-Za-z]+|/))*\.?"
+    r"(?<!\s)(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}A-Za-z]*[A-Za-z][^{}]*)\}"
+    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}+(?: ++(?:[A-Za-z]++|/))*+\.?"
     r"|(?<=\d )[a-zA-Z]+/[a-zA-Z]+))"
     r"(?:\^\{?-?\d\}?)?\s*$"
 )
@@ -98,8 +100,8 @@ def same_words(answer: str, truth: str) -> bool | None:
 
 
 _CHOICE = re.compile(
-    r"\(?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Ja-j])\)?\s*[.:)]?\s*\}?\s*\)?"
-    r"\s*[.:)]?"
+    r"\(?\s*+(?:\\(?:text|textbf|mathrm|mathbf)\s*+\{\s*+)?\(?(?P<letter>[A-Ja-j])\)?\s*+[.:)]?\s*+\}?"
+    r"\s*+\)?\s*+[.:)]?"
 )
 _LABEL = re.compile(
     r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[.:)])\s*[.:]?\s*\}?"
