@@ -132,7 +132,8 @@ def _rounds_value(text: str, decimal: Value, exact: Value) -> bool:
         return _rounds(text, decimal.number, exact.number)
     if getattr(exact.number, "imag", 0):
         return False
-    return _rounds(text, decimal.number, Fraction(str(exact.number)))
+    # The real part: i^2 is a complex number, though its other part is 0.
+    return _rounds(text, decimal.number, Fraction(str(exact.number.real)))
 
 
 _REPEATING = re.compile(

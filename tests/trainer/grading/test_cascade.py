@@ -56,3 +56,16 @@ def test_what_is_repeated_up_to_the_limit_takes_no_time(start, end):
 def test_no_text_makes_a_decision_fail(text, truth):
     equal(text, truth)
     equal(truth, text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "same"),
+    [
+        ("-i^2", "1.000000", True),
+        ("-i^2", "3.141593", False),
+        ("(1+i)(1-i)", "2.000000", True),
+        ("0ie", "3.141593", False),
+    ],
+)
+def test_a_complex_number_that_is_real_may_be_a_rounded_one(answer, truth, same):
+    assert equal(answer, truth) == (same, False)
