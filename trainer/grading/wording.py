@@ -123,7 +123,7 @@ def same_choice(answer: str, truth: str) -> bool | None:
 
 
 def without_label(answer: str, truth: str) -> str | None:
-    """What stands behind the letter of a choice, where the truth is no choice; else None.
+    """What stands behind the letters of a choice, where the truth is no choice; else None.
 
     >>> without_label("(B) 12", "12")
     '12'
@@ -131,7 +131,10 @@ def without_label(answer: str, truth: str) -> str | None:
     labelled, right = _LABEL.fullmatch(plain(answer)), plain(truth)
     if not labelled or _CHOICE.fullmatch(right) or _LABEL.fullmatch(right):
         return None
-    return labelled["rest"]
+    rest = labelled["rest"]
+    while labelled := _LABEL.fullmatch(rest):  # here, and not by a call for each of a thousand
+        rest = labelled["rest"]
+    return rest
 
 
 _NUMERAL = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")

@@ -69,3 +69,8 @@ def test_no_text_makes_a_decision_fail(text, truth):
 )
 def test_a_complex_number_that_is_real_may_be_a_rounded_one(answer, truth, same):
     assert equal(answer, truth) == (same, False)
+
+
+@pytest.mark.parametrize("labels", ["B. ", "(B) B. ", "A." * 900, "(A)" * 600])
+def test_the_letters_of_a_choice_are_left_out_however_many(labels):
+    assert equal(labels + "12", "12")[0] is True
