@@ -74,3 +74,9 @@ def test_a_complex_number_that_is_real_may_be_a_rounded_one(answer, truth, same)
 @pytest.mark.parametrize("labels", ["B. ", "(B) B. ", "A." * 900, "(A)" * 600])
 def test_the_letters_of_a_choice_are_left_out_however_many(labels):
     assert equal(labels + "12", "12")[0] is True
+
+
+def test_the_empty_set_is_no_set_of_something():
+    assert equal("\\{\\}", "\\{1, 2\\}") == equal("\\{1, 2\\}", "\\{\\}") == (False, False)
+    assert equal("\\{,\\}", "1, 2") == (False, False)
+    assert equal("\\{,\\}", "\\{\\}") == (True, False)
