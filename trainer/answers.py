@@ -63,16 +63,14 @@ def boxed_at(text: str, start: int) -> tuple[str | None, int]:
     return None, stop
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{")
-_JOINED = re.compile(r"[\s$.]*(?:,|;|,?\s*\\?(?:text\{)?\s*(?:and|or)\s*\}?)[\s$]*")
+_LAST_BOX = re.compile(r".*(\\(?:boxed|fbox)\s{0,3}\{)", re.DOTALL)
+# Nothing is given back (`*+`): between two boxes there may be a thousand new lines.
+_JOINED = re.compile(r"[\s$.]*+(?:,|;|,?\s*+\\?(?:text\{)?\s*+(?:and|or)\s*+\}?)[\s$]*+")
 
 
 def _last_box(text: str, end: int) -> int:
-    while True:
-        start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
-        if start < 0 or _BOX.match(text, start):
-            return start
-        end = start
+    found = _LAST_BOX.match(text, 0, end)
+    return found.start(1) if found else -1
 
 
 # What typesetting adds and meaning does not.

@@ -79,30 +79,3 @@ def level_probabilities(
             "hint: look at its spelling"
         )
     return weights / weights.sum()
-
-
-def levels_of_step(
-    schedule: Schedule, step: int, steps: int, prompts: int, levels: int, seed: int, **shape: float
-) -> np.ndarray:
-    """The level of each prompt of a step: a plan that seed and step decide, whatever came before.
-
-    Args:
-        schedule: See `level_probabilities`, as for `levels` and `shape`.
-        step: The step, from 1.
-        steps: Steps of the whole training.
-        prompts: Prompts of the step.
-        levels: How many levels there are.
-        seed: Of the plan.
-        shape: `exponent`, `width` and `floor` of the gaussian schedule.
-
-    Returns:
-        [prompts] levels, from 0.
-
-    Raises:
-        ValueError: the step is not one of the training's.
-    """
-    if not 1 <= step <= steps:
-        raise ValueError(f"step is {step}, needed 1 to {steps}\n\nhint: steps count from 1")
-    progress = (step - 1) / max(1, steps - 1)
-    chances = level_probabilities(schedule, progress, levels, **shape)
-    return np.random.Generator(np.random.PCG64([seed, step])).choice(levels, prompts, p=chances)

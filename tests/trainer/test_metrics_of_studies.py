@@ -154,6 +154,23 @@ def test_where_problems_do_not_matter_seeds_are_a_t_test():
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("gain", [0, 1, 2, 3])
+def test_the_same_difference_everywhere_is_no_certainty(seeds, gain):
+    """Thirds, so that rounding leaves a spread of 1e-17 where there is none."""
+    before = [np.zeros((6, 3), int)] * seeds
+    after = [np.tile([1] * gain + [0] * (3 - gain), (6, 1))] * seeds
+    found = paired_over_seeds(before, after)
+    assert found.p_value == (2 / 64 if gain else 1.0)  # six problems, each could go either way
+    assert found.detectable == smallest_difference_of_design(6, 3, seeds=seeds)
+
+
+def test_no_p_value_over_seeds_is_zero():
+    before, after = np.zeros((2, 500, 4), int), np.ones((2, 500, 4), int)
+    after[0, 0, 0] = 0
+    assert 0 < paired_over_seeds(before, after).p_value < 1e-300
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_turning_a_comparison_round_changes_only_its_sign(seed):

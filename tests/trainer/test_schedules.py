@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.schedules import level_probabilities, levels_of_step
+from trainer.schedules import level_probabilities
 
 schedules = st.sampled_from(["balanced", "classic", "cosine", "gaussian"])
 
@@ -64,23 +64,3 @@ def test_what_no_schedule_can_be_is_refused(arguments):
 def test_a_narrow_gaussian_does_not_underflow():
     chances = level_probabilities("gaussian", 0.13, 3, width=1e-3)
     assert chances.max() == 1.0
-
-
-def test_a_plan_depends_on_seed_and_step_alone():
-    one = levels_of_step("cosine", 3, 10, 64, 5, seed=1)
-    assert one.tolist() == levels_of_step("cosine", 3, 10, 64, 5, seed=1).tolist()
-    assert one.tolist() != levels_of_step("cosine", 4, 10, 64, 5, seed=1).tolist()
-    assert one.tolist() != levels_of_step("cosine", 3, 10, 64, 5, seed=2).tolist()
-    with pytest.raises(ValueError, match="step is 11, needed 1 to 10"):
-        levels_of_step("cosine", 11, 10, 64, 5, seed=1)
-
-
-def test_a_plan_draws_levels_as_often_as_the_schedule_says():
-    drawn = levels_of_step("cosine", 1, 10, 30_000, 4, seed=0)
-    shares = np.bincount(drawn, minlength=4) / len(drawn)
-    # Five standard errors of a share of 0.4.
-    np.testing.assert_allclose(shares, [0.4, 0.3, 0.2, 0.1], atol=5 * (0.24 / 30_000) ** 0.5)
-
-
-def test_training_of_one_step_takes_the_start_of_the_schedule():
-    assert set(levels_of_step("classic", 1, 1, 8, 3, seed=0)) == {0}

@@ -151,6 +151,8 @@ def _in_order(left: tuple[str, ...], right: tuple[str, ...], depth: int) -> bool
 
 def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
     """Whether each element of one can be paired with one of the other's."""
+    if not left.items or not right.items:
+        return left.items == right.items  # an empty set is no other
     unique = "set" in (left.kind, right.kind)
     if not unique and len(left.items) != len(right.items):
         return False

@@ -24,7 +24,7 @@ def same_number(answer: str, left: Fraction, truth: str, right: Fraction) -> boo
 
 def _rounds(text: str, rounded: Fraction, exact: Fraction) -> bool:
     """Whether a decimal of six or more places is the other number, rounded."""
-    found = re.search(r"\d*\.(\d+)\D*$", text, re.ASCII)
+    found = re.search(r"\.(\d+)\D*$", text, re.ASCII)
     if not found or len(found[1]) < PLACES:
         return False
     if round(exact, len(found[1])) == rounded:
@@ -132,7 +132,8 @@ def _rounds_value(text: str, decimal: Value, exact: Value) -> bool:
         return _rounds(text, decimal.number, exact.number)
     if getattr(exact.number, "imag", 0):
         return False
-    return _rounds(text, decimal.number, Fraction(str(exact.number)))
+    # The real part: i^2 is a complex number, though its other part is 0.
+    return _rounds(text, decimal.number, Fraction(str(exact.number.real)))
 
 
 _REPEATING = re.compile(
@@ -147,7 +148,7 @@ def _fraction(found: re.Match[str]) -> str:
     return f"{{\\frac{{{up}}}{{{10 ** len(part) * (10 ** len(repeated) - 1)}}}}}"
 
 
-_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\{?\\circ\}?")
+_ANGLE = re.compile(r"(?<!\d)(\d+(?:\.\d+)?)\s*\^\{?\\circ\}?")
 
 
 @lru_cache(maxsize=4096)

@@ -29,7 +29,7 @@ class Shape:
 
 _MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _AND = re.compile(
-    r",?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=\s)(?:and|or)(?=\s)),?"
+    r"(?:,|(?<!\s))\s*+(?:\\(?:text|mathrm|mbox)\s*+\{\s*+,?\s*+(?:and|or)\s*+\}|(?<=\s)(?:and|or)(?=\s)),?"
 )
 _NAME = re.compile(
     r"\s*([A-Za-z](?:_\{?\w{1,3}\}?|'|\([a-z]\))?|[A-Z]{2,3}|\\[a-z]{2,7}|\((?:[A-Za-z]\s*,\s*)+[A-Za-z]\))\s*(?:=|\\in(?![A-Za-z]))(?!=)"

@@ -4,10 +4,12 @@ import re
 
 from trainer.answers import normalized, number, plain
 
+# A model may write thousands of spaces: here and below, `\s*+` gives none of them back, and
+# `(?<!\s)` tries a run of them once.
 # Of two letters at least, and set apart: 7 cm, 7\text{ cm}^2; but not 7n, 7 n or 7 pi.
 _UNIT = re.compile(
-    r"(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}]*[A-Za-z]{1,}[^{}]*)\}"
-    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}(?: +(?:[A-Za-z]+|/))*\.?"
+    r"(?<!\s)(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}A-Za-z]*[A-Za-z][^{}]*)\}"
+    r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}+(?: ++(?:[A-Za-z]++|/))*+\.?"
     r"|(?<=\d )[a-zA-Z]+/[a-zA-Z]+))"
     r"(?:\^\{?-?\d\}?)?\s*$"
 )
@@ -98,8 +100,8 @@ def same_words(answer: str, truth: str) -> bool | None:
 
 
 _CHOICE = re.compile(
-    r"\(?\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?(?P<letter>[A-Ja-j])\)?\s*[.:)]?\s*\}?\s*\)?"
-    r"\s*[.:)]?"
+    r"\(?\s*+(?:\\(?:text|textbf|mathrm|mathbf)\s*+\{\s*+)?\(?(?P<letter>[A-Ja-j])\)?\s*+[.:)]?\s*+\}?"
+    r"\s*+\)?\s*+[.:)]?"
 )
 _LABEL = re.compile(
     r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?(?:\((?P<a>[A-J])\)|(?P<b>[A-J])[.:)])\s*[.:]?\s*\}?"
@@ -121,7 +123,7 @@ def same_choice(answer: str, truth: str) -> bool | None:
 
 
 def without_label(answer: str, truth: str) -> str | None:
-    """What stands behind the letter of a choice, where the truth is no choice; else None.
+    """What stands behind the letters of a choice, where the truth is no choice; else None.
 
     >>> without_label("(B) 12", "12")
     '12'
@@ -129,7 +131,10 @@ def without_label(answer: str, truth: str) -> str | None:
     labelled, right = _LABEL.fullmatch(plain(answer)), plain(truth)
     if not labelled or _CHOICE.fullmatch(right) or _LABEL.fullmatch(right):
         return None
-    return labelled["rest"]
+    rest = labelled["rest"]
+    while labelled := _LABEL.fullmatch(rest):  # here, and not by a call for each of a thousand
+        rest = labelled["rest"]
+    return rest
 
 
 _NUMERAL = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainer.metrics.design import smallest_difference
+from trainer.metrics.design import smallest_difference, smallest_difference_of_design
 from trainer.metrics.graded import graded_matrix
 
 RESAMPLES = 10_000
+NO_SPREAD = 1e-12  # a standard error up to here is what rounding leaves of none
 # Draws held in memory together: 4 million int64 are 32 MiB.
 _DRAWS_AT_ONCE = 4_000_000
 
@@ -37,7 +38,8 @@ class Difference(NamedTuple):
             meant nothing, in (0, 1].
         problems: N.
         detectable: Smallest true difference that a test of this design would find with a chance
-            of 80 %, see `smallest_difference`.
+            of 80 %, see `smallest_difference`; where all differences are the same, and so tell of
+            no error, see `smallest_difference_of_design`.
         seeds: Training seeds that both were compared over.
     """
 
@@ -129,15 +131,18 @@ def paired_difference(
         )
     differences = second.mean(axis=1) - first.mean(axis=1)
     low, high = _bootstrap(differences, level, resamples, seed)
-    p_value = _sign_flip_p_value(differences, resamples, seed)
+    p_value = sign_flip_p_value(differences, resamples, seed)
     error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    samples = min(first.shape[1], second.shape[1])
     return Difference(
         float(differences.mean()),
         low,
         high,
         p_value,
         len(differences),
-        smallest_difference(error, len(differences) - 1, level=level),
+        smallest_difference(error, len(differences) - 1, level=level)
+        if error > NO_SPREAD
+        else smallest_difference_of_design(len(differences), samples, level=level),
     )
 
 
@@ -165,7 +170,17 @@ def _bootstrap(scores: NDArray, level: float, resamples: int, seed: int) -> Inte
     return Interval(float(low), float(high))
 
 
-def _sign_flip_p_value(differences: NDArray, resamples: int, seed: int) -> float:
+def sign_flip_p_value(differences: NDArray, resamples: int, seed: int) -> float:
+    """Chance of a sum at least as far from zero if each difference had either sign, in (0, 1].
+
+    Args:
+        differences: [N], one for each problem.
+        resamples: Random flips, where all 2^N are more.
+        seed: Seed of them.
+
+    Source:
+        See `paired_difference`.
+    """
     observed = abs(differences.sum())
     # Flips that equal the observed sum must count as such, whatever the order of summation.
     threshold = observed - 1e-9 * (1 + np.abs(differences).sum())

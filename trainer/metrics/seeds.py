@@ -9,15 +9,23 @@ Shapes: S seeds, N problems, K samples each.
 """
 
 from collections.abc import Sequence
+from sys import float_info
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trainer.metrics import student
-from trainer.metrics.design import smallest_difference
+from trainer.metrics.design import smallest_difference, smallest_difference_of_design
 from trainer.metrics.graded import graded_matrix
-from trainer.metrics.intervals import Difference, interval, paired_difference
+from trainer.metrics.intervals import (
+    NO_SPREAD,
+    RESAMPLES,
+    Difference,
+    interval,
+    paired_difference,
+    sign_flip_p_value,
+)
 
 
 class Estimate(NamedTuple):
@@ -78,8 +86,9 @@ def paired_over_seeds(
         level: Confidence of the interval.
 
     Returns:
-        `Difference`; interval and p-value by Student's t. With one seed, `paired_difference`,
-        which says nothing of other seeds.
+        `Difference`; interval and p-value by Student's t. Where all differences are the same
+        there is no error to divide by, and the p-value flips signs as in `paired_difference`.
+        With one seed, `paired_difference`, which says nothing of other seeds.
 
     Raises:
         ValueError: numbers of seeds or problems differ, or there are none.
@@ -101,14 +110,23 @@ def paired_over_seeds(
     mean = float(differences.mean())
     error, freedom = _crossed_error(differences)
     reach = error * student.quantile((1 + level) / 2, freedom)
-    p_value = 2 * student.above(abs(mean) / error, freedom) if error else float(mean == 0)
+    if error > NO_SPREAD:
+        p_value = 2 * student.above(abs(mean) / error, freedom)
+        p_value = max(p_value, float_info.min)  # too small for a float is not never
+        detectable = smallest_difference(error, freedom, level=level)
+    else:  # every difference is the same: that is no proof that there is no error
+        p_value = sign_flip_p_value(differences.mean(axis=0), RESAMPLES, 0)
+        samples = min(np.shape(each)[1] for each in (*before, *after))
+        detectable = smallest_difference_of_design(
+            differences.shape[1], samples, seeds=len(differences), level=level
+        )
     return Difference(
         mean,
         float(mean - reach),
         float(mean + reach),
         float(p_value),
         differences.shape[1],
-        smallest_difference(error, freedom, level=level),
+        detectable,
         len(differences),
     )
 

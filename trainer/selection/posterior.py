@@ -1,9 +1,9 @@
 """What is believed of each prompt's pass rate, from the rollouts that it has had."""
 
 from collections.abc import Mapping
-from math import exp, lgamma
+from math import comb, exp, lgamma
 
-from trainer.selection.curriculum import Group
+from trainer.selection.curriculum import Group, informative
 
 
 class Posterior:
@@ -48,20 +48,25 @@ class Posterior:
         self.counts = {prompt: list(counts) for prompt, counts in state.items()}
 
 
-def contrast(alpha: float, beta: float, rollouts: int) -> float:
-    """Probability that the next N rollouts of a prompt disagree, its pass rate being Beta(α, β).
+def contrast(
+    alpha: float, beta: float, rollouts: int, low: float = 0.0, high: float = 1.0
+) -> float:
+    """Probability that of a prompt's next N rollouts a share between two bounds is right.
 
-        P = 1 − B(α + N, β)/B(α, β) − B(α, β + N)/B(α, β)
+        P = Σ_{low < k/N < high} C(N, k) B(α + k, β + N − k)/B(α, β)
 
-    the mean of 1 − p^N − (1 − p)^N over the posterior.
+    the mean of `speed.qualifies` over the posterior Beta(α, β) of the prompt's pass rate. With
+    bounds 0 and 1 that the rollouts disagree.
 
     >>> round(contrast(1, 1, 4), 3)  # 1 − 2/(N + 1)
     0.6
     """
     start = _log_beta(alpha, beta)
-    right = exp(_log_beta(alpha + rollouts, beta) - start)
-    wrong = exp(_log_beta(alpha, beta + rollouts) - start)
-    return 1 - right - wrong
+    return sum(
+        comb(rollouts, right) * exp(_log_beta(alpha + right, beta + rollouts - right) - start)
+        for right in range(rollouts + 1)
+        if informative(right / rollouts, low, high)
+    )
 
 
 def _log_beta(alpha: float, beta: float) -> float:

@@ -1,26 +1,35 @@
 """SPEED: a few rollouts tell whether a prompt is worth the rest."""
 
 from collections.abc import Sequence
+from math import comb
 
 from trainer.selection.curriculum import Choice, Curriculum, Draw, Group, informative
 
 
-def qualifies(pass_rate: float, rollouts: int) -> float:
-    """Probability that N rollouts are neither all right nor all wrong.
+def qualifies(pass_rate: float, rollouts: int, low: float = 0.0, high: float = 1.0) -> float:
+    """Probability that the share of N rollouts that is right lies between two bounds.
 
-        P = 1 − p^N − (1 − p)^N
+        P = Σ_{low < k/N < high} C(N, k) p^k (1 − p)^(N − k)
+
+    With bounds 0 and 1 that they are neither all right nor all wrong: 1 − p^N − (1 − p)^N.
 
     Args:
         pass_rate: p, in [0, 1].
         rollouts: N.
+        low: Lower bound, exclusive.
+        high: Upper bound, exclusive.
 
     Source:
-        Follows from the screening of Zhang et al. 2025, arXiv:2506.09016, with bounds 0 and 1.
+        Follows from the screening of Zhang et al. 2025, arXiv:2506.09016.
 
     >>> [round(qualifies(p, 4), 2) for p in (0.1, 0.25, 0.5)]
     [0.34, 0.68, 0.88]
     """
-    return 1 - pass_rate**rollouts - (1 - pass_rate) ** rollouts
+    return sum(
+        comb(rollouts, right) * pass_rate**right * (1 - pass_rate) ** (rollouts - right)
+        for right in range(rollouts + 1)
+        if informative(right / rollouts, low, high)
+    )
 
 
 class Speed(Curriculum):

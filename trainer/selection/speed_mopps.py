@@ -3,17 +3,20 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from trainer.selection.curriculum import Draw, Group
+from trainer.selection.curriculum import Draw, Group, informative
 from trainer.selection.posterior import Posterior, contrast
 from trainer.selection.speed import Speed, qualifies
 
 
 class SpeedMopps(Speed):
-    """Three ways to take a prompt, by the believed probability P that its screening shows contrast.
+    """Three ways to take a prompt, by the believed probability P that a screening lets it through.
 
         P ≥ sure · (what a pass rate of ½ gives)           whole group at once: nothing to find out
         P ≤ hopeless · (what an unknown prompt gives)      skipped: the screening would be lost
         in between                                         screened
+
+    A whole group may come back without contrast all the same: then it gives way to another, as
+    under DAPO, by the same bounds.
 
     What is believed fades: with every step that a prompt is not sampled, α and β move towards the
     prior by a factor `decay`, so that a prompt skipped today is screened again some steps on. The
@@ -41,8 +44,8 @@ class SpeedMopps(Speed):
         super().configure(screening, low, high, rows)
         self.sure, self.hopeless, self.prior, self.decay = sure, hopeless, prior, decay
         self.posterior = Posterior(1.0, (prior, prior))
-        self.best = qualifies(0.5, screening)
-        self.unknown = contrast(prior, prior, screening)
+        self.best = qualifies(0.5, screening, low, high)
+        self.unknown = contrast(prior, prior, screening, low, high)
         self.seen: dict[str, int] = {}  # id -> step of its last rollouts
         self.unscreened = 0
 
@@ -52,8 +55,8 @@ class SpeedMopps(Speed):
         return [self.prior + (count - self.prior) * kept for count in self.posterior.of(prompt)]
 
     def chance(self, prompt: str, step: int) -> float:
-        """Believed probability that a screening of a prompt shows contrast, at a step."""
-        return contrast(*self.believed(prompt, step), self.screening)
+        """Believed probability that a screening of a prompt lets it through, at a step."""
+        return contrast(*self.believed(prompt, step), self.screening, self.low, self.high)
 
     def draw(self, count: int, step: int, busy: Collection[int]) -> list[Draw]:
         """The next prompts that are not hopeless; after one pass over the set, the next ones."""
@@ -77,6 +80,10 @@ class SpeedMopps(Speed):
             self.unscreened += 1
             return Draw(prompt, self.group_size)
         return super().planned(prompt, step)
+
+    def trains(self, group: Group) -> bool:
+        """Whether a group without a screening disagrees enough; the screening told of others."""
+        return informative(group.pass_rate, self.low, self.high)
 
     def remember(self, groups: Sequence[Group], step: int) -> None:
         """Let old evidence fade, and count what was right and wrong."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import betabinom, binomtest
+from scipy.stats import betabinom, binom, binomtest
 
 from conf.load import choices as files
 from conf.load import load
@@ -145,6 +145,14 @@ def test_contrast_is_the_beta_binomial_probability_of_neither_none_nor_all(alpha
     assert contrast(alpha, beta, rollouts) == pytest.approx(expected, abs=1e-9)
 
 
+def test_bounds_leave_out_of_both_probabilities_what_they_leave_out_of_training():
+    within = [2, 3, 4]  # of 8: .25 < k / 8 < .625 leaves 3 and 4
+    assert contrast(2, 3, 8, 0.25, 0.625) == pytest.approx(
+        betabinom.pmf(within[1:], 8, 2, 3).sum(), abs=1e-9
+    )
+    assert qualifies(0.3, 8, 0.2, 0.625) == pytest.approx(binom.pmf(within, 8, 0.3).sum())
+
+
 # --- SPEED with a posterior --------------------------------------------------------------------
 
 
@@ -156,6 +164,23 @@ def test_a_sure_prompt_is_not_screened_and_a_hopeless_one_not_sampled(simulate):
     assert np.mean([group["screening"] == 0 for group in good]) > 0.8
     # SPEED alone screens as many of one kind as of the other. Now and then a hopeless one is tried.
     assert 0 < len(late) - len(good) < len(good) / 2
+
+
+def test_a_group_without_a_screening_is_held_to_the_bounds(simulate):
+    """The policy learns every prompt between two steps: what was sure is so no more."""
+    learnt = lambda prompt, step: 0.5 if step <= 20 else 0.99  # noqa: E731
+    run = simulate("speed_mopps", learnt, levels=[None] * 100)
+    records = [record for _, record, _ in run.steps(30)]
+    assert sum(record["selection/drawn"] - record["selection/screened"] for record in records) > 100
+    assert {record["zero_variance_share"] for record in records} == {0.0}
+
+
+def test_the_bounds_decide_what_is_sure_and_what_is_hopeless(simulate):
+    run = simulate("speed_mopps", [0.95] * 50 + [0.5] * 50, bounds={"high": 0.7}, group_size=16)
+    late = [group for group in sealed(run, 60) if group["drawn"] > 30]
+    good = [group for group in late if int(group["id"][1:]) >= 50]
+    assert len(good) > 0.75 * len(late)
+    assert np.mean([group["screening"] == 0 for group in good]) > 0.5
 
 
 def test_what_was_believed_fades_until_a_skipped_prompt_is_screened_again(simulate):

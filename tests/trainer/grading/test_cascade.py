@@ -1,0 +1,82 @@
+"""Decisions without a parser: none fails, and none takes long, whatever a model repeats."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.answers import LONGEST_ANSWER
+from trainer.grading.cascade import equal
+from trainer.grading.extract import ANY, find_answer
+
+TRUTHS = ["12", "x+1", "(1, 2)", r"\{1, 2\}", "x = 1, y = 2", "B", "5\\text{ cm}", "3.141593"]
+PIECES = [
+    *(" ", "\n", "\u2009", "1", "A", "ab ", "A.", "(A)", "1,", "1,000,", "½", "√", "\u0661"),
+    *"()[]{}\\$,.-+_^=/%~!|",
+    *(
+        "\\(",
+        "\\[",
+        "\\{",
+        "\\\\[",
+        "\\text{",
+        "\\text{a",
+        "\\frac",
+        "\\frac{1}",
+        "\\sqrt",
+        "sqrt(",
+    ),
+    *("{,}", "and", " and ", ", and", "\\begin{matrix}", "\\overline{1}", "^\\circ", "\\sin", "9^"),
+    *(
+        "i",
+        "i^2",
+        "e",
+        "1.000000",
+        "\\pi",
+        "\\boxed",
+        "\\boxed{",
+        "\\boxed{1}",
+        "$a$ ",
+        "answer is ",
+    ),
+]
+
+
+@pytest.mark.timeout(120)  # it takes a few seconds; one pattern that backtracks took hours
+@pytest.mark.parametrize("end", ["", "!"])
+@pytest.mark.parametrize("start", ["", "A", "7 \\text{"])
+def test_what_is_repeated_up_to_the_limit_takes_no_time(start, end):
+    for piece in PIECES:
+        answer = start + piece * ((LONGEST_ANSWER - 10) // len(piece)) + end
+        for truth in TRUTHS:
+            equal(answer, truth)
+        find_answer(start + piece * (100_000 // len(piece)) + end, ANY)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(TRUTHS))
+def test_no_text_makes_a_decision_fail(text, truth):
+    equal(text, truth)
+    equal(truth, text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "same"),
+    [
+        ("-i^2", "1.000000", True),
+        ("-i^2", "3.141593", False),
+        ("(1+i)(1-i)", "2.000000", True),
+        ("0ie", "3.141593", False),
+    ],
+)
+def test_a_complex_number_that_is_real_may_be_a_rounded_one(answer, truth, same):
+    assert equal(answer, truth) == (same, False)
+
+
+@pytest.mark.parametrize("labels", ["B. ", "(B) B. ", "A." * 900, "(A)" * 600])
+def test_the_letters_of_a_choice_are_left_out_however_many(labels):
+    assert equal(labels + "12", "12")[0] is True
+
+
+def test_the_empty_set_is_no_set_of_something():
+    assert equal("\\{\\}", "\\{1, 2\\}") == equal("\\{1, 2\\}", "\\{\\}") == (False, False)
+    assert equal("\\{,\\}", "1, 2") == (False, False)
+    assert equal("\\{,\\}", "\\{\\}") == (True, False)
