@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from conf.schema import Experiment
 from tasks import drawing, prepare
@@ -17,6 +18,9 @@ from tasks.model import Checkpoint, starting_model
 from tasks.segment import segment
 from trainer.records import append_record, keep_steps
 
+# A slow machine is no fault of what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # A suite started in the background of a shell ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until all is imported: it stays, and to look through it takes long

@@ -227,7 +227,7 @@ PRINTABLE = st.characters(exclude_categories=["C", "Zl", "Zp"])
 TRICKY = st.sampled_from([*"$'\"\\~&#;!,=:[]{}()% /.", "${", "???", "null", "1"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(PRINTABLE | TRICKY, min_size=1).map("".join).filter(lambda text: text != "???"))
 @example("/data/R&D/it's; ~all, of #1!")
 @example("\\\\${oc.env:HOME}\\")

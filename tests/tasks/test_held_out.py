@@ -11,7 +11,7 @@ def table_of(questions):
 
 
 @given(st.lists(st.integers(0, 12), min_size=4, max_size=30), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_two_parts_share_no_question_and_leave_none_out(numbers, seed):
     questions = [f"q {number}" for number in numbers]
     distinct = set(questions)

@@ -55,7 +55,7 @@ def test_the_same_letters_and_digits_are_the_same_problem():
 
 
 @given(st.lists(texts, max_size=6), st.lists(texts, max_size=5), st.integers(1, 4))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_shared_grams_are_those_of_the_sets(questions, problems, length):
     share = 0.5
     wanted = {}
@@ -70,7 +70,7 @@ def test_shared_grams_are_those_of_the_sets(questions, problems, length):
 
 
 @given(st.lists(texts, max_size=6), st.lists(texts, max_size=5))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_near_duplicates_have_the_similarity_that_is_asked_for(questions, problems):
     found = {(p.row, p.against): p.score for p in near_duplicates(questions, problems, 0.8)}
     for row, question in enumerate(questions):

@@ -48,7 +48,7 @@ def test_characters_are_counted_not_bytes():
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_short_and_long_divide_the_set_at_the_threshold(lengths):
     split = split_by_length(table_of(*lengths))
     assert split.lengths == lengths

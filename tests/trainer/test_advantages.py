@@ -103,7 +103,7 @@ def test_a_return_is_what_is_still_to_come():
 
 @pytest.mark.parametrize("name", sorted(PER_TOKEN))
 @given(matrices(), st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_reward_on_the_last_token_is_the_reward_of_the_rollout(name, rewards, data):
     count = rewards.numel()
     lengths = torch.tensor(data.draw(st.lists(st.integers(1, 4), min_size=count, max_size=count)))
@@ -137,7 +137,7 @@ def test_the_error_of_james_stein_s_baseline_is_the_known_one(case, published, c
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 @given(batches(), st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_another_order_of_the_rows_gives_the_same_in_every_bit(name, options, batch, random):
     rewards, prompts = usable(name, batch[0]), batch[1]
     before = by_prompt(ESTIMATORS[name], rewards, prompts, **options)
@@ -149,7 +149,7 @@ def test_another_order_of_the_rows_gives_the_same_in_every_bit(name, options, ba
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 @given(matrices())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_groups_of_one_size_need_no_filling_up(name, options, rewards):
     rewards, estimator = usable(name, rewards), ESTIMATORS[name]
     dense = estimator(rewards, **options)
@@ -170,7 +170,7 @@ def test_rewards_that_are_all_equal_teach_nothing(name, options):
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "maxrl"])
 @given(matrices())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_group_of_equal_rewards_gets_exactly_nothing_and_every_group_sums_to_nothing(
     name, rewards
 ):
@@ -189,7 +189,7 @@ def test_james_stein_gives_a_group_of_equal_rewards_what_is_not_nothing():
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 @given(matrices(), st.sampled_from([-2.0, 0.25, 3.0]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_shift_of_all_rewards_changes_nothing_but_for_maxrl(name, options, rewards, shift):
     if name == "maxrl":
         rewards, shift = rewards.abs() + 1, abs(shift)
@@ -202,7 +202,7 @@ def test_a_shift_of_all_rewards_changes_nothing_but_for_maxrl(name, options, rew
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 @given(matrices(), st.sampled_from([0.5, 2.0, 10.0]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_scale_of_all_rewards_scales_or_drops_out(name, options, rewards, scale):
     rewards = usable(name, rewards)
     before = ESTIMATORS[name](rewards, **options)
@@ -219,7 +219,7 @@ def test_a_scale_of_all_rewards_scales_or_drops_out(name, options, rewards, scal
     ids=["rloo", "published", "corrected"],
 )
 @given(matrices(), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_baseline_of_a_rollout_does_not_know_its_own_reward(name, options, rewards, data):
     p = data.draw(st.integers(0, rewards.shape[0] - 1))
     g = data.draw(st.integers(0, rewards.shape[1] - 1))
@@ -230,7 +230,7 @@ def test_the_baseline_of_a_rollout_does_not_know_its_own_reward(name, options, r
 
 
 @given(matrices())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_rloo_is_dr_grpo_times_g_over_g_minus_1(rewards):
     g = rewards.shape[1]
     assert_close(rloo(rewards), dr_grpo(rewards) * g / (g - 1))

@@ -171,7 +171,7 @@ def test_no_p_value_over_seeds_is_zero():
     assert 0 < paired_over_seeds(before, after).p_value < 1e-300
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_turning_a_comparison_round_changes_only_its_sign(seed):
     random = np.random.default_rng(seed)

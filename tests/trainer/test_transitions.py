@@ -114,7 +114,7 @@ BOUNDS = st.fixed_dictionaries(
 
 
 @given(VALUES, st.lists(BOUNDS, min_size=1, max_size=3), st.sampled_from(["any", "all"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_step_by_step_and_afterwards_decide_the_same(tmp_path_factory, values, bounds, policy):
     """Whatever was interrupted: the records as read back from the disk, to any length."""
     transition = any_of(*(condition(**each) for each in bounds), policy=policy)
@@ -135,7 +135,7 @@ def test_step_by_step_and_afterwards_decide_the_same(tmp_path_factory, values, b
 
 
 @given(VALUES, BOUNDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_comes_after_the_end_does_not_move_it(values, bounds):
     transition = any_of(condition(**bounds))
     ending = ended(records(values), transition, 99)

@@ -35,7 +35,7 @@ def batch(seed: int, prompts: int = 6, rollouts: int = 4, tokens: int = 5, dense
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_plus_plus"])
 @given(st.integers(0, 10_000), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ours_agree_with_verl_s(name, seed, dense):
     rewards, mask, ids = batch(seed, dense=dense)
     theirs = core_algos.get_adv_estimator_fn(name)
@@ -49,7 +49,7 @@ def test_ours_agree_with_verl_s(name, seed, dense):
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_that_verl_reordered_keep_the_advantages_of_their_prompts(name, seed):
     rewards, mask, ids = batch(seed)
     function = for_verl(estimator(name), {})

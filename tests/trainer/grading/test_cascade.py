@@ -51,7 +51,7 @@ def test_what_is_repeated_up_to_the_limit_takes_no_time(start, end):
         find_answer(start + piece * (100_000 // len(piece)) + end, ANY)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(TRUTHS))
 def test_no_text_makes_a_decision_fail(text, truth):
     equal(text, truth)

@@ -117,7 +117,7 @@ def test_memory_is_bounded_over_a_thousand_steps(simulate, mixed, name):
     max_age=st.integers(0, 2),
     fault=st.sampled_from([0.0, 0.2]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_prompt_set_is_gone_through_in_bounds_or_refused_with_a_reason(
     name, rates, order, seed, batch_size, max_age, fault
 ):
