@@ -25,11 +25,16 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output folder that cannot be written in, or made.
+    """Refuse an output folder that cannot be written in, or made, or named to MLflow.
 
     Raises:
-        ConfigError: with the folder, and what the system says of it.
+        ConfigError: with the folder, and what is wrong with it.
     """
+    if "?" in str(output):  # MLflow's database could not be named: SQLAlchemy ends a path there
+        raise ConfigError(
+            f"output: found {output}, needed a folder without a question mark in its path\n\n"
+            "hint: set output to another folder"
+        )
     place = _existing(output)
     try:
         # Permissions say too little: root passes them all, on a read-only disk too.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import ConfigError, load
+from conf.load import ConfigError, load, quoted
 from tasks import preflight, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
@@ -232,6 +232,12 @@ def test_an_output_folder_below_a_file_is_refused(tmp_path):
     experiment = load("experiment=lab/smoke", f"output={tmp_path / 'file' / 'out'}")
     message = refusal(check_settings, experiment)
     assert f"output: cannot write in {tmp_path / 'file'} (Not a directory)" in message
+
+
+def test_an_output_folder_that_mlflow_could_not_find_is_refused(tmp_path):
+    experiment = load("experiment=lab/smoke", f"output={quoted(f'{tmp_path}/why?/out')}")
+    message = refusal(check_settings, experiment)
+    assert f"output: found {tmp_path}/why?/out, needed a folder without a question mark" in message
 
 
 def test_a_read_only_output_folder_is_refused():
