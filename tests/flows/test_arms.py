@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import load
+from conf.schema import Hardware
 from conf.schema.study import Study
 from conf.studies import load_study, runs
 from flows import arms
@@ -20,7 +21,7 @@ def test_two_runs_go_at_a_time_and_one_that_fails_stops_no_other(study, tmp_path
     busy, most, seen, lock = 0, 0, [], threading.Lock()
     both = threading.Barrier(2, timeout=60)
 
-    def run(module, arguments, *, log, environment, progress, stall_timeout):
+    def run(module, arguments, *, log, environment, progress, stall_timeout, grace):
         nonlocal busy, most
         with lock:
             busy += 1
@@ -28,6 +29,7 @@ def test_two_runs_go_at_a_time_and_one_that_fails_stops_no_other(study, tmp_path
             seen.append(arguments)
         both.wait()  # so that each run has company
         assert module == "flows.pipeline" and not progress()
+        assert grace > Hardware().stop_grace  # its trainer may save, and it ends after that
         Path(log).write_text("out of memory\n")
         with lock:
             busy -= 1
