@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu", help="without suffix")
     given = parser.parse_args()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])
     results, pages = [], [f"`{command}`"]
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a launch; two are not counted")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling", help="without suffix")
     given = parser.parse_args()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
         model = lab_model(Path(folder) / "model", 1024)

@@ -116,6 +116,7 @@ def main() -> None:
     sizes = {k: getattr(given, k) for k in ("prompts", "rollouts", "response", "steps", "instant")}
     work = replace(usual, **sizes)
     systems = available(given.systems)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="step-") as folder:
         results = in_turns(systems, work, given.rounds, Path(folder))
     found = summary(results)

@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--output", type=Path, default=RESULTS / "streaming", help="without suffix")
     given = parser.parse_args()
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     work = Work(model=str(BASE), steps=given.steps)
     rounds = []
     with tempfile.TemporaryDirectory(prefix="streaming-") as folder:

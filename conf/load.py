@@ -1,6 +1,5 @@
 """Names and overrides in, a checked `Experiment` out."""
 
-import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -79,21 +78,6 @@ def choices(group: str) -> list[str]:
     """Names of the YAML files of a group, such as `lab/fastcurl` for `experiment`."""
     files = (FOLDER / group).rglob("*.yaml")
     return sorted(file.relative_to(FOLDER / group).with_suffix("").as_posix() for file in files)
-
-
-def quoted(text: str) -> str:
-    r"""A text as the value of an override that Hydra reads back as this text.
-
-    A plain path stands as it is. The one text that has no such form is `???`: a missing value.
-
-    >>> print(quoted("/data/out"), quoted("/data/R&D's"))
-    /data/out '/data/R&D\'s'
-    """
-    if re.fullmatch(r"[\w./-]*/[\w./-]*", text, re.ASCII):  # with a slash it is no number
-        return text
-    # OmegaConf takes ${ for a reference, unless an odd number of backslashes stands before it.
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def parsed(overrides: Iterable[str]) -> list[Override]:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from conf.load import FOLDER, ConfigError, choices, load, parsed, quoted
+from conf.load import FOLDER, ConfigError, choices, load, parsed
+from conf.overrides import written
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
@@ -117,11 +118,11 @@ def _check_scored_alike(found: Sequence[Run]) -> None:
 def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
     """An arm's overrides, all but the seed, and its experiment."""
     lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
-    lines += [f"output={quoted(output)}"] if output else []
+    lines += [f"output={written(output)}"] if output else []
     settings = load(f"experiment={arm.experiment}", *lines)
     if arm.stages:
         stages = [_stage(settings.stages, entry, place) for place, entry in enumerate(arm.stages)]
-        lines.append(f"stages={_written(stages)}")
+        lines.append(f"stages={written(stages)}")
         settings = load(f"experiment={arm.experiment}", *lines)
     return lines, settings
 
@@ -140,17 +141,6 @@ def _stage(given: Sequence[Stage], entry: dict[str, Any], place: int) -> dict[st
         size = f"{short // 1024}k" if short >= 4096 else f"{short}"
         stage["name"] = f"{place + 1}-{stage['prompts']}-{size}"
     return stage
-
-
-def _written(value: Any) -> str:
-    """A value as Hydra's grammar of overrides reads it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_written, value)) + "]"
-    if isinstance(value, str):
-        return quoted(value)
-    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
 
 
 def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

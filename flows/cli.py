@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.load import load, quoted
+from conf.load import load
+from conf.overrides import written
 from flows import services
 from tasks.disk import readable
 from tasks.words import ABSENT, duration, plain, table, things
@@ -184,7 +185,7 @@ def _gc(given: argparse.Namespace) -> int:
 
     for remark in read_manifests(Path(given.output).absolute())[1]:
         print(remark, file=sys.stderr)
-    keep = [load(*settings, f"output={quoted(given.output)}") for settings in given.keep]
+    keep = [load(*settings, f"output={written(given.output)}") for settings in given.keep]
     found = unreferenced(given.output, keep=keep, older_than=3_600 * given.older_than)
     if given.delete:
         found = [delete(one) for one in found]

@@ -16,7 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from conf.load import ConfigError, load, quoted
+from conf.load import ConfigError, load
+from conf.overrides import written
 from conf.schema import Experiment
 from tasks import again, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
@@ -108,7 +109,7 @@ def begun() -> float:
 
 def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
     """A flow's parameters as settings of a command line."""
-    folder = [f"output={quoted(output)}"] if output else []
+    folder = [f"output={written(output)}"] if output else []
     return [f"experiment={experiment}", *folder, *(overrides or [])]
 
 

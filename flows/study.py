@@ -13,7 +13,8 @@ from pathlib import Path
 from prefect import flow
 
 from conf import studies
-from conf.load import ConfigError, quoted
+from conf.load import ConfigError
+from conf.overrides import written
 from conf.schema.study import Study
 from conf.studies import Run, load_study
 from flows import arms
@@ -90,7 +91,7 @@ def study(
 
 def command(study: str, overrides: Sequence[str] | None, output: str | None) -> str:
     """What does this study again."""
-    folder = [f"output={quoted(output)}"] if output else []
+    folder = [f"output={written(output)}"] if output else []
     return shlex.join(
         ["python", "-m", "flows.study", f"study={study}", *folder, *(overrides or [])]
     )

@@ -30,8 +30,11 @@ NOBODY = "/tmp/stagecraft-________"  # as long as a guard's scratch folder, in w
 PID = 8  # characters that a fork says its own in
 STARTS = 120.0  # seconds that it may take to import and fork, before Python is started instead
 LOOK = 1.0  # seconds between looks whether the pipeline's process is there
-# What Python, torch and transformers look at once, when they are loaded.
-READ_ONCE = ("HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH")
+# What glibc, Python, torch and transformers look at once, when they are loaded.
+READ_ONCE = (
+    "HF_", "OMP_WAIT", "KMP_", "MKL_", "PYTHON", "CUDA_", "TOKENIZERS_", "LD_", "TORCH",
+    "MALLOC_", "GLIBC_",
+)  # fmt: skip
 FOR_STAGES = "trainer.heavy_for_stages"  # what the processes of a stage import beside
 # What torch and scikit-learn set as they are imported, in the pipeline's process, too.
 SET_BY_IMPORTS = ("TORCHINDUCTOR_CACHE_DIR", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")

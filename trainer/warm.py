@@ -93,6 +93,7 @@ def stand_by(path: Path, then: Sequence[str] = ()) -> str:
     listener.bind(str(path))
     listener.listen(64)
     parent = os.getpid()
+    gc.freeze()  # here, too: a collection in this process copies as many pages
     if os.fork() == 0:
         _end_with(parent)
         SHOWN.show(sys.executable, "-m", "trainer.warm", str(path))

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from conf.load import FOLDER, ConfigError, checked, choices, load, quoted
+from conf.load import FOLDER, ConfigError, checked, choices, load
+from conf.overrides import written
 from conf.schema import Experiment
 
 ROOT = Path(__file__).parents[2]
@@ -232,8 +233,8 @@ TRICKY = st.sampled_from([*"$'\"\\~&#;!,=:[]{}()% /.", "${", "???", "null", "1"]
 @example("/data/R&D/it's; ~all, of #1!")
 @example("\\\\${oc.env:HOME}\\")
 def test_any_folder_can_be_named_in_an_override(name):
-    listed = f"data.train.files=[{quoted(name)},{quoted(name)}]"
-    made = load("experiment=lab/smoke", f"output={quoted(name)}", listed)
+    listed = f"data.train.files=[{written(name)},{written(name)}]"
+    made = load("experiment=lab/smoke", f"output={written(name)}", listed)
     assert (made.output, made.data.train.files) == (name, [name, name])
 
 

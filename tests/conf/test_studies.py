@@ -53,6 +53,19 @@ def test_other_benchmarks_are_other_prompts_where_gates_drop_what_overlaps_with_
         assert sharing([("one", one), ("other", other)]).saved("steps") == saved
 
 
+@pytest.mark.parametrize("name", ["curricula", "lab_curricula"])
+def test_arms_that_compare_curricula_train_on_the_same_rows(name):
+    """Only AReaL's own gate differs: it drops prompts over the limit, of which there are none."""
+    first, *others = [run.settings for run in runs(load_study(name, ["seeds=[0]"]))]
+    gates = first.gates.model_dump()
+    for other in others:
+        assert other.data == first.data
+        assert gates | {"overlong_prompts": "flag"} == other.gates.model_dump() | {
+            "overlong_prompts": "flag"
+        }
+        assert other.model == first.model
+
+
 def test_a_target_that_no_arm_is_scored_on_is_refused():
     study = Study(arms=[Arm(experiment="lab/smoke")], targets={"lab_test": 0.5, "math5OO": 0.8})
     with pytest.raises(ConfigError, match="targets has math5OO, needed one of lab_test\n\nhint: "):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import ConfigError, load, quoted
+from conf.load import ConfigError, load
+from conf.overrides import written
 from tasks import preflight, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
@@ -235,7 +236,7 @@ def test_an_output_folder_below_a_file_is_refused(tmp_path):
 
 
 def test_an_output_folder_that_mlflow_could_not_find_is_refused(tmp_path):
-    experiment = load("experiment=lab/smoke", f"output={quoted(f'{tmp_path}/why?/out')}")
+    experiment = load("experiment=lab/smoke", f"output={written(f'{tmp_path}/why?/out')}")
     message = refusal(check_settings, experiment)
     assert f"output: found {tmp_path}/why?/out, needed a folder without a question mark" in message
 

@@ -4,6 +4,7 @@ Registered with verl's trainer registry as `stagecraft`. What it changes of what
 prompt groups make a batch, `trainer.selection`, and their order, which is that of the draws.
 """
 
+import gc
 import json
 import os
 import time
@@ -136,6 +137,7 @@ class StageTrainer(PPOTrainerSync):
         """Train to the end, or until a stop is asked for: then the last whole step is saved."""
         listening = self.stop_file.with_suffix(LISTENING)
         listening.touch()
+        gc.freeze()  # what it took to get here stays: looking through it takes long, in some step
         try:
             super().fit(agent_loop_manager)
         except StopRequestedError:
