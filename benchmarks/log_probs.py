@@ -28,7 +28,7 @@ def sizes(device: str) -> list[tuple[int, int, torch.dtype]]:
     """Tokens, vocabulary and precision of the logits."""
     if device == "cuda":
         return [(8_192, 151_936, torch.bfloat16), (8_192, 151_936, torch.float32)]
-    return [(20_000, 64, torch.float32), (2_000, 32_000, torch.bfloat16)]
+    return [(20_000, 323, torch.float32), (2_000, 32_000, torch.bfloat16)]
 
 
 def seconds(function: Callable, tokens: int, vocabulary: int, dtype: torch.dtype, device: str):

@@ -8,7 +8,10 @@ from functools import partial
 from typing import Any
 
 from omegaconf import open_dict
+from torch import Tensor
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import torch_functional
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from trainer.backend import single_update
@@ -38,6 +41,8 @@ class StageWorker(ActorRolloutRefWorker):
         super().init_model()
         if "actor" in self.role:
             self.set_loss_fn(partial(single_update.loss, self.loss_fn))
+            if not self.config.actor.entropy_coeff:
+                gradient_over_logits()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def carry_optimizer(self, folder: str, learning_rate: float) -> None:
@@ -61,3 +66,18 @@ class StageWorker(ActorRolloutRefWorker):
         scheduled = engine.lr_scheduler.get_last_lr()
         for group, now in zip(engine.optimizer.param_groups, scheduled, strict=True):
             group["lr"], group["initial_lr"] = now, learning_rate
+
+
+def gradient_over_logits() -> None:
+    """Let the gradient of log-probabilities take the place of the logits, whether or not verl is to
+    tell entropy. For a loss without a term of it.
+
+    Where verl tells entropy it has flash-attn's kernel keep the logits, since a gradient of entropy
+    would want them: the largest tensor of an update twice, for a gradient that nobody asks for.
+    """
+    of_logits = torch_functional.logprobs_from_logits
+
+    def in_place(logits: Tensor, labels: Tensor, inplace_backward: bool = True) -> Tensor:
+        return of_logits(logits, labels)
+
+    transformer_impl.logprobs_from_logits = in_place

@@ -8,7 +8,9 @@ import torch
 
 verl = pytest.importorskip("verl.utils.torch_functional")
 
-from trainer.backend.worker import StageWorker  # noqa: E402
+from verl.workers.engine.fsdp import transformer_impl  # noqa: E402
+
+from trainer.backend.worker import StageWorker, gradient_over_logits  # noqa: E402
 
 WARM_UP = {
     "constant": verl.get_constant_schedule_with_warmup,
@@ -64,3 +66,21 @@ def test_the_first_step_is_as_long_as_the_schedule_says(kind, steps):
         assert rate == fresh.param_groups[0]["lr"]
         fresh.step()
         expected.step()
+
+
+def test_a_gradient_takes_the_place_of_the_logits_even_where_entropy_is_told(monkeypatch):
+    """verl asks for `inplace_backward=False` there; flash-attn's kernel is told otherwise."""
+    told = []
+
+    def kernel(logits, labels, inplace_backward):
+        told.append(inplace_backward)
+        return torch.zeros(len(labels))
+
+    monkeypatch.setattr(verl, "FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE", True)
+    monkeypatch.setattr(verl, "logprobs_from_logits_flash_attn", kernel)
+    monkeypatch.setattr(transformer_impl, "logprobs_from_logits", verl.logprobs_from_logits)
+    asked = {"logits": torch.zeros(2, 3), "labels": torch.zeros(2, dtype=torch.long)}
+    transformer_impl.logprobs_from_logits(**asked, inplace_backward=False)
+    gradient_over_logits()
+    transformer_impl.logprobs_from_logits(**asked, inplace_backward=False)
+    assert told == [False, True]
