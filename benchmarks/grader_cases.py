@@ -553,6 +553,8 @@ GROUPS: dict[str, list[tuple[str, str, bool, str]]] = {
         ("The answer is 3. Check: 3 + 4 = 7.", "3", R, "something follows"),
         ("The answer is $(1,2)$.", "(1,2)", R, "a pair"),
         ("The answer is $2$ and $3$.", "2,3", R, "two formulas"),
+        ("The answer is $1$, $2$, and $3$.", "1,2,3", R, "three, a comma before the last"),
+        ("The answer is $2$, and $3$.", "2", W, "two, of which one is right"),
         ("1/2", "0.5", R, "nothing else"),
         ("42", "42", R, "nothing else"),
         ("The answer is 1,234.", "1234", R, "thousands"),

@@ -27,7 +27,7 @@ __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "gr
 
 MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
-GRADER_VERSION = 3
+GRADER_VERSION = 4
 _USUAL = Reward()
 
 

@@ -25,6 +25,8 @@ _FRACTION = re.compile(r"(?<![a-z])[dt]frac(?![a-z])")
 # spaces ends a sentence.
 _THOUSANDS = re.compile(r"(?<=\d)[\s{}$\\]*,[\s{}$\\]*(?=\d{3}(?!\d))")
 _SEPARATOR = re.compile(r"(?<=\d)(?:[{}$]*(\.)[{}$]*|[\s{}$\\]*[,;][\s{}$\\]*)(?=\d)")
+# Of \frac12 and \binom{3}{2}, where one part ends and the next begins.
+_PARTS = re.compile(r"frac\s*(?:(\d)|\{\s*(\d+)\s*\})[\s{]*(?=\d)|(?<=\d)\s*\}\s*\{\s*(?=\d)")
 _IGNORED = re.compile(r"(?!(?<=\d)[.,](?=\d))[^\w+\-*/=<>^!|%]|_")
 _WORD = re.compile(r"[^\W_]+")
 
@@ -32,7 +34,7 @@ _WORD = re.compile(r"[^\W_]+")
 def question_key(text: str) -> str:
     r"""A question without case, spaces, punctuation and what typesetting adds; signs stay.
 
-    So do points and commas between digits, but not those of thousands.
+    So do points and commas between digits, but not those of thousands, and the parts of fractions.
 
     >>> question_key(r"Find $\dfrac{1}{2} + x$.") == question_key(r"find \frac12+x")
     True
@@ -40,11 +42,19 @@ def question_key(text: str) -> str:
     False
     >>> question_key("1.5"), question_key("(1, 23)"), question_key("1,000")
     ('1.5', '1,23', '1000')
+    >>> question_key(r"\frac{1}{23}"), question_key(r"\frac{12}3")
+    ('frac1,23', 'frac12,3')
     """
     text = _TYPESET.sub("", unicodedata.normalize("NFKC", text).lower())
     text = _THOUSANDS.sub("", _FRACTION.sub("frac", text))
     text = _SEPARATOR.sub(lambda found: found.group(1) or ",", text)
+    text = _PARTS.sub(_told_apart, text)
     return _IGNORED.sub("", text)
+
+
+def _told_apart(found: re.Match) -> str:
+    above = found.group(1) or found.group(2)
+    return f"frac{above}," if above else ","
 
 
 def letters_and_digits(text: str) -> str:

@@ -27,6 +27,11 @@ def grams(text, length):
     [
         ("Find $x$.", "find  x", True),
         (r"$\frac{1}{2}$", r"\dfrac12", True),
+        (r"$\frac1{2}$", r"\tfrac{1}2", True),
+        (r"\frac{a}{b}", r"\frac ab", True),
+        (r"\frac{1}{23}", r"\frac{12}{3}", False),
+        (r"\frac{1}{234}", "1,234", False),
+        (r"\binom{3}{21}", r"\binom{32}{1}", False),
         (r"\left(a\right)", "(a)", True),
         (r"\text{If } x", "if x", True),
         ("\uff11 + 1", "1+1", True),  # a wide digit
