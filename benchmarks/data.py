@@ -137,8 +137,8 @@ def once(data: Path, rows: int, output: Path) -> dict:
             one["gate"]: {
                 "rows": one["found"],
                 "groups": len(one["groups"]),
-                "evaluation_problems": dict(
-                    Counter(b for b, _ in {(m["benchmark"], m["problem"]) for m in one["matches"]})
+                "evaluation_problems": Counter(
+                    b for b, _ in sorted({(m["benchmark"], m["problem"]) for m in one["matches"]})
                 ),
                 "note": one["note"],
             }
