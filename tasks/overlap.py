@@ -26,7 +26,7 @@ _FRACTION = re.compile(r"(?<![a-z])[dt]frac(?![a-z])")
 _THOUSANDS = re.compile(r"(?<=\d)[\s{}$\\]*,[\s{}$\\]*(?=\d{3}(?!\d))")
 _SEPARATOR = re.compile(r"(?<=\d)(?:[{}$]*(\.)[{}$]*|[\s{}$\\]*[,;][\s{}$\\]*)(?=\d)")
 # Of \frac12 and \binom{3}{2}, where one part ends and the next begins.
-_PARTS = re.compile(r"frac\s*(?:(\d)|\{\s*(\d+)\s*\})[\s{]*(?=\d)|(?<=\d)\s*\}\s*\{\s*(?=\d)")
+_PARTS = re.compile(r"frac\s*(?:(\d)|\{\s*(\d+)\s*\})[\s{]*(?=\d)|(?<=\d)\s*\}[\s}]*\{[\s{]*(?=\d)")
 _IGNORED = re.compile(r"(?!(?<=\d)[.,](?=\d))[^\w+\-*/=<>^!|%]|_")
 _WORD = re.compile(r"[^\W_]+")
 

@@ -31,6 +31,7 @@ def grams(text, length):
         (r"\frac{a}{b}", r"\frac ab", True),
         (r"\frac{1}{23}", r"\frac{12}{3}", False),
         (r"\frac{1}{234}", "1,234", False),
+        (r"\frac{2^{1}}{4^{1}-1}", r"\frac{2^1}{4^1-1}", True),
         (r"\binom{3}{21}", r"\binom{32}{1}", False),
         (r"\left(a\right)", "(a)", True),
         (r"\text{If } x", "if x", True),
