@@ -183,7 +183,7 @@ def _gathered(run: Run, failures: dict[str, str], tracker: Tracker, parent: str)
     failure = failures.get(run.label, "")
     stages, evaluations, known = [], [], {}
     try:
-        given = steps.inputs(work)
+        given = steps.inputs(work, trains=False)
         known = seen(given.train)
         stages, evaluations = steps.there(work, given)
     except ValueError as error:

@@ -31,10 +31,10 @@ def settings_of(
         ConfigError: an unknown experiment or setting, or one that cannot work.
     """
     if checkpoint is None:
-        return steps.settings_of(experiment, overrides, output)
+        return steps.settings_of(experiment, overrides, output, trains=False)
     settings = load(*steps.lines(experiment, overrides, output))
     preflight.check_scoring(settings)
-    preflight.check_machine(settings.hardware)
+    preflight.check_machine(settings.hardware, trains=False)
     return settings
 
 
@@ -75,7 +75,7 @@ def evaluate(
     with steps.session(
         settings, [*command, *steps.lines(experiment, overrides, output)], "evaluation"
     ) as work:
-        given = steps.inputs(work)
+        given = steps.inputs(work, trains=False)
         stage_at = steps.found if wanted is None else steps.required
         for at in steps.milestones(work, given, stage_at):
             if wanted in (None, at.position):

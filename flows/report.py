@@ -11,7 +11,7 @@ from prefect import flow
 from flows import steps
 from flows.terminal import run
 
-settings_of = partial(steps.settings_of, computes=False)
+settings_of = partial(steps.settings_of, trains=False, samples=False)
 
 
 @flow(name="report", log_prints=True)
@@ -37,7 +37,7 @@ def report(
     settings = settings_of(experiment, overrides, output)
     command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
     with steps.session(settings, command, "report") as work:
-        given = steps.inputs(work)
+        given = steps.inputs(work, trains=False)
         stages, evaluations = steps.there(work, given)
         if not stages and not evaluations:
             raise ValueError(

@@ -118,7 +118,8 @@ def settings_of(
     overrides: Sequence[str] | None = None,
     output: str | None = None,
     *,
-    computes: bool = True,
+    trains: bool = True,
+    samples: bool = True,
 ) -> Experiment:
     """The settings of an experiment, checked without reading data.
 
@@ -126,15 +127,16 @@ def settings_of(
         experiment: Name of a file under conf/experiment.
         overrides: Settings that differ from it.
         output: Folder that everything is written under; none: the experiment's own.
-        computes: Whether something may be sampled or trained, which not every machine can.
+        trains: Whether stages may be trained, which not every machine can, or has the disk for.
+        samples: Whether something may be sampled, which not every machine can.
 
     Raises:
         ConfigError: an unknown experiment or setting, or one that cannot work, here or anywhere.
     """
     settings = load(*lines(experiment, overrides, output))
-    preflight.check_settings(settings)
-    if computes:
-        preflight.check_machine(settings.hardware)
+    preflight.check_settings(settings, trains=trains)
+    if trains or samples:
+        preflight.check_machine(settings.hardware, trains=trains)
     return settings
 
 
@@ -176,8 +178,12 @@ def session(settings: Experiment, command: Sequence[str], what: str = "") -> Ite
         end_begun()  # a trainer that no stage came to
 
 
-def inputs(work: Session) -> Inputs:
+def inputs(work: Session, *, trains: bool = True) -> Inputs:
     """Data and starting model, on disk and checked.
+
+    Args:
+        work: The experiment.
+        trains: Whether stages may be trained.
 
     Raises:
         ValueError: data, model or disk do not allow the experiment.
@@ -185,7 +191,7 @@ def inputs(work: Session) -> Inputs:
     ready, compared, base, card = prepared(work)
     names = [source.name for source in work.settings.evaluation.benchmarks]
     benchmarks = {name: compared[name] for name in names}
-    step(preflight.check_data)(work.settings, ready.segments, benchmarks, base.path)
+    step(preflight.check_data)(work.settings, ready.segments, benchmarks, base.path, trains=trains)
     return Inputs(ready.kept, ready.segments, benchmarks, base, ready.train, card)
 
 

@@ -44,7 +44,7 @@ def prepared(
     runs = studies.runs(settings, output)
     for run in runs:
         try:
-            preflight.check_settings(run.settings)
+            preflight.check_settings(run.settings, trains=train)
             if train and not plan:
                 preflight.check_machine(run.settings.hardware)
         except ValueError as error:

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def check_room(experiment: Experiment, start: Path) -> None:
         ConfigError: with what is free and what is needed.
     """
     count, place = parameters(start), _existing(Path(experiment.output))
-    free = shutil.disk_usage(place).free
+    free = room(place)
     needed = bytes_to_come(experiment, count)
     if needed > free:
         # What is there already is looked for only now: it takes reading the model whole.
@@ -69,6 +70,11 @@ def check_room(experiment: Experiment, start: Path) -> None:
             f"checkpoints of {len(experiment.stages)} stages\n\n"
             "hint: free some disk, or set output to a folder on a larger one"
         )
+
+
+def room(place: Path) -> int:
+    """Bytes free on the disk that a folder, there or still to be made, lies on."""
+    return shutil.disk_usage(_existing(place)).free
 
 
 def _existing(place: Path) -> Path:
@@ -118,6 +124,25 @@ def checkpoint_bytes(stage: Stage, count: int) -> int:
     return export + kept * (export + ADAM_BYTES * count)
 
 
+def to_come(stage: Stage, count: int, folder: Path | None) -> int:
+    """Bytes that a stage will still add, at its fullest, to what is in its folder.
+
+    A trainer that goes on keeps all that was saved before until it has saved once itself, and what
+    a stop saved in between two may stay: one trainer state more than a stage takes that nothing
+    interrupts (`trainer.backend.resume.keep_newest`).
+
+    Args:
+        stage: The stage, not finished.
+        count: Parameters of the model.
+        folder: Where it lies or will lie; None: not known, so it begins from nothing.
+    """
+    most = checkpoint_bytes(stage, count)
+    if folder is None or not any((folder / "verl").glob("global_step_*")):
+        return most
+    one = (EXPORT_BYTES + ADAM_BYTES) * count
+    return max(one, most + one - size(folder))
+
+
 def bytes_to_come(experiment: Experiment, count: int, start: Path | None = None) -> int:
     """Bytes that the stages of an experiment will still add.
 
@@ -127,35 +152,33 @@ def bytes_to_come(experiment: Experiment, count: int, start: Path | None = None)
         start: Folder of the starting model, to take off what earlier runs of these very stages
             left; its files are read whole where there are stages. None: nothing is taken off.
     """
-    there = _there(experiment, start) if start else []
-    there += [0] * (len(experiment.stages) - len(there))
-    planned = [checkpoint_bytes(stage, count) for stage in experiment.stages]
-    return sum(max(0, most - held) for most, held in zip(planned, there, strict=True))
+    there = list(_unfinished(experiment, start)) if start else []
+    known = len(there)
+    there += [(stage, None) for stage in experiment.stages[known:]]
+    return sum(to_come(stage, count, folder) for stage, folder in there if stage is not None)
 
 
-def _there(experiment: Experiment, start: Path) -> list[float]:
-    """Bytes on disk under the digest of each stage, as far as digests are known.
+def _unfinished(experiment: Experiment, start: Path) -> Iterator[tuple[Stage | None, Path]]:
+    """Each stage whose digest is known, None in place of a finished one, and its folder.
 
-    Infinite for a finished stage, which adds nothing. A stage of the same name with other data,
-    seed or settings lies in another folder, and stays there beside the new one.
+    A stage of the same name with other data, seed or settings lies in another folder, and stays
+    there beside the new one.
     """
     output = Path(experiment.output).absolute()
     if not stage_folders(output):
-        return []
-    found: list[float] = []
+        return
     sets = _prompt_sets(experiment, output)
     begins, digest = folder_digest(start) if sets else "", ""
     for stage in experiment.stages if sets else ():
         if stage.prompts not in sets or (stage.drop_solved, stage.drop_hopeless) != (None, None):
-            break  # its prompts are known when the stage before is done
+            return  # its prompts are known when the stage before is done
         data = sets[stage.prompts].digest
         digest = digest_of(identity(experiment, stage, data, begins, upstream=digest))
         folder = stage_folder(output, stage.name, digest)
         begins = _finished_as(folder)
-        found.append(math.inf if begins else size(folder))
+        yield None if begins else stage, folder
         if not begins:
-            break
-    return found
+            return
 
 
 def _prompt_sets(experiment: Experiment, output: Path) -> dict[str, Dataset]:

@@ -4,7 +4,6 @@ Each stage is compared with what is on disk by its identity, field by field. A s
 from one still to be trained has no digest yet: all but its start is compared.
 """
 
-import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -169,7 +168,7 @@ def plan(experiment: Experiment) -> Plan:
         plans,
         {name: sum(planned.left[name] for planned in plans) for name in plans[0].left},
         None if None in to_come else sum(to_come),
-        _free(output),
+        disk.room(output),
         refused,
         remarks,
         experiment.notes,
@@ -372,15 +371,9 @@ def _count_disk(
 ) -> None:
     done = {CACHED: stage.steps, TO_RUN: 0}.get(planned.state, planned.after_step)
     planned.left = amounts(stage, max(0, stage.steps - done), selection)
-    there = disk.size(Path(planned.folder)) if planned.folder else 0
+    folder = Path(planned.folder) if planned.folder else None
     if planned.state == CACHED:
-        planned.disk_bytes, planned.disk_to_come = there, 0
+        planned.disk_bytes, planned.disk_to_come = disk.size(folder), 0
     elif parameters is not None:
         planned.disk_bytes = disk.checkpoint_bytes(stage, parameters)
-        planned.disk_to_come = max(0, planned.disk_bytes - there)
-
-
-def _free(place: Path) -> int:
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+        planned.disk_to_come = disk.to_come(stage, parameters, folder)

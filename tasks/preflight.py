@@ -18,11 +18,15 @@ from trainer.checkpoint import has_weights
 from trainer.rewards import grade
 
 
-def check_settings(experiment: Experiment) -> None:
+def check_settings(experiment: Experiment, *, trains: bool = True) -> None:
     """Refuse settings that cannot work anywhere. Takes milliseconds, reads no data and no network.
 
     Looks at the method, at ranks, at local files, at the output folder and, where it is here, at
     the model: its weights, its positions, and the disk its checkpoints need.
+
+    Args:
+        experiment: The settings.
+        trains: Whether stages are to be trained: what is finished is read on a full disk, too.
 
     Raises:
         ConfigError: for the first thing that is wrong.
@@ -34,13 +38,18 @@ def check_settings(experiment: Experiment) -> None:
     _check_nucleus(experiment)
     folder = _local_model(experiment.model.path)
     if folder:
-        check_model(experiment, folder)
+        check_model(experiment, folder, trains=trains)
 
 
-def check_machine(hardware: Hardware) -> None:
+def check_machine(hardware: Hardware, *, trains: bool = True) -> None:
     """Refuse to sample and train where this machine lacks what the settings ask for.
 
-    Looks for vLLM, a GPU, an attention kernel, and the cluster that is named.
+    Looks for vLLM and a GPU, and for what only a trainer uses: the attention kernel, and the
+    cluster that is named.
+
+    Args:
+        hardware: The settings.
+        trains: Whether stages are to be trained, or checkpoints only sampled from.
 
     Raises:
         ConfigError: for the first thing that is missing.
@@ -56,6 +65,8 @@ def check_machine(hardware: Hardware) -> None:
             "no nvidia-smi)",
             "run it on a GPU node, or set hardware=cpu",
         )
+    if not trains:
+        return
     kernels = ("flash_attn", "kernels")
     if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
         raise refusal(
@@ -87,7 +98,6 @@ def check_scoring(experiment: Experiment) -> None:
         ConfigError: for the first thing that is wrong.
     """
     _check_engines(experiment.hardware)
-    _check_cluster(experiment.hardware)
     _check_local_files(experiment.evaluation.benchmarks)
     disk.check_output(Path(experiment.output))
 
@@ -97,6 +107,8 @@ def check_data(
     segments: Mapping[str, Dataset],
     benchmarks: Mapping[str, Dataset],
     model_folder: Path | str,
+    *,
+    trains: bool = True,
 ) -> None:
     """Refuse data that the settings or the model cannot work with, before the first step.
 
@@ -105,12 +117,13 @@ def check_data(
         segments: The prompt sets by name.
         benchmarks: The test sets by name.
         model_folder: The starting model, in Hugging Face format.
+        trains: Whether stages are to be trained, which takes disk.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
     model_folder = Path(model_folder)
-    check_model(experiment, model_folder)
+    check_model(experiment, model_folder, trains=trains)
     _check_sizes(experiment, segments)
     _check_levels(experiment, segments)
     datasets = (segments[experiment.data.segmentation.whole], *benchmarks.values())
@@ -118,15 +131,16 @@ def check_data(
         check_grader()
 
 
-def check_model(experiment: Experiment, folder: Path) -> None:
-    """Refuse a model folder without weights or positions enough, or a disk without room.
+def check_model(experiment: Experiment, folder: Path, *, trains: bool = True) -> None:
+    """Refuse a model folder without weights or positions enough, or a disk without room to train.
 
     Raises:
         ConfigError: for the first thing that is wrong.
     """
     _check_files(folder)
     _check_positions(experiment, folder)
-    disk.check_room(experiment, folder)
+    if trains:
+        disk.check_room(experiment, folder)
 
 
 def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], folder: Path) -> None:

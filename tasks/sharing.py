@@ -73,10 +73,12 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
         # What overlaps with them is no prompt.
         left_out = any(experiment.gates.action(gate) == "drop" for gate in OVERLAPS)
         benchmarks = experiment.evaluation.benchmarks if left_out else []
+        # Pass rates are measured as an evaluation is made, with its seed.
+        seed = experiment.evaluation.seed if data.segmentation.rule == "pass_rate" else None
         first = ""
         for position, stage in enumerate(experiment.stages):
             made_from = [data, experiment.gates, stage.prompts, stage.drop_solved]
-            made_from += [stage.drop_hopeless, benchmarks]
+            made_from += [stage.drop_hopeless, benchmarks, seed]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
             cost = amounts(stage, stage.steps, experiment.selection)
             needed.append(cost)

@@ -53,6 +53,16 @@ def test_other_benchmarks_are_other_prompts_where_gates_drop_what_overlaps_with_
         assert sharing([("one", one), ("other", other)]).saved("steps") == saved
 
 
+def test_another_seed_of_evaluation_is_another_measurement_of_pass_rates():
+    whole = ["stages.0.prompts=all", "stages.1.prompts=all"]
+    for rule, saved in (("pass_rate", 0), ("level", 0.5)):
+        rows = [f"data.segmentation.rule={rule}", *whole]
+        one, other = (
+            load("experiment=lab/smoke", *rows, f"evaluation.seed={seed}") for seed in (0, 1)
+        )
+        assert sharing([("one", one), ("other", other)]).saved("steps") == saved
+
+
 @pytest.mark.parametrize("name", ["curricula", "lab_curricula"])
 def test_arms_that_compare_curricula_train_on_the_same_rows(name):
     first, *others = [run.settings for run in runs(load_study(name, ["seeds=[0]"]))]

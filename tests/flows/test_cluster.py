@@ -102,6 +102,47 @@ def cluster():
             started.stop()
 
 
+STAGE = """
+import sys, time
+import ray
+from trainer.backend import run
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+run.ENDS = float(sys.argv[2])
+claimed = run.claim(sys.argv[1])
+print("at work", flush=True)
+time.sleep(3600)
+"""
+
+
+def stage(cluster: Cluster, patience: float) -> subprocess.Popen:
+    """What a stage does first on a cluster, and then nothing for an hour."""
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE, cluster.address, str(patience)],
+        env={**cluster.environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_of_two_stages_that_begin_at_once_one_gets_the_cluster_until_it_is_killed(cluster):
+    begun = [stage(cluster, patience=10), stage(cluster, patience=10)]
+    deadline = time.monotonic() + 300
+    while (ended := [one.poll() for one in begun]) == [None, None]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    holder, refused = begun if ended[0] is None else reversed(begun)
+    assert refused.returncode == 1
+    assert "hint: one stage at a time on a cluster" in refused.stderr.read()
+    assert holder.stdout.readline() == "at work\n"
+
+    holder.kill()
+    after = stage(cluster, patience=30)
+    assert after.stdout.readline() == "at work\n", after.stderr.read()
+    after.kill()
+
+
 def train(cluster: Cluster, output: Path) -> subprocess.Popen:
     settings = ["experiment=lab/smoke", "stage=1", "stages.0.steps=4", f"output={output}"]
     settings += ["hardware.nodes=2", f"hardware.ray_address={cluster.address}"]

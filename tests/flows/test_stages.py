@@ -184,6 +184,18 @@ def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
     assert (quick.trained, quick.scored) == before
 
 
+def test_what_is_there_is_scored_and_reported_where_no_checkpoint_has_room(
+    output, quick, monkeypatch
+):
+    train_stage(SMOKE, stage=1, output=output)
+    usage = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(ConfigError, match=r"output: found 0\.0 MiB free"):
+        train_stage(SMOKE, stage=2, output=output)
+    assert list(evaluate(SMOKE, output=output)) == ["base", "1-L1-64"]
+    assert Path(report(SMOKE, output=output)).is_file()
+
+
 def test_a_cancelled_stage_is_interrupted_and_neither_failed_nor_running(output, train):
     smoke = load(f"experiment={SMOKE}", f"output={output}")
     with pytest.raises(TerminationSignal):

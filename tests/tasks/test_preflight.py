@@ -185,6 +185,7 @@ def test_a_machine_that_has_it_is_enough(smoke, machine, overlay, has):
     if overlay == "gpu8":
         machine("vllm", "gpu")
         check_machine(smoke(f"hardware={overlay}", "hardware.attention=sdpa").hardware)
+        check_machine(smoke(f"hardware={overlay}").hardware, trains=False)  # vLLM has its own
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "cpu_vllm", "gpu1", "gpu8"])
@@ -195,10 +196,11 @@ def test_settings_are_as_good_on_a_machine_that_cannot_train_them(smoke, machine
     check_settings(smoke(*settings))  # probabilities are compared in float32 only
 
 
-def test_a_cluster_needs_to_answer_only_where_something_is_computed(smoke):
+def test_a_cluster_needs_to_answer_only_where_something_is_trained(smoke):
     named = smoke("hardware.ray_address=127.0.0.1:9")
     check_settings(named)
     assert "nothing answers at 127.0.0.1:9" in refusal(check_machine, named.hardware)
+    check_machine(named.hardware, trains=False)  # samplers need no Ray
 
 
 @pytest.mark.parametrize(("devices", "tool"), [(["nvidia0"], None), ([], "/bin/nvidia-smi")])
@@ -255,6 +257,14 @@ def test_less_disk_than_the_checkpoints_need_is_refused(smoke, monkeypatch):
     assert f"needed {needed} for the checkpoints of 2 stages" in message
 
 
+def test_what_is_finished_is_read_on_a_full_disk(smoke, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    check_settings(smoke(), trains=False)
+    check_model(smoke(), BASE, trains=False)
+    assert "needed" in refusal(check_model, smoke(), BASE)
+
+
 def test_a_stage_needs_its_export_and_two_trainer_states(smoke):
     stage = smoke("stages.0.steps=100", "stages.0.save_every=10").stages[0]
     # One million parameters: 4 MB exported; per state 4 MB more, and 12 MB of Adam.
@@ -279,8 +289,15 @@ def test_what_an_earlier_run_of_these_stages_left_is_not_asked_for_again(smoke, 
         train(experiment, stop=(1, 1, RuntimeError("stopped")))
     (begun,) = set(stage_folders(Path(experiment.output))) - {Path(results[0]["folder"])}
     held = size(begun)
+    # What was saved stays until more is, and what a stop saved may stay longer: a state more.
     (begun / "verl" / "weights").write_bytes(bytes(1000))
-    assert bytes_to_come(experiment, 10**6, BASE) == second - held - 1000
+    assert bytes_to_come(experiment, 10**6, BASE) == second + 16_000_000 - held - 1000
+    with (begun / "verl" / "weights").open("wb") as file:
+        file.truncate(10**9)
+    assert bytes_to_come(experiment, 10**6, BASE) == 16_000_000
+    for saved in (begun / "verl").glob("global_step_*"):
+        shutil.rmtree(saved)
+    assert bytes_to_come(experiment, 10**6, BASE) == second
 
 
 @pytest.mark.parametrize(

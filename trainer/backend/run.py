@@ -10,6 +10,7 @@ import re
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -32,6 +33,7 @@ from trainer.records import read_records
 from trainer.transitions import ended
 
 STOPPED = 143  # as a shell reports SIGTERM
+CLAIM = {"name": "stagecraft", "namespace": "stagecraft"}
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # as it names itself
 ENDS = 30.0  # seconds that the queue of a stage which has just ended may take to do so, too
 
@@ -102,24 +104,36 @@ def start_ray(config, python: str | None) -> None:
     ray.init(**given, runtime_env=OmegaConf.to_container(runtime_env))
 
 
-def refuse_a_second_stage(cluster: str) -> None:
-    """See that no other stage trains on a Ray cluster that was joined.
+def claim(cluster: str) -> ray.actor.ActorHandle:
+    """See that no other stage trains on a Ray cluster that was joined, nor begins to.
 
     A cluster has one transfer queue, by its name. Of two stages each would train on rollouts of the
-    other's, and the first to end would take the queue away.
+    other's, and the first to end would take the queue away. Since the queue is made long after a
+    look for it, a stage first takes a name that Ray gives to one actor only.
 
     Args:
         cluster: Its address, for the message.
 
+    Returns:
+        What keeps others away until it is forgotten, or this process ends.
+
     Raises:
-        RuntimeError: there is a queue already, and it stays.
+        RuntimeError: there is another stage, or another program's queue, and it stays.
     """
+
+    class Claim:
+        """Does nothing. Not this module's: its process would import all that this one does."""
+
     deadline = time.monotonic() + ENDS
+    mine = None
     while True:
+        with suppress(ValueError):  # another has this name
+            mine = mine or ray.remote(num_cpus=0)(Claim).options(**CLAIM).remote()
         try:
             ray.get_actor(**QUEUE)
         except ValueError:  # nobody has this name
-            return
+            if mine:
+                return mine
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"found another stage at work on the Ray cluster {cluster}, needed none: they "
@@ -195,10 +209,10 @@ def run(folder: Path, python: str | None) -> bool:
         if not ray.is_initialized():
             start_ray(config, python)
         joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
-        if joined:
-            refuse_a_second_stage(joined)
+        claimed = claim(joined) if joined else None
         leaves = bool(python) and not joined
         StageRunner().run(config, leaves)
+        del claimed
         return leaves
     except StopRequestedError:
         print("stopped: it was asked for", flush=True)

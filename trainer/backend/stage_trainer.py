@@ -48,6 +48,7 @@ from trainer.backend.rows import (
 )
 from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
+from trainer.backend.temporary import removed_after
 from trainer.backend.worker import StageWorker
 from trainer.checkpoint import eos_ids
 from trainer.records import append_record, keep_steps
@@ -112,7 +113,8 @@ class StageTrainer(PPOTrainerSync):
         aside = folder / f"{STATE}.part"
         aside.write_text(json.dumps(after["own"]))
         os.replace(aside, folder / STATE)
-        super()._save_checkpoint()
+        with removed_after():
+            super()._save_checkpoint()
         self.saved_step = self.global_steps
         trainer = self.config.trainer
         keep_newest(

@@ -15,6 +15,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from trainer.backend import single_update
+from trainer.backend.temporary import removed_after
 
 
 class ReferenceWorker(TrainingWorker):
@@ -43,6 +44,12 @@ class StageWorker(ActorRolloutRefWorker):
             self.set_loss_fn(partial(single_update.loss, self.loss_fn))
             if not self.config.actor.entropy_coeff:
                 gradient_over_logits()
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def save_checkpoint(self, *arguments: Any, **settings: Any) -> None:
+        """As verl does, without the lock files that it leaves."""
+        with removed_after():
+            super().save_checkpoint(*arguments, **settings)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def carry_optimizer(self, folder: str, learning_rate: float) -> None:

@@ -109,36 +109,50 @@ def test_the_queue_is_closed_after_an_error_only(monkeypatch, fails):
 
 
 @pytest.fixture
-def queue(monkeypatch):
-    """The looks at which there is a queue on the cluster; in a list, whom was asked for."""
-    asked, there = [], []
+def cluster(monkeypatch):
+    """A Ray cluster of which only names are known: how long others keep queue and claim."""
+    there = SimpleNamespace(queue=0, claim=0, looks=0)
 
     def get_actor(name, namespace=None):
-        asked.append((name, namespace))
-        if not there or not there.pop(0):
+        assert (name, namespace) == ("TransferQueueController", "transfer_queue")
+        there.looks += 1
+        if there.looks > there.queue:
             raise ValueError("Failed to look up actor")
 
+    def remote(**options):
+        assert options == {"num_cpus": 0}
+        return lambda kind: SimpleNamespace(options=named)
+
+    def named(name, namespace):
+        return SimpleNamespace(remote=lambda: taken(name))
+
+    def taken(name):
+        if there.looks < there.claim:
+            raise ValueError(f"The name {name} is already taken")
+        return name
+
     monkeypatch.setattr(ray, "get_actor", get_actor)
+    monkeypatch.setattr(ray, "remote", remote)
     monkeypatch.setattr(run, "ENDS", 0.05)
     monkeypatch.setattr(run.time, "sleep", lambda _: None)
-    return SimpleNamespace(asked=asked, there=there)
+    return there
 
 
-def test_a_free_cluster_is_taken(queue):
-    run.refuse_a_second_stage("10.0.0.1:6379")
-    assert queue.asked == [("TransferQueueController", "transfer_queue")]
+def test_a_free_cluster_is_taken(cluster):
+    assert run.claim("10.0.0.1:6379") == "stagecraft" and cluster.looks == 1
 
 
-def test_the_queue_of_a_stage_that_ends_is_waited_for(queue):
-    queue.there += [True, True]
-    run.refuse_a_second_stage("10.0.0.1:6379")
-    assert len(queue.asked) == 3
+@pytest.mark.parametrize("kept", ["queue", "claim"])
+def test_a_stage_that_ends_is_waited_for(cluster, kept):
+    setattr(cluster, kept, 2)
+    assert run.claim("10.0.0.1:6379") == "stagecraft" and cluster.looks == 3
 
 
-def test_a_second_stage_on_a_cluster_is_refused(queue):
-    queue.there += [True] * 10**6
+@pytest.mark.parametrize("kept", ["queue", "claim"])
+def test_a_second_stage_on_a_cluster_is_refused(cluster, kept):
+    setattr(cluster, kept, 10**6)
     with pytest.raises(RuntimeError, match="another stage at work on the Ray cluster here"):
-        run.refuse_a_second_stage("here")
+        run.claim("here")
 
 
 def test_the_queue_is_named_so():
