@@ -302,6 +302,7 @@ def test_rollout_and_trainer_agree_on_probabilities_at_every_step(stages):
     for stage in stages:
         for record in read_records(Path(stage["checkpoint"]["path"]).parent / "metrics.jsonl"):
             assert 0 <= record["probability_difference/max"] < 1e-3
+            assert abs(record["kl_to_engine"]) < 1e-4
 
 
 def test_a_kept_reference_is_not_where_the_stage_starts(stages):

@@ -160,6 +160,7 @@ def test_a_prompt_that_fails_is_replaced_and_counted_and_the_stage_goes_on(whole
 def test_rollouts_of_the_present_policy_agree_with_the_trainer(whole):
     for record in read_records(whole / "metrics.jsonl"):
         assert 0 <= record["probability_difference/max"] < 1e-3
+        assert abs(record["kl_to_engine"]) < 1e-4
 
 
 def test_what_waits_is_in_the_checkpoint(whole):

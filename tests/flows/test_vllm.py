@@ -61,6 +61,7 @@ def test_vllm_and_trainer_agree_on_probabilities(output):
     assert len(records) == 2
     for record in records:
         assert 0 < record["probability_difference/max"] < 1e-3
+        assert 0 < abs(record["kl_to_engine"]) < 1e-4
 
 
 def test_responses_of_vllm_are_graded_as_any_others(output):

@@ -4,10 +4,12 @@ verl's names change between releases and mean several things; readers of `metric
 and the report see only the names given here.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+FAR = 1.0  # nats per token; engines that round otherwise are hundredths away from the trainer
 OURS = {
     "actor/entropy": "entropy",
     "actor/grad_norm": "grad_norm",
@@ -18,6 +20,7 @@ OURS = {
     "actor/ppo_kl": "kl_to_old",
     "training/rollout_probs_diff_max": "probability_difference/max",
     "training/rollout_probs_diff_mean": "probability_difference/mean",
+    "training/rollout_kl": "kl_to_engine",
     "timing_s/step": "seconds/step",
     "timing_s/gen": "seconds/generate",
     "timing_s/old_log_prob": "seconds/old_log_prob",
@@ -112,6 +115,31 @@ def check_probabilities(difference: float, tolerance: float, dtype: str, step: i
         "vocabulary is larger than its tokenizer's (ids that one side masks and the other does "
         "not), another temperature or dtype on one side, or padding that shifts positions; "
         "`hardware.probability_tolerance` is the bound"
+    )
+
+
+def check_engine(kl: float, top_p: float, step: int) -> None:
+    """Refuse to train on rollouts of an engine that has other weights than the trainer.
+
+    In bfloat16, too, where no single probability says so: rounding moves the mean by hundredths.
+
+    Args:
+        kl: KL(engine || trainer), nats per token, estimated on the tokens of the step.
+        top_p: Nucleus of the rollouts. An engine may tell probabilities within it: by up to
+            -log(top_p) more.
+        step: For the message.
+
+    Raises:
+        ProbabilityMismatchError: it is more than `FAR`, or not a number.
+    """
+    most = FAR - math.log(top_p)
+    if kl <= most:
+        return
+    raise ProbabilityMismatchError(
+        f"step {step}: the rollouts are not of the policy that is trained, which gives their "
+        f"tokens {kl:.3g} nats less on average, needed at most {most:.3g}\n\n"
+        "hint: weights did not reach the rollout engine; what it says of them stands in "
+        "trainer.log. hardware.rollout=torch samples with the trainer's own"
     )
 
 

@@ -15,6 +15,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from trainer.backend.engine import distance
 from trainer.backend.group_store import COLUMNS, POLICY
 from trainer.backend.replay_buffer import PARTITION, rows, tags_in_queue
 from trainer.selection import Choice, Stream
@@ -83,8 +84,7 @@ def correct_for_age(batch: KVBatchMeta, policy: int) -> dict[str, float]:
         policy: Step of the present weights.
 
     Returns:
-        verl's metrics of the difference between engine and trainer, over rollouts of the present
-        policy alone; nothing if all are.
+        `engine.distance` over rollouts of the present policy alone; nothing if all are.
     """
     old = [
         place
@@ -102,15 +102,10 @@ def correct_for_age(batch: KVBatchMeta, policy: int) -> dict[str, float]:
     tq.kv_batch_put(keys=keys, partition_id=PARTITION, fields=corrected)
     aged = set(old)
     fresh = [
-        (ours[i].exp() - theirs[i].exp()).abs()
-        for i, tag in enumerate(batch.tags)
-        if i not in aged and not tag.get("is_padding", False)
+        i for i, tag in enumerate(batch.tags) if i not in aged and not tag.get("is_padding", False)
     ]
-    differences = torch.cat(fresh) if fresh else torch.zeros(1)
-    return {
-        "training/rollout_probs_diff_max": differences.max().item(),
-        "training/rollout_probs_diff_mean": differences.mean().item(),
-    }
+    none = torch.zeros(0)
+    return distance(*(torch.cat([none, *(own[i] for i in fresh)]) for own in (ours, theirs)))
 
 
 def advantages(batch: KVBatchMeta) -> list[dict[str, Any]]:

@@ -23,10 +23,13 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
+from trainer.backend import engine
 from trainer.backend.group_store import POLICY
 
 SINGLE = "stagecraft_single_update"  # in the batch: the present policy, if the step is such a one
-LARGEST, SUM, COUNT = (f"actor/engine_difference_{name}" for name in ("max", "sum", "count"))
+LARGEST, SUM, NATS, COUNT = (
+    f"actor/engine_difference_{name}" for name in ("max", "sum", "nats", "count")
+)
 
 
 def is_single(config: DictConfig, batch: KVBatchMeta) -> bool:
@@ -65,9 +68,9 @@ def loss(
         dp_group: Ranks that share the work.
 
     Returns:
-        The loss, and metrics; in such a step also entropy, and of the differences of probabilities
-        between engine and trainer the largest, their sum and their number, over tokens of the
-        present policy.
+        The loss, and metrics; in such a step also entropy, and over tokens of the present policy
+        their number, and of the differences of probabilities between engine and trainer the largest
+        and the sum; the sum, too, of those of log-probabilities.
     """
     policy = tu.get_non_tensor_data(data, key=SINGLE, default=None)
     if policy is None:
@@ -88,14 +91,17 @@ def loss(
     )
     metrics[LARGEST] = Metric(AggregationType.MAX, difference.max())
     metrics[SUM] = Metric(AggregationType.SUM, difference.sum())
+    nats = torch.where(compared.bool(), engines.float() - own.float(), 0.0)
+    metrics[NATS] = Metric(AggregationType.SUM, nats.sum())
     metrics[COUNT] = Metric(AggregationType.SUM, compared.sum().float())
     return value, metrics
 
 
 def told(metrics: dict[str, float]) -> bool:
     """Give the differences the names that they have in other steps; False if there are none."""
-    largest, total, count = (metrics.pop(name) for name in (LARGEST, SUM, COUNT))
+    largest, total, nats, count = (metrics.pop(name) for name in (LARGEST, SUM, NATS, COUNT))
     if count:
-        metrics["training/rollout_probs_diff_max"] = largest
-        metrics["training/rollout_probs_diff_mean"] = total / count
+        metrics[engine.LARGEST] = largest
+        metrics[engine.MEAN] = total / count
+        metrics[engine.KL] = nats / count
     return bool(count)

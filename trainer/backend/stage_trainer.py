@@ -22,9 +22,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from conf.schema import Selection
-from trainer.backend import single_update
+from trainer.backend import engine, single_update
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
+    check_engine,
     check_probabilities,
     check_rollouts,
     in_order_of_draws,
@@ -67,6 +68,7 @@ class StageTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         super().__init__(config)
+        engine.tell_distance()
         self.own = config.trainer.stagecraft
         self.metrics_file = Path(self.own.metrics_file)
         self.order_file = self.metrics_file.with_name("order.jsonl")
@@ -272,11 +274,13 @@ class StageTrainer(PPOTrainerSync):
 
     def _check_probabilities(self, metrics) -> None:
         check_probabilities(
-            metrics["training/rollout_probs_diff_max"],
+            metrics[engine.LARGEST],
             self.own.probability_tolerance,
             self.config.actor_rollout_ref.rollout.dtype,
             self.global_steps,
         )
+        top_p = self.config.actor_rollout_ref.rollout.top_p
+        check_engine(metrics[engine.KL], top_p, self.global_steps)
 
     def _compute_advantage(self, batch, metrics):
         """Advantages among all rollouts of a group; then those stay that train."""

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.backend.metrics import (
+    FAR,
     ProbabilityMismatchError,
     RolloutsLostError,
+    check_engine,
     check_finite,
     check_probabilities,
     check_rollouts,
@@ -72,6 +74,19 @@ def test_probabilities_that_differ_stop_the_stage_and_name_likely_causes(differe
 
 def test_in_bfloat16_the_difference_is_recorded_and_not_judged():
     check_probabilities(0.1, 1e-3, "bfloat16", step=1)
+
+
+def test_an_engine_that_rounds_otherwise_is_let_pass():
+    for kl in (-1e-4, 0.0, 0.05):
+        check_engine(kl, 1.0, step=1)
+    # The engine's probabilities are of the nucleus, at most 1 / top_p of what the trainer gives.
+    check_engine(FAR + 0.6, 0.5, step=1)
+
+
+@pytest.mark.parametrize("kl", [1.01, 6.0, float("nan"), float("inf")])
+def test_an_engine_with_other_weights_stops_the_stage(kl):
+    with pytest.raises(ProbabilityMismatchError, match=r"(?s)step 2: .*hint: weights did not"):
+        check_engine(kl, 1.0, step=2)
 
 
 def test_a_step_with_failed_rollouts_is_refused_and_counted():

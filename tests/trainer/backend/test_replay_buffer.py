@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from conf.schema import Selection
 from trainer.backend import replay_buffer as module
 from trainer.backend import rows as rows_module
+from trainer.backend.engine import KL, LARGEST
 from trainer.backend.replay_buffer import PARTITION, PromptReplayBuffer
 from trainer.backend.rows import correct_for_age, only_trained, restore, waiting, waiting_rows
 from trainer.backend.stop import StopRequestedError
@@ -314,7 +315,8 @@ def test_rollouts_of_an_older_policy_keep_the_log_probabilities_that_they_were_s
         assert torch.allclose(used, torch.full((3,), -0.5 if policy == 0 else -1.499))
     # The difference between engine and trainer is that of the present policy's rollouts alone.
     expected = abs(torch.tensor(-1.5).exp() - torch.tensor(-1.499).exp()).item()
-    assert metrics["training/rollout_probs_diff_max"] == pytest.approx(expected, rel=1e-3)
+    assert metrics[LARGEST] == pytest.approx(expected, rel=1e-3)
+    assert metrics[KL] == pytest.approx(-0.001, rel=1e-3)
 
 
 def test_a_step_of_the_present_policy_is_left_as_it_is(follow):

@@ -12,8 +12,9 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from trainer.backend import engine
 from trainer.backend.group_store import POLICY
-from trainer.backend.single_update import COUNT, LARGEST, SINGLE, SUM, is_single, loss, told
+from trainer.backend.single_update import COUNT, LARGEST, NATS, SINGLE, SUM, is_single, loss, told
 
 LENGTHS = [(2, 3), (4, 1), (1, 5)]  # tokens of prompt and response
 
@@ -79,6 +80,8 @@ def test_loss_and_gradient_are_verls_with_the_policys_own_log_probabilities(usua
     apart = ((own.exp() - engines.exp()).abs() * mask)[mask.bool()]
     assert metrics[LARGEST].aggregate() == pytest.approx(apart.max().item())
     assert metrics[SUM].aggregate() == pytest.approx(apart.sum().item())
+    nats = (engines - own)[mask.bool()].sum().item()
+    assert metrics[NATS].aggregate() == pytest.approx(nats) and nats
     assert metrics[COUNT].aggregate() == len(apart) == 9
     of_responses = no_padding_2_padding(entropy, data)[mask.bool()]
     assert metrics["actor/entropy"].aggregate() == pytest.approx(of_responses.mean().item())
@@ -110,15 +113,13 @@ def test_a_rollout_of_an_older_policy_keeps_the_probabilities_it_was_sampled_wit
 
 
 def test_the_differences_get_the_names_that_other_steps_give_them():
-    metrics = {LARGEST: 0.5, SUM: 1.5, COUNT: 3.0}
+    metrics = {LARGEST: 0.5, SUM: 1.5, NATS: 0.75, COUNT: 3.0}
     assert told(metrics)
-    assert metrics == {
-        "training/rollout_probs_diff_max": 0.5, "training/rollout_probs_diff_mean": 0.5
-    }  # fmt: skip
+    assert metrics == {engine.LARGEST: 0.5, engine.MEAN: 0.5, engine.KL: 0.25}
 
 
 def test_where_no_rollout_is_of_the_present_policy_there_is_no_difference():
-    metrics = {LARGEST: 0.0, SUM: 0.0, COUNT: 0.0}
+    metrics = {LARGEST: 0.0, SUM: 0.0, NATS: 0.0, COUNT: 0.0}
     assert not told(metrics)
     assert metrics == {}
 
