@@ -43,7 +43,7 @@ def check(experiment: Experiment) -> None:
         raise refusal(
             "method.advantage: found maxrl with rewards below 0, needed none: it divides by the "
             "pass rate",
-            "use rewards of 1 and 0 without penalties, or another advantage",
+            "use rewards of 1 and 0 without penalties (method.kl_in=loss), or another advantage",
         )
 
 
@@ -148,8 +148,12 @@ def _rollouts_needed(method: Method) -> int:
 
 
 def _negative_rewards(experiment: Experiment) -> bool:
+    """Whether a rollout's reward, with all that is taken off it, may be below 0."""
     reward = experiment.reward
     penalised = reward.overlong_share > 0 and reward.overlong_penalty > 0
+    # The reward of each token is less a KL term, and an estimate of KL may be of either sign.
+    kl = any(stage.kl_coefficient > 0 for stage in experiment.stages)
+    penalised |= kl and experiment.method.kl_in == "reward"
     return penalised or min(reward.right, reward.wrong, reward.malformed) < 0
 
 

@@ -19,6 +19,10 @@ def smoke(*overrides):
         (["method=james_stein", "stages.0.group_size=1"], "found 1 rollout, needed 2"),
         (["method=rloo", "stages.1.group_size=1"], "a rollout has no baseline"),
         (["method=maxrl", "reward=areal"], "found maxrl with rewards below 0"),
+        (
+            ["method=maxrl", "method.kl_in=reward", "stages.0.kl_coefficient=0.01"],
+            "found maxrl with rewards below 0",
+        ),
         # Nothing would look at these.
         (["method.kl_in=reward"], "no stage has a KL term: there is no reference"),
         (["method.kl_estimator=k1"], "found k1, but no stage has a KL term"),

@@ -330,7 +330,6 @@ class StageTrainer(PPOTrainerSync):
                 truncated=[not tag["ended"] for tag in tags],
             ),
             **self.stream.ledger.record(),
-            "epoch": epoch,
         }
         ours["tokens/trained"] -= self.filtered_tokens
         ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
