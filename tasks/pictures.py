@@ -37,8 +37,9 @@ CURVES = (
     (
         "zero_variance_share",
         "Prompt groups that teach nothing",
-        "groups of equal rewards (%)",
-        "Groups whose rollouts all earned the same reward have no advantage.",
+        "groups all right or all wrong (%)",
+        "Where a right response earns one reward and a wrong one another, such a group has no "
+        "advantage.",
         {"share": True},
     ),
     ("tokens_per_second", "Speed of a step", "tokens per second", "", {}),

@@ -1,6 +1,8 @@
 """What can be set is told from the schema, all of it."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,11 @@ from conf.help import told
 from conf.load import GROUPS, ConfigError, choices, load
 from conf.schema import Experiment
 from conf.schema.study import Study
+
+ROOT = Path(__file__).parents[2]
+OURS = ("conf", "flows", "tasks", "trainer")
+PARTS = "selection|hardware|stages|method|reward|data|evaluation|gates|model"
+NAMES_VERLS = {"flows/plan.py", "trainer/backend/settings.py"}  # whose knobs begin alike
 
 
 def keys(values, prefix=""):
@@ -55,3 +62,18 @@ def test_one_setting_is_told_by_its_own_key_and_a_near_name_is_suggested():
         told("stage")
     with pytest.raises(ConfigError, match="--help alone"):
         told("xyz")
+
+
+def test_a_knob_that_a_message_names_is_there():
+    named = set()
+    for file in (file for folder in OURS for file in (ROOT / folder).rglob("*.py")):
+        if file.relative_to(ROOT).as_posix() in NAMES_VERLS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named |= set(re.findall(rf"(?<![\w./+])(?:{PARTS})\.[\w.]*\w", node.value))
+    files = {name for name in named if name.endswith((".json", ".pt"))}
+    named -= files | {"method.advantage_settings.variant"}  # a setting of one estimator
+    assert "selection.bounds" in named and len(named) > 20
+    for name in named:
+        told(name)

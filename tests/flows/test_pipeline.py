@@ -305,6 +305,14 @@ def test_rollout_and_trainer_agree_on_probabilities_at_every_step(stages):
             assert abs(record["kl_to_engine"]) < 1e-4
 
 
+def test_each_metric_is_explained(stages):
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([a-z_/]+)`", text))
+    for stage in stages:
+        for record in read_records(Path(stage["checkpoint"]["path"]).parent / "metrics.jsonl"):
+            assert set(record) <= explained
+
+
 def test_a_kept_reference_is_not_where_the_stage_starts(stages):
     """Of a fresh reference the KL would be 0 before the first update: the same model."""
     first, second = read_records(Path(stages[1]["checkpoint"]["path"]).parent / "metrics.jsonl")

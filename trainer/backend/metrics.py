@@ -39,7 +39,6 @@ def translated(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def rollout_metrics(
-    uids: Sequence[str],
     rewards: Sequence[float],
     correct: Sequence[float],
     prompt_lengths: Sequence[int],
@@ -48,8 +47,9 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """What a batch of B rollouts was like, counted from the rollouts themselves.
 
+    How many there are, and of which groups, the ledger knows (`trainer.selection.ledger`).
+
     Args:
-        uids: [B] one id per prompt group.
         rewards: [B] reward, as shaped for training.
         correct: [B] 1 where the verifier found the answer right, else 0.
         prompt_lengths: [B] tokens of prompt.
@@ -57,17 +57,12 @@ def rollout_metrics(
         truncated: [B] whether the response was cut off at the context length.
 
     Returns:
-        Means, shares in [0, 1], and counts. `zero_variance_share` is the share of prompt groups
-        whose rewards are all equal, which teach a group-relative method nothing. Every rollout of
-        a batch is trained on, so `tokens/trained` equals `tokens/generated`.
+        Means, largest values, and a share in [0, 1]. Lengths of right and of wrong responses only
+        where there are any.
     """
     rewards = np.asarray(rewards, dtype=float)
     lengths = np.asarray(lengths, dtype=float)
     correct = np.asarray(correct, dtype=float)
-    groups: dict[str, list[float]] = {}
-    for uid, reward in zip(uids, rewards, strict=True):
-        groups.setdefault(str(uid), []).append(float(reward))
-    equal = [max(group) == min(group) for group in groups.values()]
     result = {
         "reward/mean": rewards.mean(),
         "reward/std": rewards.std(),
@@ -77,11 +72,6 @@ def rollout_metrics(
         "response_length/mean": lengths.mean(),
         "response_length/max": lengths.max(),
         "truncated_share": np.mean(truncated),
-        "zero_variance_share": np.mean(equal),
-        "prompts": len(groups),
-        "rollouts": len(rewards),
-        "tokens/generated": lengths.sum(),
-        "tokens/trained": lengths.sum(),
     }
     for name, chosen in (("correct", correct > 0), ("wrong", correct <= 0)):
         if chosen.any():

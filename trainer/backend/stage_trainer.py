@@ -322,7 +322,6 @@ class StageTrainer(PPOTrainerSync):
             "time": time.time(),
             **translated(metrics),
             **rollout_metrics(
-                uids=uids,
                 rewards=[tag["reward"] for tag in tags],
                 correct=correct,
                 prompt_lengths=[tag["prompt_len"] for tag in tags],

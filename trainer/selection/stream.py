@@ -307,7 +307,7 @@ class Stream:
             if failed > self.draws / 2
             else "where most are solved the stage has taught what it can, where most are hopeless "
             "start from another checkpoint or choose easier prompts; `failed` is told of in "
-            "trainer.log; selection.low and selection.high are the bounds"
+            "trainer.log; selection.bounds are the bounds"
         )
         return (
             f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
