@@ -71,7 +71,7 @@ def _check_groups(metadata: pq.FileMetaData) -> None:
 
 def _json(file: Path, columns: Collection[str]) -> Iterator[Rows]:
     _check_size(file)
-    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows = _parsed(file.read_text(encoding="utf-8"))
     if isinstance(rows, list) and rows and all(isinstance(row, list) for row in rows):
         # Conversations: turns under the names that the Hub gives them.
         rows = [{str(number): turn for number, turn in enumerate(row)} for row in rows]
@@ -90,7 +90,7 @@ def _jsonl(file: Path, columns: Collection[str]) -> Iterator[Rows]:
         for line in lines:
             if not line.strip():
                 continue
-            row = json.loads(line)
+            row = _parsed(line)
             if not isinstance(row, dict):
                 raise ValueError(
                     f"{file} holds a line that is no object\n\nhint: one object a line"
@@ -100,6 +100,19 @@ def _jsonl(file: Path, columns: Collection[str]) -> Iterator[Rows]:
                 yield rows
                 rows = []
     yield rows
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise BombError(
+            "holds lists in lists a thousand deep\n\nhint: look at its source"
+        ) from None
+    except ValueError as error:  # a number that Python does not read
+        raise BombError(f"holds what no set has: {error}\n\nhint: write it as text") from error
 
 
 def _check_size(file: Path) -> None:

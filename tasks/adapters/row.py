@@ -88,7 +88,7 @@ def level(value: Any) -> int | None:
     if isinstance(value, int | float):
         return whole(value)
     found = re.search(r"\d+$", str(value).strip()) if value is not None else None
-    return int(found[0]) if found else None
+    return int(found[0][:20]) if found else None  # Python reads 4,300 digits at most
 
 
 def answers(truth: Any) -> list[str]:
@@ -107,7 +107,7 @@ def answers(truth: Any) -> list[str]:
         return [str(int(truth)) if truth.is_integer() else repr(truth)]
     if isinstance(truth, int) and not isinstance(truth, bool):
         return [str(truth)]
-    if isinstance(truth, str):
+    if is_text(truth):  # no answer holds half of a surrogate pair
         boxed = last_boxed(truth)  # some published truths are whole last lines
         text = truth.strip() if boxed is None else boxed
         return [text] if text else []

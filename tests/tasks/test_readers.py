@@ -94,3 +94,28 @@ def test_columns_that_nobody_asks_for_are_not_read(tmp_path):
     pq.write_table(pa.table({"problem": ["q"], "answer": ["1"], "messages": ["m" * 99]}), path)
     ((place, rows),) = parts(path, "toy", {"problem", "answer"})
     assert (place, rows) == (f"toy: {path}", [{"problem": "q", "answer": "1"}])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("[" * 100_000, "a thousand deep"), ("1" * 5000, "limit (4300 digits)")]
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_json_that_python_does_not_read_is_refused(tmp_path, value, told, suffix):
+    path = tmp_path / f"set.{suffix}"
+    row = f'{{"problem": "1+1?", "answer": {value}}}'
+    path.write_text(row if suffix == "jsonl" else f"[{row}]")
+    assert told in refused(path, tmp_path)
+
+
+def test_an_answer_that_is_half_a_character_is_none(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"problem": "1+1?", "answer": ["\\ud800", "2"]}')
+    source = Source(name="toy", kind="file", path=str(path))
+    rows = download(source, Data(), tmp_path / "out").table()
+    assert rows["answers"].to_pylist() == [["2"]]
+
+
+def test_a_level_of_thousands_of_digits_is_refused(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"problem": "1+1?", "answer": "2", "level": "1" * 5000}))
+    assert "column level: found str '1111" in refused(path, tmp_path)
