@@ -35,6 +35,7 @@ def pipeline(
         StageFailedError: a stage failed; run again, it resumes.
     """
     settings = steps.settings_of(experiment, overrides, output)
+    steps.tell_doubts(settings)
     command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
     with steps.session(settings, command) as work:
         given = steps.inputs(work)

@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from conf.load import ConfigError, load
 from conf.overrides import written
 from conf.schema import Experiment
-from tasks import again, pass_rates, preflight, prepare
+from tasks import again, pass_rates, preflight, preflight_method, prepare
 from tasks import evaluate as evaluation
 from tasks.artifacts import Dataset, digest_of
 from tasks.datacard import Card, write_card
@@ -138,6 +138,12 @@ def settings_of(
     if trains or samples:
         preflight.check_machine(settings.hardware, trains=trains)
     return settings
+
+
+def tell_doubts(settings: Experiment) -> None:
+    """Say in the run's log what will train, but perhaps not as meant."""
+    for doubt in preflight_method.warnings(settings):
+        print(f"warning: {doubt}")
 
 
 def data_settings_of(

@@ -43,6 +43,7 @@ def train_stage(
         StageFailedError: the stage failed; run again, it resumes.
     """
     settings = steps.settings_of(experiment, overrides, output)
+    steps.tell_doubts(settings)
     wanted = steps.position_of(settings, stage)
     if wanted == steps.BASE:
         raise ConfigError("stage: found the base model, which no stage trains\n\nhint: stage=1")

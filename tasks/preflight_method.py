@@ -49,7 +49,12 @@ def check(experiment: Experiment) -> None:
 
 def warnings(experiment: Experiment) -> list[str]:
     """What will run, but perhaps not as meant: one sentence each."""
-    method, found = experiment.method, []
+    method, reward, found = experiment.method, experiment.reward, []
+    if reward.right <= reward.wrong:
+        found.append(
+            f"reward.right is {reward.right:g}, no more than reward.wrong, {reward.wrong:g}: "
+            "right answers are not what is learned"
+        )
     for stage in experiment.stages:
         watched = {each.metric for each in (*stage.transition.when, *stage.alarm.when)}
         chosen = sorted(watched & OF_WHAT_TRAINS)

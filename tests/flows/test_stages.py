@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,18 @@ def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
     assert [row["label"] for row in summary["benchmarks"]["lab_test"]] == ["base", "1-L1-64"]
     assert summary["command"] == f"python -m flows.pipeline experiment={SMOKE} output={output}"
     assert (quick.trained, quick.scored) == before
+
+
+@pytest.mark.parametrize("flow", [partial(train_stage, stage=1), pipeline])
+def test_a_run_says_what_may_not_be_meant(output, quick, monkeypatch, flow):
+    said = []
+    # To a run's log, which no capture of ours sees.
+    monkeypatch.setattr(steps, "print", said.append, raising=False)
+    flow(experiment=SMOKE, overrides=["method=dapo"], output=output)
+    assert [text for text in said if text.startswith("warning: 1-L1-64: one update a step")]
+    said.clear()
+    flow(experiment=SMOKE, output=output)
+    assert not [text for text in said if "warning" in text]
 
 
 def test_what_is_there_is_scored_and_reported_where_no_checkpoint_has_room(
