@@ -35,7 +35,7 @@ test-faults: environment ## kill, fill and break real runs, and see what they lo
 	@$(bin)/python -m pytest tests/faults tests/flows/test_cluster.py -m "not gpu" --faults-seed $(SEED) \
 		--faults-table benchmarks/results
 
-test-methods: environment ## every method, lab recipe and selection for a few steps on verl (nightly; 75 minutes)
+test-methods: environment ## every method, lab recipe and selection for a few steps on verl (nightly; 35 minutes)
 	@$(bin)/python -m pytest tests/flows/test_methods.py -m nightly --methods-table benchmarks/results
 
 bench: environment ## every benchmark that needs no GPU, into benchmarks/results (an hour)
