@@ -83,10 +83,11 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     """Simulates, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--prompts", type=int, default=400)
+    # The second half of the steps then draws each prompt once, where they are drawn evenly.
+    parser.add_argument("--prompts", type=int, default=480)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     chosen = parser.parse_args()
     results = []
     for flat in FLAT:
