@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from conf.overrides import written
 from tasks.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,7 +30,7 @@ def run(seed: int, output: Path) -> dict:
     """
     command = ["python", "-m", "flows.pipeline", f"experiment={EXPERIMENT}", f"seed={seed}"]
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command[1:], f"output={output}"])
+    process = subprocess.Popen([sys.executable, *command[1:], f"output={written(str(output))}"])
     peak = 0.0
 
     def watch() -> None:

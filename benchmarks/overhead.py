@@ -31,6 +31,7 @@ import psutil
 from benchmarks.by_hand import by_hand
 from benchmarks.step import RESULTS
 from conf.load import load
+from conf.overrides import written
 from tasks.artifacts import read_json
 from tasks.journal import Journal, journals
 from tasks.machine import environment
@@ -76,7 +77,9 @@ def timed(
     seen: dict[tuple[int, str], float] = {}
     began = time.monotonic()
     with log.open("a") as file:
-        run = subprocess.Popen([*command, f"output={output}"], stdout=file, stderr=file)
+        run = subprocess.Popen(
+            [*command, f"output={written(str(output))}"], stdout=file, stderr=file
+        )
         looks: list[tuple[float, float, set[str]]] = []  # from, to, and what ran
         done = threading.Event()
 

@@ -26,6 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.load import load
+from conf.overrides import written
 from tasks.artifacts import read_json, write_json
 from tasks.download import download
 from tasks.machine import environment
@@ -126,9 +127,9 @@ def run(arm: str, seed: int, output: Path, data: Path) -> dict:
         "experiment=lab/selection",
         *ARMS[arm],
         f"seed={seed}",
-        f"output={output / name / 'out'}",
+        f"output={written(str(output / name / 'out'))}",
         "data.train.kind=file",
-        f"data.train.path={data}",
+        f"data.train.path={written(str(data))}",
     ]
     experiment = load(*overrides)
     stage, folder = experiment.stages[0], Path(experiment.output)
