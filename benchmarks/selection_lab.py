@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.load import load
 from conf.overrides import written
+from conf.schema import Experiment
 from tasks.artifacts import read_json, write_json
 from tasks.download import download
 from tasks.machine import environment
@@ -117,21 +118,25 @@ class Keeper:
         shutil.copytree(source / "huggingface", self.folder / str(step), dirs_exist_ok=True)
 
 
+def settings_of(arm: str, seed: int, output: Path, data: Path) -> Experiment:
+    """The experiment of an arm with a seed."""
+    return load(
+        "experiment=lab/selection",
+        *ARMS[arm],
+        f"seed={seed}",
+        f"output={written(str(output))}",
+        "data.train.kind=file",
+        f"data.train.path={written(str(data))}",
+    )
+
+
 def run(arm: str, seed: int, output: Path, data: Path) -> dict:
     """Train one arm and score its checkpoints; from the disk if it was done."""
     name = f"{arm.replace(' ', '_')}-{seed}"
     done = output / f"{name}.json"
     if done.exists():
         return read_json(done)
-    overrides = [
-        "experiment=lab/selection",
-        *ARMS[arm],
-        f"seed={seed}",
-        f"output={written(str(output / name / 'out'))}",
-        "data.train.kind=file",
-        f"data.train.path={written(str(data))}",
-    ]
-    experiment = load(*overrides)
+    experiment = settings_of(arm, seed, output / name / "out", data)
     stage, folder = experiment.stages[0], Path(experiment.output)
     kept = output / name / "kept"
     kept.mkdir(parents=True, exist_ok=True)
@@ -152,7 +157,7 @@ def run(arm: str, seed: int, output: Path, data: Path) -> dict:
     result = {
         "arm": arm,
         "seed": seed,
-        "overrides": [part for part in overrides if not part.startswith(("output", "data"))],
+        "overrides": ["experiment=lab/selection", *ARMS[arm], f"seed={seed}"],
         "curve": curve,
         "totals": sums(records),
     }
