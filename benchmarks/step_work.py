@@ -120,6 +120,7 @@ def launch_of(system: str, work: Work, folder: Path) -> Launch:
     environment = ours.environment(experiment.hardware, experiment.method)
     if work.instant:
         values["+trainer.stagecraft.probability_tolerance"] = 1.0
+        values["+trainer.stagecraft.kl_tolerance"] = 1e3
         environment["VERL_USE_EXTERNAL_MODULES"] = "benchmarks.step_instant"
     if work.plugin:
         environment["VERL_USE_EXTERNAL_MODULES"] = work.plugin

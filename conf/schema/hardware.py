@@ -37,6 +37,13 @@ class Hardware(Knobs):
         "probability",
         gt=0,
     )
+    kl_tolerance: float = knob(
+        1.0,
+        "Largest KL(engine || trainer) of a step, above what a nucleus makes; more fails the stage "
+        "in any dtype.",
+        "nats per token",
+        gt=0,
+    )
     seeded: bool = knob(
         True,
         "Draw each rollout from a seed of its own, so that a resumed stage draws what it would "

@@ -4,12 +4,10 @@ verl's names change between releases and mean several things; readers of `metric
 and the report see only the names given here.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-FAR = 1.0  # nats per token; engines that round otherwise are hundredths away from the trainer
 OURS = {
     "actor/entropy": "entropy",
     "actor/grad_norm": "grad_norm",
@@ -108,28 +106,26 @@ def check_probabilities(difference: float, tolerance: float, dtype: str, step: i
     )
 
 
-def check_engine(kl: float, top_p: float, step: int) -> None:
+def check_engine(kl: float, tolerance: float, step: int) -> None:
     """Refuse to train on rollouts of an engine that has other weights than the trainer.
 
     In bfloat16, too, where no single probability says so: rounding moves the mean by hundredths.
 
     Args:
         kl: KL(engine || trainer), nats per token, estimated on the tokens of the step.
-        top_p: Nucleus of the rollouts. An engine may tell probabilities within it: by up to
-            -log(top_p) more.
+        tolerance: Largest KL allowed.
         step: For the message.
 
     Raises:
-        ProbabilityMismatchError: it is more than `FAR`, or not a number.
+        ProbabilityMismatchError: it is more, or not a number.
     """
-    most = FAR - math.log(top_p)
-    if kl <= most:
+    if kl <= tolerance:
         return
     raise ProbabilityMismatchError(
         f"step {step}: the rollouts are not of the policy that is trained, which gives their "
-        f"tokens {kl:.3g} nats less on average, needed at most {most:.3g}\n\n"
-        "hint: weights did not reach the rollout engine; what it says of them stands in "
-        "trainer.log. hardware.rollout=torch samples with the trainer's own"
+        f"tokens {kl:.3g} nats less on average, needed at most {tolerance:.3g}\n\n"
+        "hint: likely weights did not reach the rollout engine: what it says of them stands in "
+        "trainer.log. `hardware.kl_tolerance` is the bound"
     )
 
 

@@ -96,6 +96,8 @@ def settings(
         **_loop(experiment, stage, folder),
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
         "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,
+        # An engine may tell probabilities within the nucleus: up to so much more.
+        "+trainer.stagecraft.kl_tolerance": hardware.kl_tolerance - math.log(stage.top_p),
         "+trainer.stagecraft.selection": experiment.selection.model_dump_json(),
         "+trainer.stagecraft.group_size": stage.group_size,
         "+trainer.stagecraft.seed": seed,

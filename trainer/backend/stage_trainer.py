@@ -279,8 +279,7 @@ class StageTrainer(PPOTrainerSync):
             self.config.actor_rollout_ref.rollout.dtype,
             self.global_steps,
         )
-        top_p = self.config.actor_rollout_ref.rollout.top_p
-        check_engine(metrics[engine.KL], top_p, self.global_steps)
+        check_engine(metrics[engine.KL], self.own.kl_tolerance, self.global_steps)
 
     def _compute_advantage(self, batch, metrics):
         """Advantages among all rollouts of a group; then those stay that train."""

@@ -7,8 +7,10 @@ from verl import DataProto
 from verl.trainer.ppo.v1 import trainer_base
 from verl.utils.debug.metrics import calculate_debug_metrics
 
+from conf.schema import Hardware
 from trainer.backend import engine
-from trainer.backend.metrics import FAR
+
+FAR = Hardware().kl_tolerance
 
 
 def batch(trainers: torch.Tensor, engines: torch.Tensor, mask: torch.Tensor) -> DataProto:

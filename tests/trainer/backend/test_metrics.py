@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.backend.metrics import (
-    FAR,
     ProbabilityMismatchError,
     RolloutsLostError,
     check_engine,
@@ -74,13 +73,13 @@ def test_in_bfloat16_the_difference_is_recorded_and_not_judged():
 def test_an_engine_that_rounds_otherwise_is_let_pass():
     for kl in (-1e-4, 0.0, 0.05):
         check_engine(kl, 1.0, step=1)
-    # The engine's probabilities are of the nucleus, at most 1 / top_p of what the trainer gives.
-    check_engine(FAR + 0.6, 0.5, step=1)
 
 
 @pytest.mark.parametrize("kl", [1.01, 6.0, float("nan"), float("inf")])
 def test_an_engine_with_other_weights_stops_the_stage(kl):
-    with pytest.raises(ProbabilityMismatchError, match=r"(?s)step 2: .*hint: weights did not"):
+    with pytest.raises(
+        ProbabilityMismatchError, match=r"(?s)step 2: .*hint: .*hardware.kl_tolerance"
+    ):
         check_engine(kl, 1.0, step=2)
 
 

@@ -72,6 +72,12 @@ def test_without_a_kl_term_no_reference_is_kept():
     assert values["actor_rollout_ref.actor.kl_loss_coef"] == 0.001
 
 
+def test_an_engine_may_tell_probabilities_within_the_nucleus():
+    key = "+trainer.stagecraft.kl_tolerance"
+    assert of(experiment())[key] == 1.0
+    assert of(experiment(stages=[Stage(top_p=0.5)]))[key] == pytest.approx(1.0 + 0.6931, abs=1e-4)
+
+
 def test_every_checkpoint_holds_what_a_resume_and_the_next_stage_need():
     contents = of(experiment())["actor_rollout_ref.actor.checkpoint.save_contents"]
     assert set(contents) == {"model", "optimizer", "extra", "hf_model"}
