@@ -39,8 +39,8 @@ class Hardware(Knobs):
     )
     kl_tolerance: float = knob(
         1.0,
-        "Largest KL(engine || trainer) of a step, above what a nucleus makes; more fails the stage "
-        "in any dtype.",
+        "Largest size of a step's KL(engine || trainer), beside what a nucleus makes; more fails "
+        "the stage, in any dtype.",
         "nats per token",
         gt=0,
     )

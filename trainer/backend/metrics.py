@@ -107,25 +107,27 @@ def check_probabilities(difference: float, tolerance: float, dtype: str, step: i
 
 
 def check_engine(kl: float, tolerance: float, step: int) -> None:
-    """Refuse to train on rollouts of an engine that has other weights than the trainer.
+    """Refuse to train on rollouts of an engine whose weights are far from the trainer's.
 
-    In bfloat16, too, where no single probability says so: rounding moves the mean by hundredths.
+    In bfloat16, too, where no single probability says so. Weights that are some updates old are
+    near, and not found by it.
 
     Args:
-        kl: KL(engine || trainer), nats per token, estimated on the tokens of the step.
-        tolerance: Largest KL allowed.
+        kl: KL(engine || trainer), nats per token, estimated on the tokens of the step. Far below
+            0, which a KL is not, the engine tells other probabilities than it draws by.
+        tolerance: Largest size allowed.
         step: For the message.
 
     Raises:
         ProbabilityMismatchError: it is more, or not a number.
     """
-    if kl <= tolerance:
+    if abs(kl) <= tolerance:
         return
     raise ProbabilityMismatchError(
-        f"step {step}: the rollouts are not of the policy that is trained, which gives their "
-        f"tokens {kl:.3g} nats less on average, needed at most {tolerance:.3g}\n\n"
+        f"step {step}: the rollouts are not of the policy that is trained: log-probabilities of "
+        f"their tokens differ by {kl:.3g} nats on average, needed at most {tolerance:.3g}\n\n"
         "hint: likely weights did not reach the rollout engine: what it says of them stands in "
-        "trainer.log. `hardware.kl_tolerance` is the bound"
+        "trainer.log. Or it has another temperature. `hardware.kl_tolerance` is the bound"
     )
 
 

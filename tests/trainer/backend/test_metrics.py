@@ -75,7 +75,7 @@ def test_an_engine_that_rounds_otherwise_is_let_pass():
         check_engine(kl, 1.0, step=1)
 
 
-@pytest.mark.parametrize("kl", [1.01, 6.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("kl", [1.01, 6.0, -1.01, float("nan"), float("inf")])
 def test_an_engine_with_other_weights_stops_the_stage(kl):
     with pytest.raises(
         ProbabilityMismatchError, match=r"(?s)step 2: .*hint: .*hardware.kl_tolerance"
