@@ -16,6 +16,8 @@ from trainer.warm import MARK
 
 SHARED_MEMORY = Path("/dev/shm")
 NOTE = "guard.json"  # in a guard's scratch folder: what it would end and remove
+# What lies in one before there is a guard: settings of a trainer begun ahead, and what it says.
+SETTINGS, OUTPUT = "ray.json", "output"
 UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
@@ -93,13 +95,18 @@ def _swept(scratch: Path) -> bool:
 
 
 def _forgotten(scratch: Path) -> bool:
+    """Remove a folder that no guard took, with no more than what lies in one before that."""
     try:
-        if time.time() - scratch.stat().st_mtime > UNUSED:
-            scratch.rmdir()
-            return True
-    except OSError:  # gone, of another user, or not empty
-        pass
-    return False
+        if time.time() - scratch.stat().st_mtime <= UNUSED:
+            return False
+        ours = {SETTINGS, OUTPUT}
+        if {path.name for path in scratch.iterdir()} <= ours:
+            for name in ours:
+                (scratch / name).unlink(missing_ok=True)
+        scratch.rmdir()
+        return True
+    except OSError:  # gone, of another user, or somebody's own folder of such a name
+        return False
 
 
 def marked(scratch: Path) -> list[psutil.Process]:

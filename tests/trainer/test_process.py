@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer import guard, process, standby
+from trainer import guard, leftovers, process, standby
 from trainer.process import StalledError, how_it_ended, run_guarded
 
 ROOT = Path(__file__).parents[2]
@@ -324,6 +324,26 @@ def test_a_guard_at_work_is_not_swept_away(run, tmp_path):
     )
     assert code == 0
     assert "True" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "removed"),
+    [((), True), (("ray.json",), True), (("ray.json", "output"), True), (("output", "own"), False)],
+)
+def test_a_folder_that_no_guard_ever_took_is_removed_but_none_of_somebody_else(
+    tmp_path, names, removed
+):
+    scratch = tmp_path / "stagecraft-1"
+    scratch.mkdir()
+    for name in names:
+        (scratch / name).write_text("{}")
+    assert leftovers.sweep(tmp_path) == []  # whoever made it may be about to take it
+    long_ago = time.time() - leftovers.UNUSED - 1
+    os.utime(scratch, (long_ago, long_ago))
+    assert leftovers.sweep(tmp_path) == ([scratch] if removed else [])
+    assert scratch.exists() != removed
+    if not removed:
+        assert {path.name for path in scratch.iterdir()} == set(names)
 
 
 def test_shared_memory_of_a_program_that_dies_at_once_is_removed(run, tmp_path):

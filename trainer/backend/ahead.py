@@ -14,11 +14,12 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from trainer.backend.stop import STOP
+from trainer.leftovers import OUTPUT, SETTINGS
 from trainer.process import Guarded, new_scratch, start, whole
 from trainer.standby import FOR_STAGES, SET_BY_IMPORTS
 
 RAY = "ray_kwargs."  # what the settings of Ray, of all of verl's, are named
-SETTINGS, STAGE, OUTPUT = "ray.json", "stage", "output"  # in its scratch folder
+STAGE = "stage"  # in its scratch folder, beside its settings and its output
 OF_OTHERS = ("MLFLOW_", "PREFECT_")  # variables that no trainer reads, and a flow sets as it goes
 WAITING = "trainer.backend.waiting"  # what is begun
 LOG = "trainer.log"  # in the stage's folder

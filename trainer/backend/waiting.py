@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from trainer.backend.ahead import LOG, OUTPUT, SETTINGS, STAGE
+from trainer.backend.ahead import LOG, STAGE
 from trainer.backend.main import warm_python
+from trainer.leftovers import OUTPUT, SETTINGS
 from trainer.warm import SHOWN, leave
 
 LOOK = 0.02  # seconds between looks whether the stage is there
