@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -162,13 +163,27 @@ def read_json(path: Path | str) -> Any:
     Raises:
         ValueError: when the file is no JSON.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    content = Path(path).read_bytes()
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(content)
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(
             f"{path} holds no JSON: {error}\n\nhint: delete it; it is made anew"
         ) from error
+
+
+def set_aside(path: Path, fault: str) -> str:
+    """Move a damaged file to `<name>.corrupt-<time>` beside it.
+
+    Returns:
+        What is wrong with it, and where it is kept; or why it could not be moved.
+    """
+    aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        return f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
+    return f"{path} was damaged ({fault}): kept as {aside.name}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from conf.schema import Experiment, Reward
 from tasks import generations
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
+from tasks.evaluations import MANIFEST, read_evaluation
 from tasks.generations import EvaluationFailedError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
@@ -25,7 +26,6 @@ from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
 
 __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
-MANIFEST = "evaluation.json"
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
 GRADER_VERSION = 4
 _USUAL = Reward()
@@ -62,9 +62,15 @@ def find(
 ) -> dict[str, Any] | None:
     """What `evaluate` would give, where it lies on disk; None if it was not made yet."""
     _, _, folder = _identity(experiment, benchmark, checkpoint)
-    if not (folder / MANIFEST).is_file():
-        return None
-    return {**read_json(folder / MANIFEST), "label": label, "position": position, "folder": folder}
+    manifest = _read(folder)
+    return manifest and {**manifest, "label": label, "position": position, "folder": folder}
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    manifest, complaint = read_evaluation(folder)
+    if complaint:
+        print(complaint)
+    return manifest
 
 
 def _identity(
@@ -127,13 +133,13 @@ def evaluate(
         ),
         [benchmark],
     ) as run:
-        if not (folder / MANIFEST).is_file():
+        if not (manifest := _read(folder)):
             work = generations.folder_of(folder.parents[1], benchmark, checkpoint, wanted)
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
                     generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
                     _grade(experiment, benchmark, checkpoint, sampling, work, folder)
-        manifest = read_json(folder / MANIFEST)
+            manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)
         tracker.log(parent_run, scores, position + 1)

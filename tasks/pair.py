@@ -1,5 +1,6 @@
 """Two runs that were made for themselves, compared as a study of two arms would be."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from conf.load import checked
@@ -7,7 +8,11 @@ from conf.schema.study import Arm, Study
 from tasks.arm_runs import ArmRun
 from tasks.artifacts import read_json
 from tasks.comparison import Comparison, compare
+from tasks.evaluations import read_evaluation
 from tasks.sharing import Sharing, sharing
+from tasks.stages import read_manifest
+
+SUMMARY = "summary.json"
 
 
 def pair(output: Path | str, one: str, other: str) -> tuple[Comparison, Sharing]:
@@ -22,8 +27,8 @@ def pair(output: Path | str, one: str, other: str) -> tuple[Comparison, Sharing]
         The numbers, and which stages the two share.
 
     Raises:
-        ValueError: there is no such run; it was written before reports said what they are of;
-            both are the same.
+        ValueError: there is no such run; its report is damaged, or of before reports said what
+            they are of; a stage or a score of it is no longer there; both are the same.
     """
     summaries = [_summary(Path(output), name) for name in (one, other)]
     runs = [_run(folder, summary) for folder, summary in summaries]
@@ -42,15 +47,15 @@ def pair(output: Path | str, one: str, other: str) -> tuple[Comparison, Sharing]
 def _summary(output: Path, name: str) -> tuple[Path, dict]:
     folder = output / "reports" / name
     folder = folder if folder.is_dir() else Path(name)
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.is_file():
-        there = sorted(each.parent.name for each in output.glob("reports/*/summary.json"))
+        there = sorted(each.parent.name for each in output.glob(f"reports/*/{SUMMARY}"))
         raise ValueError(
             f"{name} is no run: found {', '.join(there) or 'none'} in {output / 'reports'}\n\n"
             "hint: name one of these, or another folder with --output"
         )
     summary = read_json(path)
-    if "kept" not in summary:
+    if not isinstance(summary, dict) or "kept" not in summary:
         raise ValueError(
             f"{path} does not say which stages and evaluations it is of\n\n"
             "hint: write it anew with python -m flows.report and the run's settings"
@@ -60,15 +65,32 @@ def _summary(output: Path, name: str) -> tuple[Path, dict]:
 
 def _run(folder: Path, summary: dict) -> ArmRun:
     output = folder.parents[1]
-    read = {
-        kind: [
-            {**read_json(output / kept["folder"] / file), **kept, "folder": output / kept["folder"]}
-            for kept in summary["kept"][kind]
-        ]
-        for kind, file in (("stages", "stage.json"), ("evaluations", "evaluation.json"))
-    }
-    # As arms both have seed 0: what is paired are the problems, the seeds are their own.
-    return ArmRun(
-        folder.name, 0, checked(summary["settings"]), summary["command"],
-        read["stages"], read["evaluations"],
-    )  # fmt: skip
+    try:
+        stages, evaluations = (
+            [
+                _made(folder.name, output / one["folder"], read, summary["command"])
+                | {**one, "folder": output / one["folder"]}
+                for one in summary["kept"][kind]
+            ]
+            for kind, read in (("stages", read_manifest), ("evaluations", read_evaluation))
+        )
+        # As arms both have seed 0: what is paired are the problems, the seeds are their own.
+        return ArmRun(
+            folder.name, 0, checked(summary["settings"]), summary["command"], stages, evaluations
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / SUMMARY} is damaged: {error}\n\n"
+            "hint: delete it, and write it anew with python -m flows.report and the run's settings"
+        ) from error
+
+
+def _made(run: str, folder: Path, read: Callable, command: str) -> dict:
+    """The manifest of a stage or of an evaluation that a run consists of."""
+    manifest, complaint = read(folder)
+    if manifest is None:
+        raise ValueError(
+            f"{run} is of {folder}, which is not finished: {complaint or 'it was deleted'}\n\n"
+            f"hint: make what is missing, and only that, with {command}"
+        )
+    return manifest

@@ -15,18 +15,16 @@ from typing import Any
 from tasks import artifacts
 from tasks.artifacts import digest_of, read_json
 from tasks.attempts import records_of, stage_runs
-from tasks.evaluate import MANIFEST as EVALUATION
 from tasks.evaluate import evaluation_digest
+from tasks.evaluations import MANIFEST as EVALUATION
+from tasks.evaluations import read_evaluations
 from tasks.journal import FOLDER, Journal, Run, journals
 from tasks.labels import flat, lineage_tags
 from tasks.stages import experiment_of, held_for_deletion, read_manifests
-from tasks.status import evaluations
 from tasks.track import store_uri
 from tasks.track_reach import StoreAwayError
 from tasks.track_store import Store
 
-NEEDED = ("benchmark", "checkpoint", "data_digest", "sampling", "problems", "metrics", "seconds",
-          "environment")  # fmt: skip
 NAMELESS = "reindexed"
 """Experiment of what no manifest gives one."""
 
@@ -185,10 +183,9 @@ def _items(output: Path, remarks: list[str]) -> dict[str, list[Run]]:
         found[name] += [run for run in attempts if run.outcome != "running"]
     for items in found.values():
         items.sort(key=lambda run: run.ended or run.started)
-    for folder, manifest in evaluations(output).items():
-        if set(NEEDED) - manifest.keys():
-            remarks.append(f"{folder.name} is left out, its manifest is damaged")
-            continue
+    scored, damaged = read_evaluations(output)
+    remarks += damaged
+    for folder, manifest in scored.items():
         read = manifest["checkpoint"]["digest"]
         made_in = Path(manifest["checkpoint"]["path"]).parent
         # Of a stage that is gone or was moved aside only the folder's name is left.

@@ -4,7 +4,6 @@ Rows are plain dictionaries, so that the page, the tables, the terminal and summ
 the same ones. Shares are fractions, lengths tokens, times seconds; None is "not recorded".
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from conf.schema import Experiment
 from tasks.artifacts import Dataset
 from tasks.stages import ended_early
 from trainer import metrics
+from trainer.records import read_records
 
 COSTS = ("updates", "prompts", "rollouts", "tokens_generated", "tokens_trained")
 PARTS = ("generate", "old_log_prob", "update", "weights")
@@ -45,21 +45,19 @@ def read_steps(folder: Path | str) -> list[dict[str, float]]:
 
     A step that was made again after an interruption counts once, as made last. A last line that
     was cut off by a kill is left out.
+
+    Raises:
+        ValueError: the file was damaged.
     """
     path = Path(folder) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    steps: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
+    steps = {record["step"]: record for record in read_records(path)}
+    for step, record in steps.items():
+        wrong = [name for name, value in record.items() if not isinstance(value, int | float)]
+        if wrong:
             raise ValueError(
-                f"line {number} of {path} is no JSON: {error}\n\n"
-                "hint: delete the stage's folder; it is trained again"
-            ) from error
-        steps[row["step"]] = row
+                f"step {step} of {path} has {wrong[0]} {str(record[wrong[0]])[:40]}, needed a "
+                f"number\n\nhint: move {path.parent} away; the stage is trained again"
+            )
     return [steps[step] for step in sorted(steps)]
 
 

@@ -6,7 +6,6 @@ Imports neither trainer, tracker nor flow, so that looking at stages costs no ti
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Alarm, Experiment, Stage, Transition
-from tasks.artifacts import digest_of, folder_digest, read_json
+from tasks.artifacts import digest_of, folder_digest, read_json, set_aside
 from trainer import functions
 from trainer.holding import at_work, wait_for
 from trainer.transitions import Evidence
@@ -121,12 +120,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
         fault = str(error).splitlines()[0]
     if not fault:
         return manifest, ""
-    aside = path.with_name(f"{MANIFEST}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
-    try:
-        os.replace(path, aside)
-    except OSError as error:
-        return None, f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
-    return None, f"{path} was damaged ({fault}): kept as {aside.name}, the stage is not finished"
+    return None, f"{set_aside(path, fault)}, the stage is not finished"
 
 
 def read_manifests(output: Path) -> tuple[dict[Path, dict[str, Any] | None], list[str]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks import disk
-from tasks.artifacts import read_json
 from tasks.stages import experiment_of, holder, read_manifests
 from trainer.records import read_records
 
@@ -140,16 +139,3 @@ def _progress(folder: Path) -> tuple[dict[str, Any], int]:
     except ValueError:
         return {}, 0
     return (records[-1] if records else {}), len(records)
-
-
-def evaluations(output: Path) -> dict[Path, dict[str, Any]]:
-    """The finished evaluations of an output folder: folder to manifest; damaged ones left out."""
-    found = {}
-    for path in sorted((output / "evaluations").glob("[!.]*/evaluation.json")):
-        try:
-            manifest = read_json(path)
-        except ValueError:
-            continue
-        if isinstance(manifest, dict) and manifest.get("kind") == "evaluation":
-            found[path.parent] = manifest
-    return found

@@ -18,6 +18,7 @@ from uuid import uuid4
 from conf.schema import Experiment
 from tasks import disk
 from tasks.artifacts import read_json
+from tasks.evaluations import read_evaluations
 from tasks.journal import Journal, busy, journals
 from tasks.plan import data_folders, plan
 from tasks.stages import (
@@ -30,7 +31,6 @@ from tasks.stages import (
     read_manifest,
     read_manifests,
 )
-from tasks.status import evaluations
 from tasks.unreferenced_data import cards_without_data, unused_data
 
 DAY = 86_400.0
@@ -96,7 +96,7 @@ def unreferenced(
         for path in _asides(output)
         if path.parent not in whole and _written(path) < before
     ]
-    scored = evaluations(output)
+    scored, _ = read_evaluations(output)
     sampled = _generations(output)
     scores = _evaluations({**scored, **sampled}, manifests, output)
     found += [item for item in scores if _written(Path(item.path)) < before]

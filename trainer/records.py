@@ -14,11 +14,31 @@ def append_record(path: Path, record: dict) -> None:
 
 
 def read_records(path: Path) -> list[dict]:
-    """The records of a file, oldest first. A last line without its newline was cut: left out."""
+    """The records of a file, oldest first. A last line without its newline was cut: left out.
+
+    Raises:
+        ValueError: a line is no record of a step, for the file was damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [
+        _record(path, number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")
+    ]
+
+
+def _record(path: Path, number: int, line: bytes) -> dict:
+    try:
+        record = json.loads(line)
+        fault = "" if isinstance(record, dict) and type(record.get("step")) is int else "no step"
+    except ValueError as error:  # no JSON, or no text
+        fault = str(error)
+    if fault:
+        raise ValueError(
+            f"line {number} of {path} is no record of a step: {fault}\n\n"
+            f"hint: move {path.parent} away; the stage is trained again"
+        )
+    return record
 
 
 def keep_steps(path: Path, last: int) -> None:

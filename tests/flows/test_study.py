@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,27 @@ def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
     assert main(["compare", runs[0], "nothing", "--output", output]) == 2
     assert "nothing is no run: found lab_smoke-long-seed0, " in capsys.readouterr().err
     assert main(["compare", runs[0], runs[0], "--output", output]) == 2
+
+    # What a report is of may be gone, or damaged, by the time that it is compared.
+    report = Path(output) / "reports" / runs[1] / "summary.json"
+    kept = read_json(report)["kept"]
+    stage, scored = (Path(output) / kept[kind][-1]["folder"] for kind in ("stages", "evaluations"))
+    (scored / "evaluation.json").write_text("true")
+    for folder, why in ((scored, "holds a bool"), (stage, "it was deleted")):
+        if folder == stage:
+            shutil.rmtree(stage)
+        capsys.readouterr()
+        assert main(["compare", *runs, "--output", output]) == 2
+        said = capsys.readouterr().err
+        assert f"{runs[1]} is of {folder}, which is not finished: " in said and why in said
+        assert "hint: make what is missing, and only that, with python -m flows." in said
+        quick.trained.clear()
+        study("lab_smoke", overrides=["seeds=[0]"], output=output)
+        assert quick.trained == ([] if folder == scored else ["2-L2-96"])
+        assert main(["compare", *runs, "--output", output]) == 0
+    report.write_text(json.dumps({"kept": [], "settings": read_json(report)["settings"]}))
+    assert main(["compare", *runs, "--output", output]) == 2
+    assert "summary.json is damaged: " in capsys.readouterr().err
 
 
 def test_a_study_is_a_run_with_one_below_it_for_each_arm_and_seed(output, quick):

@@ -1,5 +1,6 @@
 """Responses that are kept: none is sampled twice, a killed process resumes, counts are checked."""
 
+import json
 import shutil
 import threading
 import time
@@ -142,12 +143,9 @@ def test_an_engine_that_gives_other_responses_than_asked_is_refused(
         generate.generate(wanted, tmp_path)
 
 
-def test_grading_anew_and_fewer_samples_read_what_is_kept(
-    smoke, benchmark, base, tracked, monkeypatch, tmp_path
-):
-    output = tmp_path / "out"
-    shutil.copytree(smoke.output, output)
-    experiment = smoke.model_copy(update={"output": str(output)})
+@pytest.fixture
+def calls(monkeypatch) -> list:
+    """The calls of a sampler that makes up, in no time, what is asked for."""
     calls = []
 
     def sample(_module, arguments, **_):
@@ -159,6 +157,21 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
         return 0
 
     monkeypatch.setattr(generations, "run_guarded", sample)
+    return calls
+
+
+@pytest.fixture
+def experiment(smoke, tmp_path):
+    """Of its own output folder, with the data of all."""
+    output = tmp_path / "out"
+    shutil.copytree(smoke.output, output)
+    return smoke.model_copy(update={"output": str(output)})
+
+
+def test_grading_anew_and_fewer_samples_read_what_is_kept(
+    experiment, benchmark, base, tracked, monkeypatch, calls
+):
+    output = Path(experiment.output)
 
     def score(experiment):
         return evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
@@ -180,6 +193,34 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert len(calls) == 2
     tables = [pq.read_table(path) for path in parts(output / "generations" / first["generations"])]
     assert [table.num_rows for table in tables] == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda manifest: {**manifest, "metrics": []}, "has no usable 'metrics'"),
+        (lambda manifest: {**manifest, "kind": "stage"}, "is of kind 'stage'"),
+        (lambda manifest: {**manifest, "metrics": {"k": 2}}, "has no usable 'avg_at_k'"),
+        (lambda manifest: True, "holds a bool"),
+        (lambda manifest: None, "holds no JSON"),
+    ],
+)
+def test_a_damaged_evaluation_is_graded_again_and_not_sampled_again(
+    experiment, benchmark, base, tracked, calls, capsys, damage, fault
+):
+    def score():
+        return evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
+
+    first = score()
+    path = first["folder"] / "evaluation.json"
+    damaged = damage(read_json(path))
+    path.write_bytes(b"\xff{" if damaged is None else json.dumps(damaged).encode())
+    again = score()
+    assert again["metrics"] == first["metrics"] and again["folder"] == first["folder"]
+    assert len(calls) == 1
+    said = capsys.readouterr().out
+    assert fault in said and "its responses are to be graded again" in said
+    assert read_json(path)["metrics"] == first["metrics"]
 
 
 def test_arms_of_different_rewards_are_scored_alike_by_the_evaluation_s_form(

@@ -49,11 +49,12 @@ def score(smoke, checkpoint: dict) -> None:
         "data_digest": benchmark.digest,
         "sampling": SAMPLING,
         "problems": benchmark.rows,
-        "metrics": {"k": 2, "avg_at_k": 0.5, "response_length_wrong": None},
+        "metrics": {"k": 2, "avg_at_k": 0.5, "pass_at_k": 0.75, "truncated_share": 0.0,
+                    "response_length_wrong": None},
         "tokens": 9,
         "seconds": 4.0,
         "environment": {"git_commit": "c0ffee"},
-    }
+    }  # fmt: skip
     digest = evaluation_digest(checkpoint["digest"], benchmark.digest, SAMPLING)
     folder = f"{smoke.output}/evaluations/{benchmark.name}-{digest[:12]}"
     write_json(f"{folder}/evaluation.json", manifest)
@@ -140,7 +141,12 @@ def test_a_fresh_store_gets_every_stage_and_score_with_all_it_had(smoke, store, 
     by_name = {run.info.run_name: run for run in runs(store, kind="evaluation")}
     assert set(by_name) == {f"{label} on lab_test" for label in ("base", "1-L1-64", "2-L2-96")}
     last = by_name["2-L2-96 on lab_test"]
-    assert last.data.metrics == {"eval/lab_test/k": 2, "eval/lab_test/avg_at_k": 0.5}
+    assert last.data.metrics == {
+        "eval/lab_test/k": 2,
+        "eval/lab_test/avg_at_k": 0.5,
+        "eval/lab_test/pass_at_k": 0.75,
+        "eval/lab_test/truncated_share": 0.0,
+    }
     assert last.data.tags["stagecraft.upstream_run"] == second.info.run_id
     assert "stagecraft.upstream_run" not in by_name["base on lab_test"].data.tags
 
@@ -390,7 +396,8 @@ def test_an_output_folder_may_have_a_quote_in_its_name(smoke, store, train, tmp_
     (tmp_path / "o'hara" / "evaluations" / "x").mkdir(parents=True)
     write_json(tmp_path / "o'hara/evaluations/x/evaluation.json", {"kind": "evaluation"})
     made = reindex(other.output, store)
-    assert made.stages == 1 and made.remarks == ["x is left out, its manifest is damaged"]
+    [remark] = made.remarks
+    assert made.stages == 1 and "has no usable 'benchmark'" in remark and "/x/" in remark
     train(other)
     assert reindex(other.output, store).stages == 1
     assert len(runs(store, kind="pipeline")) == 1

@@ -261,7 +261,7 @@ def test_metrics_that_were_not_recorded_leave_their_figure_out(small_run):
 def test_nan_is_shown_and_named(small_run):
     run = small_run()
     lines = ['{"step": 1, "grad_norm": 0.5}', '{"step": 2, "grad_norm": NaN}']
-    (run.given["stages"][1]["folder"] / "metrics.jsonl").write_text("\n".join(lines))
+    (run.given["stages"][1]["folder"] / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     for evaluation in run.given["evaluations"]:
         evaluation["metrics"]["response_length_correct"] = math.nan
     shown = written(run)
@@ -278,6 +278,12 @@ def test_a_step_made_again_after_an_interruption_counts_once(tmp_path):
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step"\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"line 1 of .*metrics.jsonl.*\n\nhint: "):
+        results.read_steps(tmp_path)
+
+
+def test_a_value_that_is_no_number_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": []}\n')
+    with pytest.raises(ValueError, match=r"step 2 of .* has loss \[\], needed a number"):
         results.read_steps(tmp_path)
 
 

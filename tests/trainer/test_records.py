@@ -1,5 +1,7 @@
 """Records of steps survive being cut and being resumed."""
 
+import pytest
+
 from trainer.records import append_record, keep_steps, read_records
 
 
@@ -17,6 +19,16 @@ def test_a_line_that_was_cut_is_left_out(tmp_path):
     with path.open("a") as file:
         file.write('{"step": 2, "rew')
     assert read_records(path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("line", [b"\x81\xff", b"\0\0", b"[1]", b'{"reward": 1}', b'{"step": "1"}'])
+def test_a_line_that_was_damaged_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    append_record(path, {"step": 1})
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is no record.*\n\nhint: "):
+        read_records(path)
 
 
 def test_a_resume_forgets_the_steps_that_it_makes_again(tmp_path):
