@@ -9,7 +9,7 @@ import sys
 
 from prefect import flow
 
-from flows import steps
+from flows import parameters, steps
 from flows.terminal import run
 from tasks import prepare
 from tasks.artifacts import read_json
@@ -35,8 +35,8 @@ def data(
         ConfigError: an unknown experiment or setting, or one that cannot work.
         ValueError: the data cannot be had or read, or no row of it is left.
     """
-    settings = steps.data_settings_of(experiment, overrides, output)
-    command = ["python", "-m", "flows.data", *steps.lines(experiment, overrides, output)]
+    settings = parameters.data_settings_of(experiment, overrides, output)
+    command = ["python", "-m", "flows.data", *parameters.lines(experiment, overrides, output)]
     with steps.session(settings, command, "data") as work:
         ready, _, _, card = steps.prepared(work)
     for one in read_json(ready.kept.folder / prepare.FINDINGS):
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
-    return run(data, arguments, check=steps.data_settings_of)
+    return run(data, arguments, check=parameters.data_settings_of)
 
 
 if __name__ == "__main__":

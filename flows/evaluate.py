@@ -13,7 +13,7 @@ from prefect import flow
 
 from conf.load import ConfigError, load
 from conf.schema import Experiment, Model
-from flows import steps
+from flows import parameters, steps
 from flows.terminal import run
 from tasks import preflight
 from tasks.model import starting_model
@@ -31,8 +31,8 @@ def settings_of(
         ConfigError: an unknown experiment or setting, or one that cannot work.
     """
     if checkpoint is None:
-        return steps.settings_of(experiment, overrides, output, trains=False)
-    settings = load(*steps.lines(experiment, overrides, output))
+        return parameters.settings_of(experiment, overrides, output, trains=False)
+    settings = load(*parameters.lines(experiment, overrides, output))
     preflight.check_scoring(settings)
     preflight.check_machine(settings.hardware, trains=False)
     return settings
@@ -69,11 +69,11 @@ def evaluate(
     settings = settings_of(experiment, overrides, output, checkpoint)
     if checkpoint is not None:
         return _one(settings, experiment, checkpoint, stage, overrides, output)
-    wanted = None if stage is None else steps.position_of(settings, stage)
+    wanted = None if stage is None else parameters.position_of(settings, stage)
     command = ["python", "-m", "flows.evaluate", *([] if stage is None else [f"stage={stage}"])]
     scores = {}
     with steps.session(
-        settings, [*command, *steps.lines(experiment, overrides, output)], "evaluation"
+        settings, [*command, *parameters.lines(experiment, overrides, output)], "evaluation"
     ) as work:
         given = steps.inputs(work, trains=False)
         stage_at = steps.found if wanted is None else steps.required
@@ -102,7 +102,9 @@ def _one(
     label = folder.absolute().name if folder.is_dir() else checkpoint
     command = ["python", "-m", "flows.evaluate", f"checkpoint={checkpoint}"]
     with steps.session(
-        settings, [*command, *steps.lines(experiment, overrides, output)], f"evaluation of {label}"
+        settings,
+        [*command, *parameters.lines(experiment, overrides, output)],
+        f"evaluation of {label}",
     ) as work:
         model = steps.step(starting_model)(Model(path=path))
         benchmarks = steps.benchmarks_of(work)

@@ -9,7 +9,7 @@ import sys
 
 from prefect import flow
 
-from flows import steps
+from flows import parameters, steps
 from flows.terminal import run
 
 
@@ -34,9 +34,9 @@ def pipeline(
         ValueError: data, model or disk do not allow the experiment; nothing was trained.
         StageFailedError: a stage failed; run again, it resumes.
     """
-    settings = steps.settings_of(experiment, overrides, output)
-    steps.tell_doubts(settings)
-    command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
+    settings = parameters.settings_of(experiment, overrides, output)
+    parameters.tell_doubts(settings)
+    command = ["python", "-m", "flows.pipeline", *parameters.lines(experiment, overrides, output)]
     with steps.session(settings, command) as work:
         given = steps.inputs(work)
         stages, evaluations = [], []

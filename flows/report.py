@@ -8,10 +8,10 @@ from functools import partial
 
 from prefect import flow
 
-from flows import steps
+from flows import parameters, steps
 from flows.terminal import run
 
-settings_of = partial(steps.settings_of, trains=False, samples=False)
+settings_of = partial(parameters.settings_of, trains=False, samples=False)
 
 
 @flow(name="report", log_prints=True)
@@ -35,7 +35,7 @@ def report(
         ValueError: nothing of it is finished.
     """
     settings = settings_of(experiment, overrides, output)
-    command = ["python", "-m", "flows.pipeline", *steps.lines(experiment, overrides, output)]
+    command = ["python", "-m", "flows.pipeline", *parameters.lines(experiment, overrides, output)]
     with steps.session(settings, command, "report") as work:
         given = steps.inputs(work, trains=False)
         stages, evaluations = steps.there(work, given)

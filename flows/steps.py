@@ -16,10 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
-from conf.load import ConfigError, load
-from conf.overrides import written
 from conf.schema import Experiment
-from tasks import again, pass_rates, preflight, preflight_method, prepare
+from tasks import again, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
 from tasks.artifacts import Dataset, digest_of
 from tasks.datacard import Card, write_card
@@ -105,58 +103,6 @@ def begun() -> float:
     context = FlowRunContext.get()
     start = context.flow_run.start_time if context and context.flow_run else None
     return start.timestamp() if start else time.time()
-
-
-def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
-    """A flow's parameters as settings of a command line."""
-    folder = [f"output={written(output)}"] if output else []
-    return [f"experiment={experiment}", *folder, *(overrides or [])]
-
-
-def settings_of(
-    experiment: str,
-    overrides: Sequence[str] | None = None,
-    output: str | None = None,
-    *,
-    trains: bool = True,
-    samples: bool = True,
-) -> Experiment:
-    """The settings of an experiment, checked without reading data.
-
-    Args:
-        experiment: Name of a file under conf/experiment.
-        overrides: Settings that differ from it.
-        output: Folder that everything is written under; none: the experiment's own.
-        trains: Whether stages may be trained, which not every machine can, or has the disk for.
-        samples: Whether something may be sampled, which not every machine can.
-
-    Raises:
-        ConfigError: an unknown experiment or setting, or one that cannot work, here or anywhere.
-    """
-    settings = load(*lines(experiment, overrides, output))
-    preflight.check_settings(settings, trains=trains)
-    if trains or samples:
-        preflight.check_machine(settings.hardware, trains=trains)
-    return settings
-
-
-def tell_doubts(settings: Experiment) -> None:
-    """Say in the run's log what will train, but perhaps not as meant."""
-    for doubt in preflight_method.warnings(settings):
-        print(f"warning: {doubt}")
-
-
-def data_settings_of(
-    experiment: str, overrides: Sequence[str] | None = None, output: str | None = None
-) -> Experiment:
-    """The settings of an experiment of which nothing is trained: only those of data are checked.
-
-    Raises:
-        ConfigError: an unknown experiment or setting, or a file that is not there.
-    """
-    settings = load(*lines(experiment, overrides, output))
-    preflight.check_sources(settings)
-    return settings
 
 
 @contextmanager
@@ -386,20 +332,3 @@ def show(written: Report, settings: Experiment) -> str:
     print(terminal_summary(written.summary))
     print(f"report: {written.html}\nall runs: make ui OUTPUT={shlex.quote(settings.output)}")
     return str(written.html)
-
-
-def position_of(settings: Experiment, stage: int | str) -> int:
-    """Index of a stage that is named by its number, from 1, or by its name. 0 or base: -1.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
-    names = ["base", *(stage.name for stage in settings.stages)]
-    if str(stage) in names:
-        return names.index(str(stage)) - 1
-    if str(stage).isdecimal() and int(stage) < len(names):
-        return int(stage) - 1
-    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
-    raise ConfigError(
-        f"stage: found {stage!r}, needed one of {listed}\n\nhint: give its number or its name"
-    )

@@ -18,7 +18,7 @@ from conf.help import told
 from conf.load import ConfigError
 from conf.schema import Experiment
 from flows import temporary_server
-from flows.steps import settings_of
+from flows.parameters import settings_of
 from tasks import track_reach
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 
 from conf.load import ConfigError
-from flows import steps
+from flows import parameters, steps
 from flows.terminal import run
 from tasks import again
 
@@ -42,9 +42,9 @@ def train_stage(
         ValueError: a stage before it is not finished, or `force` on one that is being trained.
         StageFailedError: the stage failed; run again, it resumes.
     """
-    settings = steps.settings_of(experiment, overrides, output)
-    steps.tell_doubts(settings)
-    wanted = steps.position_of(settings, stage)
+    settings = parameters.settings_of(experiment, overrides, output)
+    parameters.tell_doubts(settings)
+    wanted = parameters.position_of(settings, stage)
     if wanted == steps.BASE:
         raise ConfigError("stage: found the base model, which no stage trains\n\nhint: stage=1")
     name = settings.stages[wanted].name
@@ -63,7 +63,7 @@ def train_stage(
 
     command = ["python", "-m", "flows.train_stage", f"stage={stage}"]
     with steps.session(
-        settings, [*command, *steps.lines(experiment, overrides, output)], f"stage {name}"
+        settings, [*command, *parameters.lines(experiment, overrides, output)], f"stage {name}"
     ) as work:
         for at in steps.milestones(work, steps.inputs(work), stage_at):
             if at.position == wanted:

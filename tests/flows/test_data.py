@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flows import steps
+from flows import parameters, steps
 from flows.data import data, main
 from flows.pipeline import pipeline
 from tasks.artifacts import MANIFEST, read_json
@@ -32,7 +32,7 @@ def test_data_alone_is_brought_inspected_and_divided(tmp_path):
 
 
 def test_data_needs_no_gpu_and_no_room_for_checkpoints(tmp_path):
-    settings = steps.data_settings_of("lab/smoke", ["hardware=gpu8"], str(tmp_path))
+    settings = parameters.data_settings_of("lab/smoke", ["hardware=gpu8"], str(tmp_path))
     assert settings.hardware.device == "cuda"
 
 

@@ -12,11 +12,11 @@ import pytest
 from prefect.exceptions import TerminationSignal
 
 from conf.load import ConfigError, load
-from flows import steps
+from flows import parameters, steps
 from flows.evaluate import evaluate
+from flows.parameters import settings_of
 from flows.pipeline import pipeline
 from flows.report import report
-from flows.steps import settings_of
 from flows.train_stage import train_stage
 from tasks.artifacts import read_json
 from trainer.lab import BASE
@@ -189,7 +189,7 @@ def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
 def test_a_run_says_what_may_not_be_meant(output, quick, monkeypatch, flow):
     said = []
     # To a run's log, which no capture of ours sees.
-    monkeypatch.setattr(steps, "print", said.append, raising=False)
+    monkeypatch.setattr(parameters, "print", said.append, raising=False)
     flow(experiment=SMOKE, overrides=["method=dapo"], output=output)
     assert [text for text in said if text.startswith("warning: 1-L1-64: one update a step")]
     said.clear()
