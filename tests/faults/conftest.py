@@ -14,6 +14,7 @@ def pytest_addoption(parser):
     group.addoption("--faults-seed", type=int, default=0, help="seed of the random kills")
     group.addoption("--faults-kills", type=int, default=40, help="how many random kills")
     group.addoption("--faults-minutes", type=float, default=60, help="when random kills stop")
+    group.addoption("--faults-draws", type=int, default=6, help="how many settings at random")
     group.addoption(
         "--faults-stall", type=int, default=120, help="seconds of silence that are a stall"
     )
