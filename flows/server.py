@@ -1,11 +1,13 @@
-"""Prefect's server for one flow: `python -m flows.server PORT`, started by `temporary_server`.
+"""Prefect's server for one flow: `python -m flows.server`, started by `temporary_server`.
 
+It serves on the listening socket that it is given as its standard input, which stays when it dies.
 It starts while the flow still imports Prefect, which alone knows whether a server runs elsewhere.
 So it looks, too, and ends at once where none is wanted.
 """
 
 import gc
 import os
+import socket
 import sys
 
 # What Prefect gives its own temporary server: no pages, and no services for other clients.
@@ -17,25 +19,24 @@ os.environ |= {
 
 from flows.temporary_server import wanted
 
+FAILED = 3  # exit code of a server that could not start, as uvicorn's own command has it
 
-def serve(port: int) -> None:
+
+def serve(listening: socket.socket) -> None:
     """Serve until it is told to end."""
     import uvicorn
     from prefect.server.api.server import create_app
 
     gc.freeze()
     gc.enable()
-    uvicorn.run(
-        create_app,
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="error",
-        lifespan="on",
-    )
+    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
+    server = uvicorn.Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":
     gc.disable()  # while it imports, see `flows`
     if wanted():
-        serve(int(sys.argv[1]))
+        serve(socket.socket(fileno=sys.stdin.fileno()))

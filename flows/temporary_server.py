@@ -4,7 +4,8 @@ Prefect would start one itself, but in the process group of the flow: a terminal
 whole group, the server would end at once, and the flow wait for minutes to tell it that it was
 interrupted. Killed outright, the flow would leave a server that runs for ever. Ours has a guard. It
 also starts before the flow has even imported Prefect, which is why nothing of Prefect is imported
-above, and one that dies as it starts is replaced.
+above. One that dies is replaced, so that a run of days does not end with it: the next one reads the
+same database, and who asks meanwhile waits, since the flow holds the socket that they listen on.
 """
 
 import atexit
@@ -16,12 +17,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Event, Lock, Thread
 from typing import Any
 
 from trainer.process import how_it_ended, under_guard, with_our_modules
 
 SERVERS = 3  # that may die as they start, before the flow gives up
+STARTED = 60.0  # seconds after which one that dies did not die as it started
 POLL = 0.05  # seconds between looks whether it answers
+ANSWERS = 2.0  # seconds after which it is looked whether it has died
 ENDS = 5.0  # seconds that it has to end by itself
 NAME = "Prefect's temporary server"
 HINT = (
@@ -34,17 +38,18 @@ class TemporaryServer:
     """A server of Prefect that starts, and ends with this process."""
 
     def __init__(self):
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/api"
+        self._unwanted = Event()
+        self._lock = Lock()
         self._begin()
         atexit.register(self.end)
 
     def _begin(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
         self.process = subprocess.Popen(
-            [*under_guard(), sys.executable, "-m", "flows.server", str(port)],
+            [*under_guard(), sys.executable, "-m", "flows.server"],
             env=with_our_modules(os.environ),
+            stdin=self._listening,
             process_group=0,
         )
 
@@ -62,14 +67,13 @@ class TemporaryServer:
 
         deadline = time.monotonic() + PATIENCE.value()
         died = 0
-        with httpx.Client() as client:
+        with httpx.Client(timeout=ANSWERS) as client:
             while not _answers(client, f"{self.url}/health"):
                 code = self.process.poll()
                 if code is not None:
                     died += 1
-                    said = how_it_ended(code if code >= 0 else 128 - code)
                     if died == SERVERS:
-                        raise RuntimeError(f"{NAME} {said} as it started, {died} times{HINT}")
+                        raise RuntimeError(f"{NAME} {_how(code)} as it started, {died} times{HINT}")
                     self._begin()
                 if time.monotonic() > deadline:
                     raise RuntimeError(
@@ -78,14 +82,49 @@ class TemporaryServer:
                 time.sleep(POLL)
         return self.url
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block in which another takes its place where it dies."""
+        Thread(target=self._replace, daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unwanted.set()
+
+    def _replace(self) -> None:
+        from prefect.logging import get_logger
+
+        died = 0
+        while True:
+            begun = time.monotonic()
+            code = self.process.wait()
+            died = 1 if time.monotonic() - begun > STARTED else died + 1
+            with self._lock:
+                if self._unwanted.is_set():
+                    return
+                if died > SERVERS:
+                    self._listening.close()  # nobody is to wait any more
+                    get_logger().error("%s %s, %d times%s", NAME, _how(code), died, HINT)
+                    return
+                get_logger().warning("%s %s: another takes its place", NAME, _how(code))
+                self._begin()
+
     def end(self) -> None:
         """End it, and wait for that."""
+        with self._lock:
+            self._unwanted.set()
+        self._listening.close()
         self.process.terminate()
         try:
             self.process.wait(ENDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _how(code: int) -> str:
+    return how_it_ended(code if code >= 0 else 128 - code)
 
 
 def _answers(client: Any, url: str) -> bool:
@@ -145,5 +184,5 @@ def answering() -> Iterator[None]:
     for name in used:
         del os.environ[name]  # runs that this process starts have servers of their own
     # Nobody there listens for signs of life, whose thread sleeps up to a second of a flow's end.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), server.kept():
         yield

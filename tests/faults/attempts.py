@@ -27,7 +27,7 @@ ENDS = 20.0  # seconds after which nothing of a run that ended may be alive
 PARTS = (
     ("the guard of Prefect's server", r"-m trainer\.guard .* flows\.server"),
     ("the guard", r"-m trainer\.guard"),
-    ("Prefect's temporary server", r"-m flows\.server \d"),
+    ("Prefect's temporary server", r"-m flows\.server"),
     ("the trainer", r"-m (trainer\.backend\.main|stand_in_trainer)"),
     ("a trainer that waits for its stage", r"-m trainer\.backend\.waiting"),
     ("the process that guards are forked of", r"-m trainer\.standby"),

@@ -34,6 +34,16 @@ def nothing():
 
 with temporary_server.answering():
     nothing()
+    {then}
+"""
+# In that block: the server is killed, and its guard sees it.
+KILLED = """
+    import psutil, time
+    server = temporary_server.begin()
+    killed = server.process
+    for child in psutil.Process(killed.pid).children():
+        child.kill()
+    killed.wait()
 """
 
 
@@ -42,9 +52,9 @@ def started(tmp_path, prefect_home):
     """Start a flow without a server, in a process of its own."""
     processes = []
 
-    def start(more: str = "", patience: int = 300) -> subprocess.Popen:
+    def start(more: str = "", patience: int = 300, then: str = "") -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-c", FLOW.format(more=more)],
+            [sys.executable, "-c", FLOW.format(more=more, then=then)],
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
@@ -86,6 +96,29 @@ def test_a_server_that_is_killed_as_it_starts_is_replaced(started):
     found[0].send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "the flow ran" in said, said
+
+
+def test_a_server_that_is_killed_later_is_replaced_and_knows_what_was_before(started):
+    then = """
+    from prefect.client.orchestration import get_client
+    nothing()
+    with get_client(sync_client=True) as client:
+        print("runs:", sorted(run.state_name for run in client.read_flow_runs()))
+    """
+    process = started(then=KILLED + then)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and said.count("the flow ran") == 2, said
+    assert "was killed by SIGKILL: another takes its place" in said
+    assert "runs: ['Completed', 'Completed']" in said
+
+
+def test_one_that_dies_whenever_it_is_replaced_is_given_up(started):
+    then = (
+        "    temporary_server.under_guard = lambda: ['/bin/false']" + KILLED + "    time.sleep(5)"
+    )
+    process = started(then=then.strip())
+    said, _ = process.communicate(timeout=200)
+    assert said.count("another takes its place") == 3 and "4 times\n\nhint: " in said, said
 
 
 def test_servers_that_all_die_end_the_flow_with_a_hint(started):
