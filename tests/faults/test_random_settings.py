@@ -149,7 +149,7 @@ def test_settings_at_random_are_refused_or_train_and_a_kill_changes_nothing(
             return attempts(output, "experiment=lab/smoke", *words, stall)
 
         whole = start("whole")
-        code = whole.end(END)
+        code, took = whole.end(END), whole.seconds
         if code == REFUSED:  # by what the data are like
             refused.append((words, whole.text))
             assert not truth.recorded_steps(whole.output), f"{command}\n{whole.text}"
@@ -158,8 +158,8 @@ def test_settings_at_random_are_refused_or_train_and_a_kill_changes_nothing(
             faults.append(f"{command}\nexit {code}: {whole.message()}\n{whole.log}")
             trained += 1
             continue
-        runs, what = killed_once(lambda: start("killed"), whole.seconds, draw)
-        print(f"  {whole.seconds:.0f} s; killed: {what}")
+        runs, what = killed_once(lambda: start("killed"), took, draw)
+        print(f"  {took:.0f} s; killed: {what}")
         left = [names for run in (whole, *runs) for names in run.left().values() if names]
         faults += [f"{command}\n{what}: left {left}"] if left else []
         if told(whole.output) != told(runs[-1].output):
