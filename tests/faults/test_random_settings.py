@@ -1,7 +1,8 @@
 """Settings drawn at random: each is refused before anything trains, or trains to its end.
 
 What trains does so twice: undisturbed, and with a SIGKILL of a random process at a random moment
-and a run that goes on. Both must come to the same checkpoints and the same metrics.
+and a run that goes on. Both must come to the same checkpoints and the same metrics. In float32: in
+bfloat16 what a sampler computes for a token depends on how many it samples at the same moment.
 """
 
 import math
@@ -39,7 +40,6 @@ KNOBS: Mapping[str, Sequence[object]] = {
     "reward.overlong_share": (0.5,),
     "reward.think": ("optional",),
     "hardware.ranks": (2,),
-    "hardware.dtype": ("bfloat16",),
     "hardware.attention": ("eager",),
     "hardware.micro_batch": (2, 8),
     "hardware.tokens_per_rank": (200, 2000),
@@ -68,9 +68,11 @@ OF_A_STAGE: Mapping[str, Sequence[object]] = {
 }
 OF_ALL, OF_ONE = 0.15, 0.25  # the shares of knobs that are set
 ALWAYS = ["selection.speed.screening=2"]  # most groups are too small for the usual 4
-# What of a step's record depends on the hour and the machine.
+# What of a step's record depends on the hour, the machine, and on who was sampled together.
 FINITE = ("loss", "grad_norm", "reward/mean", "entropy")
-TIMED = re.compile(r"time$|seconds/|tokens_per_second|memory")
+TIMED = re.compile(r"time$|seconds/|tokens_per_second|memory|probability_difference/|kl_to_engine")
+# A stage whose prompts are all solved, or none of them, ends with this, and a hint.
+NOTHING_LEFT = "NothingToTrainOnError"
 
 
 def drawn(draw: random.Random) -> list[str]:
@@ -153,6 +155,9 @@ def test_settings_at_random_are_refused_or_train_and_a_kill_changes_nothing(
         if code == REFUSED:  # by what the data are like
             refused.append((words, whole.text))
             assert not truth.recorded_steps(whole.output), f"{command}\n{whole.text}"
+            continue
+        if code == 1 and NOTHING_LEFT in whole.message():
+            refused.append((words, whole.text))
             continue
         if code != 0:
             faults.append(f"{command}\nexit {code}: {whole.message()}\n{whole.log}")
