@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Model
-from tasks.artifacts import folder_digest, read_json
+from tasks.artifacts import folder_digest
+from tasks.stages import read_manifest
 from trainer.checkpoint import has_weights
 
 
@@ -39,8 +40,7 @@ class Checkpoint:
     @property
     def maker(self) -> dict[str, Any] | None:
         """The manifest (`stage.json`) of the stage that made it, None for another model."""
-        manifest = self.path.parent / "stage.json"
-        return read_json(manifest) if manifest.is_file() else None
+        return read_manifest(self.path.parent)[0]
 
     @property
     def upstream(self) -> str:

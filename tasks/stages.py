@@ -105,7 +105,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     not touched: the stage goes on from there.
 
     Returns:
-        The manifest, or None; and a sentence if it was damaged, else "".
+        The manifest, or None; and a sentence if it was damaged, else "". Checkpoints of stages are
+        given where they lie now: the output folder may have been copied or moved.
 
     Raises:
         OSError: the disk does not let it be read, which says nothing about what it holds.
@@ -119,8 +120,22 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     except ValueError as error:  # no JSON, or no text
         fault = str(error).splitlines()[0]
     if not fault:
-        return manifest, ""
+        return _where_it_lies(manifest, folder), ""
     return None, f"{set_aside(path, fault)}, the stage is not finished"
+
+
+def _where_it_lies(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A manifest with its own checkpoint in its folder, and those of other stages beside it."""
+    found = {}
+    if manifest["outcome"] == "finished":
+        found["checkpoint"] = {**manifest["checkpoint"], "path": str(folder / "checkpoint")}
+    for key in ("start", "reference"):
+        with suppress(KeyError, TypeError):  # of before there was one
+            path = Path(manifest[key]["path"])
+            here = folder.parent / path.parent.name / path.name
+            if path.parent.parent.name == folder.parent.name and here.is_dir():
+                found[key] = {**manifest[key], "path": str(here)}
+    return manifest | found
 
 
 def read_manifests(output: Path) -> tuple[dict[Path, dict[str, Any] | None], list[str]]:

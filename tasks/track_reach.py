@@ -22,6 +22,14 @@ from conf import telemetry
 
 PATIENCE = 5
 """Seconds that a server or a locked database is waited for."""
+FILES = "mlartifacts"
+"""Folder in an output folder that the files of its runs lie in, where its own database has them."""
+# Where MLflow's tables keep addresses of files.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
 
 
 class StoreAwayError(OSError):
@@ -151,6 +159,32 @@ def _check_sqlite(uri: str) -> None:
     with closing(sqlite3.connect(name, timeout=PATIENCE, uri=name.startswith("file:"))) as file:
         file.execute("BEGIN IMMEDIATE")
         file.rollback()
+
+
+def follow(uri: str, output: Path) -> None:
+    """Tell an output folder's own database where its runs' files lie, if both were copied or moved.
+
+    MLflow keeps absolute addresses: it would look for files in the old place, and write new ones
+    there.
+
+    Raises:
+        sqlite3.Error: the file is locked, read-only or no database of MLflow.
+    """
+    path = output / "mlflow.db"
+    if uri != f"sqlite:///{path}" or not path.exists():
+        return
+    now = (output / FILES).as_uri()
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as file:
+        addresses = {row[0] for row in file.execute("SELECT artifact_location FROM experiments")}
+        before = {one for one in addresses if one.startswith("file:") and one.endswith(f"/{FILES}")}
+        for old in before - {now}:
+            for table, column in _ADDRESSES:
+                file.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (now, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
+        file.commit()
 
 
 def _in_a_line(error: BaseException) -> str:

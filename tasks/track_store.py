@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.journal import Journal, Run
 from tasks.labels import metric_name, param
-from tasks.track_reach import reached
+from tasks.track_reach import FILES, follow, reached
 
 # Limits of MLflow's stores; `log_batch` takes at most so many entries of a kind at once.
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1_000, 100
@@ -112,6 +112,8 @@ class Store:
         """A block that talks to the store; what the store does wrong is a `StoreAwayError`."""
         try:
             with reached(self.uri) as client:
+                if self._client is None:
+                    follow(self.uri, self._output)
                 self._client = client
                 yield
         except BaseException:  # also a Ctrl-C in the middle of a request
@@ -133,7 +135,7 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         # With a server, files go where the server says.
-        folder = self._output / "mlartifacts" if self.uri.startswith("sqlite:") else None
+        folder = self._output / FILES if self.uri.startswith("sqlite:") else None
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:

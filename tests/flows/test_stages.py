@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import time
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from prefect.exceptions import TerminationSignal
 
 from conf.load import ConfigError, load
@@ -95,6 +97,29 @@ def test_force_moves_the_old_stage_aside_and_trains_only_that_one_anew(output, q
     assert (Path(output) / "stages" / names[2] / "stage.json").read_text() == before
     manifest = read_json(Path(output) / "stages" / second / "stage.json")
     assert len(manifest["attempts"]) == 1
+
+
+def test_an_output_folder_that_was_moved_is_gone_on_with_where_it_lies(
+    output, quick, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    pipeline(SMOKE, output=output)
+    moved = tmp_path / "elsewhere and 'moved'"
+    os.rename(output, moved)
+    quick.trained.clear()
+    quick.scored.clear()
+    changed = ["stages.1.steps=3", "stages.1.kl_coefficient=0.1", "evaluation.samples=3"]
+    pipeline(SMOKE, overrides=changed, output=str(moved))
+    assert quick.trained == ["2-L2-96"]
+    begun = {str(BASE), *map(str, moved.glob("stages/*/checkpoint"))}
+    assert len(quick.scored) == 3 and set(quick.scored) < begun
+    assert not Path(output).exists(), "something was written to the old place"
+    client = MlflowClient(f"sqlite:///{moved / 'mlflow.db'}")
+    [experiment] = [one for one in client.search_experiments() if one.name == "lab_smoke"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.artifact_uri.partition("/mlartifacts/")[0] for run in runs} == {moved.as_uri()}
+    reports = [client.list_artifacts(run.info.run_id, "report") for run in runs]
+    assert sum(map(bool, reports)) == 2, "each pipeline's report is found"
 
 
 def test_force_on_a_stage_that_was_never_there_trains_it(output, quick):
