@@ -108,13 +108,7 @@ def _state(stage: StagePlan) -> str:
 
 
 def _reasons(stage: StagePlan) -> list[str]:
-    lines = list(stage.why)
-    if stage.changes:
-        lines.append(f"not {stage.nearest}, for these differ:")
-    for change in stage.changes:
-        remark = f" ({change.remark})" if change.remark else ""
-        lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
-    lines += [line for line in (stage.may_end, stage.alarm) if line]
+    lines = [*stage.reasons, *filter(None, (stage.may_end, stage.alarm))]
     return [f"{stage.name}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
 
 

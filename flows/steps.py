@@ -25,6 +25,7 @@ from tasks.download import download
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
+from tasks.plan import plan
 from tasks.report import Report, terminal_summary, write_report
 from tasks.segment import pruned, recorded, segment
 from tasks.track import Tracker
@@ -205,13 +206,14 @@ def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Mile
     """The starting model, then each stage's checkpoint, made from the one before it.
 
     Lazy: the next stage begins when the next milestone is asked for. Ends early where `stage_at`
-    gives None.
+    gives None, and says why there is no such stage.
     """
     at = Milestone("base", BASE, given.base)
     yield at
     for position, stage in enumerate(work.settings.stages):
         result = stage_at(work, given, position, at)
         if result is None:
+            print(f"{unfinished(work, position)}\nIt and what follows are left out.")
             return
         made = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
         at = Milestone(stage.name, position, made, result)
@@ -257,11 +259,21 @@ def required(work: Session, given: Inputs, position: int, before: Milestone) -> 
     manifest = found(work, given, position, before)
     if manifest is None:
         raise ValueError(
-            f"stage {position + 1} of {work.settings.name}, {work.settings.stages[position].name}, "
-            f"is not finished: {folder_of(work, given, position, before)}\n\n"
-            f"hint: train it first, with stage={position + 1}, or with upstream=true on a later one"
+            f"{unfinished(work, position)}\n\nhint: train it first, with stage={position + 1}, or "
+            "with upstream=true on a later one; or give the settings that it was trained with"
         )
     return manifest
+
+
+def unfinished(work: Session, position: int) -> str:
+    """That a stage is not finished, and why: in what it differs from those that are there."""
+    planned = plan(work.settings).stages[position]
+    return "\n".join(
+        [
+            f"stage {position + 1} of {work.settings.name}, {planned.name}, is not finished:",
+            *(f"  {line}" for line in planned.reasons),
+        ]
+    )
 
 
 def folder_of(work: Session, given: Inputs, position: int, before: Milestone) -> Path:

@@ -92,6 +92,17 @@ class StagePlan:
     disk_bytes: int | None = None
     disk_to_come: int | None = None
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why that becomes of it, in lines; in what it differs from what is there, if anything."""
+        lines = list(self.why)
+        if self.changes:
+            lines.append(f"not {self.nearest}, for these differ:")
+        for change in self.changes:
+            remark = f" ({change.remark})" if change.remark else ""
+            lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
+        return lines
+
 
 @dataclass(frozen=True)
 class Plan:

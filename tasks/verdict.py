@@ -22,8 +22,8 @@ def verdict(
         last = rows[-1]
         score = f"avg@{last['k']}"
         if base is None or last is base:
-            missing = "The base was" if base is None else "No trained checkpoint was"
-            sentences.append(f"{missing} not evaluated on {name}, so nothing is compared there.")
+            missing = "The base was not" if base is None else "No trained checkpoint was"
+            sentences.append(f"{missing} evaluated on {name}, so nothing is compared there.")
             continue
         change = last["difference"]
         if change is None:

@@ -53,7 +53,7 @@ def test_a_flow_may_write_to_any_folder(tmp_path):
 
 
 def test_a_stage_needs_those_before_it_finished(output, quick):
-    with pytest.raises(ValueError, match=r"stage 1 of lab_smoke, 1-L1-64, is not finished: /.*"):
+    with pytest.raises(ValueError, match=r"stage 1 of lab_smoke, 1-L1-64, is not finished:\n  "):
         train_stage(SMOKE, stage=2, output=output)
     assert quick.trained == []
 
@@ -180,6 +180,24 @@ def test_evaluate_scores_what_is_finished_and_trains_nothing(output, quick):
         evaluate(SMOKE, stage=2, output=output)
     assert list(evaluate(SMOKE, stage="base", output=output)) == ["base"]
     assert len(quick.scored) == 2
+
+
+def test_what_is_left_out_since_its_settings_differ_is_told_with_the_difference(
+    output, quick, monkeypatch
+):
+    pipeline(SMOKE, output=output)
+    said = []
+    monkeypatch.setattr(steps, "print", said.append, raising=False)
+    assert list(evaluate(SMOKE, overrides=["hardware.ranks=2"], output=output)) == ["base"]
+    [text] = [one for one in said if "is not finished" in one]
+    assert text.startswith("stage 1 of lab_smoke, 1-L1-64, is not finished:\n  not 1-L1-64-")
+    assert "    numerics.ranks: 1 -> 2\nIt and what follows are left out." in text
+    with pytest.raises(ValueError, match=r"numerics.ranks: 1 -> 2\n\nhint: "):
+        evaluate(SMOKE, stage=2, overrides=["hardware.ranks=2"], output=output)
+    said.clear()
+    evaluate(SMOKE, output=output)
+    report(SMOKE, output=output)
+    assert not [one for one in said if "is not finished" in one]
 
 
 def test_of_an_experiment_only_benchmarks_sampling_and_hardware_count_for_another_model(

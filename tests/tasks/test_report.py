@@ -294,6 +294,12 @@ def test_without_a_base_nothing_is_compared(small_run):
     assert "The base was not evaluated on lab" in shown.page.text
 
 
+def test_of_a_base_alone_nothing_is_compared(small_run):
+    run = small_run()
+    run.given["evaluations"] = [one for one in run.given["evaluations"] if one["position"] == -1]
+    assert "No trained checkpoint was evaluated on lab" in written(run).page.text
+
+
 @pytest.mark.parametrize("evaluated", [0, 1])
 @pytest.mark.usefixtures("plain_figures")
 def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluated):
