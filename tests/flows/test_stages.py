@@ -20,6 +20,7 @@ from flows.parameters import settings_of
 from flows.pipeline import pipeline
 from flows.report import report
 from flows.train_stage import train_stage
+from tasks import preflight
 from tasks.artifacts import read_json
 from trainer.lab import BASE
 
@@ -238,6 +239,20 @@ def test_a_run_says_what_may_not_be_meant(output, quick, monkeypatch, flow):
     said.clear()
     flow(experiment=SMOKE, output=output)
     assert not [text for text in said if "warning" in text]
+
+
+def test_a_run_on_gpus_is_reported_where_there_are_none(output, quick, monkeypatch):
+    gpus = ["hardware=gpu1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(preflight, "check_machine", lambda *_, **__: None)
+        pipeline(SMOKE, gpus, output=output)
+    with pytest.raises(ConfigError, match="hardware"):
+        pipeline(SMOKE, gpus, output=output)
+    (Path(output) / "reports" / "lab_smoke-seed0" / "summary.json").unlink()
+    page = Path(report(SMOKE, gpus, output=output))
+    summary = read_json(page.with_name("summary.json"))
+    labels = [row["label"] for row in summary["benchmarks"]["lab_test"]]
+    assert labels == ["base", "1-L1-64", "2-L2-96"]
 
 
 def test_what_is_there_is_scored_and_reported_where_no_checkpoint_has_room(
