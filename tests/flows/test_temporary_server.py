@@ -114,7 +114,7 @@ def test_a_server_that_is_killed_later_is_replaced_and_knows_what_was_before(sta
 
 def test_one_that_dies_whenever_it_is_replaced_is_given_up(started):
     then = (
-        "    temporary_server.under_guard = lambda: ['/bin/false']" + KILLED + "    time.sleep(5)"
+        "    temporary_server.under_guard = lambda: ['/bin/false']" + KILLED + "    time.sleep(1)"
     )
     process = started(then=then.strip())
     said, _ = process.communicate(timeout=200)
