@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EEXIST, ENOTDIR, ENOTEMPTY
@@ -172,18 +172,32 @@ def read_json(path: Path | str) -> Any:
         ) from error
 
 
-def set_aside(path: Path, fault: str) -> str:
-    """Move a damaged file to `<name>.corrupt-<time>` beside it.
+def read_sound(path: Path, fault_of: Callable[[Any], str]) -> tuple[Any, str]:
+    """What a JSON file says; one that is damaged is moved to `<name>.corrupt-<time>` beside it.
+
+    Args:
+        path: The file.
+        fault_of: Gives what makes its content unusable, or "".
 
     Returns:
-        What is wrong with it, and where it is kept; or why it could not be moved.
+        The content, or None; and what was wrong with it and where it is kept, or "".
+
+    Raises:
+        OSError: the disk does not let it be read, which says nothing about what it holds.
     """
+    try:
+        content = read_json(path)
+        fault = fault_of(content)
+    except ValueError as error:  # no JSON, or no text
+        fault = str(error).splitlines()[0]
+    if not fault:
+        return content, ""
     aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
     try:
         os.replace(path, aside)
     except OSError as error:
-        return f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
-    return f"{path} was damaged ({fault}): kept as {aside.name}"
+        return None, f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
+    return None, f"{path} was damaged ({fault}): kept as {aside.name}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Imports nothing that samples or grades, so that looking at evaluations costs no 
 from pathlib import Path
 from typing import Any
 
-from tasks.artifacts import read_json, set_aside
+from tasks.artifacts import read_sound
 
 MANIFEST = "evaluation.json"
 NUMBER = int | float
@@ -36,14 +36,8 @@ def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, str]:
     path = folder / MANIFEST
     if not path.is_file():
         return None, ""
-    try:
-        manifest = read_json(path)
-        fault = _fault(manifest)
-    except ValueError as error:  # no JSON, or no text
-        fault = str(error).splitlines()[0]
-    if not fault:
-        return manifest, ""
-    return None, f"{set_aside(path, fault)}, its responses are to be graded again"
+    manifest, complaint = read_sound(path, _fault)
+    return manifest, complaint and f"{complaint}, its responses are to be graded again"
 
 
 def read_evaluations(output: Path) -> tuple[dict[Path, dict[str, Any]], list[str]]:

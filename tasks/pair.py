@@ -88,9 +88,10 @@ def _run(folder: Path, summary: dict) -> ArmRun:
 def _made(run: str, folder: Path, read: Callable, command: str) -> dict:
     """The manifest of a stage or of an evaluation that a run consists of."""
     manifest, complaint = read(folder)
-    if manifest is None:
+    outcome = manifest.get("outcome", "finished") if manifest else complaint or "it was deleted"
+    if outcome != "finished":
         raise ValueError(
-            f"{run} is of {folder}, which is not finished: {complaint or 'it was deleted'}\n\n"
+            f"{run} is of {folder}, which is not finished: {outcome}\n\n"
             f"hint: make what is missing, and only that, with {command}"
         )
     return manifest

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Alarm, Experiment, Stage, Transition
-from tasks.artifacts import digest_of, folder_digest, read_json, set_aside
+from tasks.artifacts import digest_of, folder_digest, read_json, read_sound
 from trainer import functions
 from trainer.holding import at_work, wait_for
 from trainer.transitions import Evidence
@@ -114,14 +114,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     path = folder / MANIFEST
     if not path.exists():
         return None, ""
-    try:
-        manifest = read_json(path)
-        fault = _fault(manifest)
-    except ValueError as error:  # no JSON, or no text
-        fault = str(error).splitlines()[0]
-    if not fault:
-        return _where_it_lies(manifest, folder), ""
-    return None, f"{set_aside(path, fault)}, the stage is not finished"
+    manifest, complaint = read_sound(path, _fault)
+    if complaint:
+        return None, f"{complaint}, the stage is not finished"
+    return _where_it_lies(manifest, folder), ""
 
 
 def _where_it_lies(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from trainer.records import read_records
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(0)]
 END = 900.0  # seconds in which a run of a few steps has ended
 REFUSED = 2
+REFUSALS = 20  # for each that trains, at most; of 200 draws a third is let through
 GROUPS = ("method", "selection", "reward")
 # Whatever was drawn of the groups above, some of these are set beside it.
 KNOBS: Mapping[str, Sequence[object]] = {
@@ -128,6 +129,7 @@ def told(output: Path) -> dict[str, tuple]:
         order = read_records(folder / "order.jsonl")
         digest = manifest["checkpoint"]["digest"]
         found[folder.name] = (digest, manifest["counters"], steps, order)
+    assert len(found) == 2, f"stages of {output}: {list(found)}"
     return found
 
 
@@ -138,6 +140,7 @@ def test_settings_at_random_are_refused_or_train_and_a_kill_changes_nothing(
     wanted = request.config.getoption("--faults-draws")
     trained, refused, faults = 0, [], []
     while trained < wanted:
+        assert len(refused) < REFUSALS * wanted, refused
         folder = tmp_path_factory.mktemp("drawn")
         words = drawn(draw)
         if said := refusal(words, folder / "whole"):

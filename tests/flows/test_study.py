@@ -16,7 +16,7 @@ from flows.study import command, study
 from flows.study import main as command_line
 from tasks import preflight
 from tasks import train_stage as training
-from tasks.artifacts import read_json
+from tasks.artifacts import read_json, write_json
 from tasks.comparison import StudyIncompleteError
 
 pytestmark = pytest.mark.usefixtures("prefect", "plain_figures")
@@ -73,9 +73,13 @@ def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
     stage, scored = (Path(output) / kept[kind][-1]["folder"] for kind in ("stages", "evaluations"))
     quick.trained.clear()
     (scored / "evaluation.json").write_text("true")
-    for folder, why in ((scored, "holds a bool"), (stage, "it was deleted")):
-        if folder == stage:
-            shutil.rmtree(stage)
+    begun = {**read_json(stage / "stage.json"), "outcome": "running"}
+    for why, folder, harm in (
+        ("holds a bool", scored, lambda: None),
+        ("running", stage, lambda: write_json(stage / "stage.json", begun)),
+        ("it was deleted", stage, lambda: shutil.rmtree(stage)),
+    ):
+        harm()
         capsys.readouterr()
         assert main(["compare", *runs, "--output", output]) == 2
         said = capsys.readouterr().err
