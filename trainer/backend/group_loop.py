@@ -72,7 +72,8 @@ class GroupLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             tag |= {"status": "finished", "rollouts": [_told(row) for row in rows]}
         except Exception as error:  # whatever it was, who waits for the group must hear of it
             print(f"prompt group {uid} failed:\n{traceback.format_exc()}", flush=True)
-            tag |= {"status": "failure", "reason": type(error).__name__}
+            cause = getattr(error, "cause", None) or error  # out of Ray's wrapping
+            tag |= {"status": "failure", "reason": type(cause).__name__}
         await self.store.put(uid, tag, rows)
 
     async def roll_out(self, prompt: dict, sampling_params: dict, numbers: range) -> list[Row]:

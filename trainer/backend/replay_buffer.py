@@ -19,6 +19,12 @@ from trainer.backend.stop import check_stop
 from trainer.selection import Choice, Order, Rollout, Stream
 
 LOOK = 0.2  # seconds between looks for a stop, or for a group that is overdue
+# Errors, Ray's and vLLM's, that tell of a process: every group that comes after fails by it, too.
+DEATHS = ("ActorDiedError", "EngineDeadError")
+
+
+class EngineLostError(RuntimeError):
+    """A process that samples or grades died. To take other prompts would skip them one by one."""
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -72,6 +78,7 @@ class PromptReplayBuffer(ReplayBuffer):
         Raises:
             NothingToTrainOnError: not one group qualified.
             StopRequestedError: a stop was asked for.
+            EngineLostError: a process that samples or grades died.
         """
         while not self.stream.ready:
             if not self._hear():
@@ -93,6 +100,14 @@ class PromptReplayBuffer(ReplayBuffer):
                 del self.asked[uid]
                 if tag["status"] == "finished":
                     self.stream.graded(uid, [Rollout(*values) for values in tag["rollouts"]])
+                elif tag["reason"] in DEATHS:
+                    raise EngineLostError(
+                        f"prompt group {uid} failed by {tag['reason']}: a sampling engine, a "
+                        "reward worker or the router of requests died\n\nhint: `grep -A20 "
+                        "failed: trainer.log` shows which; one that nobody killed may have been "
+                        "ended for want of memory (`dmesg` says so); run again, the stage goes on "
+                        "from its last checkpoint"
+                    )
                 else:
                     self.stream.failed(uid, tag["reason"])
         for uid, (_, since) in self.asked.items():

@@ -10,11 +10,12 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import ray
-import transfer_queue
 from omegaconf import OmegaConf
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.main_ppo import TaskRunnerV1
@@ -26,6 +27,7 @@ import trainer.backend.stage_trainer  # noqa: F401  registers itself
 from conf.compose import compose
 from trainer.backend.advantages import register
 from trainer.backend.export import export
+from trainer.backend.queue_watch import QueueLostError, watched
 from trainer.backend.settings import overrides
 from trainer.backend.stop import StopRequestedError
 from trainer.holding import hold
@@ -44,20 +46,20 @@ class StageRunner(TaskRunnerV1.__ray_metadata__.modified_class):
     Then the checkpoint is exported here, where torch and transformers are loaded already.
     """
 
-    def run(self, config, leaves: bool) -> None:
+    def run(self, config, leaves: bool, lost: Callable[[QueueLostError], None]) -> None:
         """Train and export.
 
         Args:
             config: verl's.
             leaves: This process ends with all that it started, once it is done.
+            lost: Told if the transfer queue dies, before this process ends.
 
         Raises:
             StopRequestedError: it was asked to stop, and has saved its last whole step.
         """
         register(config.algorithm)  # here: verl computes advantages in this process
-        if leaves:
-            _close_after_an_error_only()
-        super().run(config)
+        with watched(lost, leave_open=leaves):
+            super().run(config)
         verl_folder = Path(config.trainer.default_local_dir)
         export(
             verl_folder,
@@ -74,17 +76,6 @@ def steps_of(trainer) -> int:
     transition = json.loads(trainer.stagecraft.endings)["transition"]
     ending = ended(records, transition, trainer.total_training_steps)
     return ending.step if ending else trainer.total_training_steps
-
-
-def _close_after_an_error_only() -> None:
-    """Let verl leave a transfer queue open that is done: its storage looks once a second."""
-    close = transfer_queue.close
-
-    def after_an_error() -> None:
-        if sys.exception():
-            close()
-
-    transfer_queue.close = after_an_error
 
 
 def start_ray(config, python: str | None) -> None:
@@ -211,7 +202,7 @@ def run(folder: Path, python: str | None) -> bool:
         joined = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
         claimed = claim(joined) if joined else None
         leaves = bool(python) and not joined
-        StageRunner().run(config, leaves)
+        StageRunner().run(config, leaves, partial(write_failure, folder / "failure.json"))
         del claimed
         return leaves
     except StopRequestedError:

@@ -302,8 +302,7 @@ class Stream:
         failed = fates.get("failed", 0)
         told += f" (the last by {self.failure})" if failed else ""
         hint = (
-            "`grep -A20 failed: trainer.log` shows why the rollouts failed: a rollout server or "
-            "grader that died, or a prompt that neither can take"
+            "`grep -A20 failed: trainer.log` shows why the rollouts failed"
             if failed > self.draws / 2
             else "where most are solved the stage has taught what it can, where most are hopeless "
             "start from another checkpoint or choose easier prompts; `failed` is told of in "

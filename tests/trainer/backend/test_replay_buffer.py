@@ -13,7 +13,7 @@ from conf.schema import Selection
 from trainer.backend import replay_buffer as module
 from trainer.backend import rows as rows_module
 from trainer.backend.engine import KL, LARGEST
-from trainer.backend.replay_buffer import PARTITION, PromptReplayBuffer
+from trainer.backend.replay_buffer import PARTITION, EngineLostError, PromptReplayBuffer
 from trainer.backend.rows import correct_for_age, only_trained, restore, waiting, waiting_rows
 from trainer.backend.stop import StopRequestedError
 from trainer.selection import Bounds, NothingToTrainOnError, Prompt, Stream, make_curriculum
@@ -225,10 +225,23 @@ def test_rollouts_that_come_after_their_group_was_given_up_are_dropped_and_count
 
 
 def test_an_engine_that_fails_every_group_ends_the_step_with_the_reason(follow):
-    _, _, _, buffer = follow("uniform", lambda order: "EngineDeadError")
+    _, _, _, buffer = follow("uniform", lambda order: "RolloutError")
     buffer.begin(1)
     with pytest.raises(NothingToTrainOnError, match="40 failed"):
         buffer.sample(1, "train", 4)
+
+
+@pytest.mark.parametrize("death", ["ActorDiedError", "EngineDeadError"])
+def test_a_process_that_died_ends_the_step_and_not_one_prompt_is_skipped(follow, death):
+    def outcome(order):
+        return death if order.group.number == 2 else half(order)
+
+    _, engine, stream, buffer = follow("uniform", outcome)
+    buffer.begin(1)
+    with pytest.raises(EngineLostError, match=rf"group 0*2 failed by {death}.*\n\nhint: "):
+        buffer.sample(1, "train", 4)
+    assert len(engine.asked) == 4
+    assert stream.ledger.record()["selection/failed"] == 0
 
 
 def test_a_stop_is_heard_while_a_step_is_sampled(follow, tmp_path):

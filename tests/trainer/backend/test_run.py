@@ -2,11 +2,11 @@
 
 import inspect
 import json
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 import ray
+import transfer_queue
 
 from trainer.backend import run
 from trainer.backend.run import root_cause, write_failure
@@ -94,20 +94,6 @@ def test_what_the_nearest_process_wrote_is_not_written_over(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_queue_is_closed_after_an_error_only(monkeypatch, fails):
-    closed = []
-    monkeypatch.setattr(run.transfer_queue, "close", lambda: closed.append(True))
-    run._close_after_an_error_only()
-    with suppress(RuntimeError):
-        try:  # as verl does
-            if fails:
-                raise RuntimeError("no memory")
-        finally:
-            run.transfer_queue.close()
-    assert closed == [True] * fails
-
-
 @pytest.fixture
 def cluster(monkeypatch):
     """A Ray cluster of which only names are known: how long others keep queue and claim."""
@@ -156,5 +142,5 @@ def test_a_second_stage_on_a_cluster_is_refused(cluster, kept):
 
 
 def test_the_queue_is_named_so():
-    source = inspect.getsource(run.transfer_queue.init)
+    source = inspect.getsource(transfer_queue.init)
     assert all(f'{key}="{value}"' in source for key, value in run.QUEUE.items())

@@ -1,7 +1,9 @@
-"""The grader within Ray's actors, where the main thread is not the one that grades."""
+"""With real actors of Ray: the grader within them, and which of them are dead."""
 
 import pytest
 import ray
+
+from trainer.backend.queue_watch import dead
 
 
 @pytest.fixture(scope="module")
@@ -9,6 +11,22 @@ def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def test_an_actor_that_was_killed_is_dead_and_one_that_is_busy_is_not(cluster, monkeypatch):
+    class Actor:
+        def work(self, seconds):
+            import time
+
+            time.sleep(seconds)
+
+    monkeypatch.setattr("trainer.backend.queue_watch.LOOK", 0.5)
+    actors = {name: ray.remote(Actor).options(num_cpus=0).remote() for name in ("a", "b", "c")}
+    ray.get([actor.work.remote(0) for actor in actors.values()])
+    assert dead(actors) == []
+    actors["b"].work.remote(600)
+    ray.kill(actors["c"])
+    assert dead(actors) == ["c"]
 
 
 def test_an_async_and_a_threaded_actor_grade_right_and_survive_a_hostile_answer(cluster):
