@@ -15,8 +15,9 @@ from typing import Any
 from conf.load import load
 from conf.schema import Experiment
 from tasks.download import download
-from tasks.train_stage import write_verl_prompts
 from trainer.backend import settings as ours
+from trainer.backend.prompts import write_prompts
+from trainer.backend.surroundings import environment as our_environment
 from trainer.records import read_records
 
 TRL = "trl==1.16.0"
@@ -113,11 +114,11 @@ def launch_of(system: str, work: Work, folder: Path) -> Launch:
     experiment = experiment_of(work)
     data = download(experiment.data.train, experiment.data, folder)
     prompts = folder / "prompts.parquet"
-    write_verl_prompts(data, prompts)
+    write_prompts(data.table(), prompts)
     values = ours.settings(
         experiment, 0, start=Path(work.model), prompts=prompts, folder=folder
     ) | {"actor_rollout_ref.rollout.ignore_eos": True}
-    environment = ours.environment(experiment.hardware, experiment.method)
+    environment = our_environment(experiment.hardware, experiment.method)
     if work.instant:
         values["+trainer.stagecraft.probability_tolerance"] = 1.0
         values["+trainer.stagecraft.kl_tolerance"] = 1e3

@@ -15,7 +15,7 @@ from conf.load import ConfigError, load
 from conf.schema import Experiment, Model
 from flows import parameters, steps
 from flows.terminal import run
-from tasks import preflight
+from tasks import preflight, preflight_machine, preflight_model
 from tasks.model import starting_model
 
 
@@ -34,7 +34,7 @@ def settings_of(
         return parameters.settings_of(experiment, overrides, output, trains=False)
     settings = load(*parameters.lines(experiment, overrides, output))
     preflight.check_scoring(settings)
-    preflight.check_machine(settings.hardware, trains=False)
+    preflight_machine.check_machine(settings.hardware, trains=False)
     return settings
 
 
@@ -108,7 +108,7 @@ def _one(
     ) as work:
         model = steps.step(starting_model)(Model(path=path))
         benchmarks = steps.benchmarks_of(work)
-        steps.step(preflight.check_scored_model)(settings, benchmarks.values(), model.path)
+        steps.step(preflight_model.check_scored_model)(settings, benchmarks.values(), model.path)
         at = steps.Milestone(label, steps.BASE, model)
         results = steps.score(work, benchmarks, at)
     return {label: {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from conf.load import ConfigError, load
 from conf.overrides import written
 from conf.schema import Experiment
-from tasks import preflight, preflight_method
+from tasks import preflight, preflight_machine, preflight_method
 
 
 def lines(experiment: str, overrides: Sequence[str] | None, output: str | None) -> list[str]:
@@ -37,7 +37,7 @@ def settings_of(
     settings = load(*lines(experiment, overrides, output))
     preflight.check_settings(settings, trains=trains)
     if trains or samples:
-        preflight.check_machine(settings.hardware, trains=trains)
+        preflight_machine.check_machine(settings.hardware, trains=trains)
     return settings
 
 

@@ -19,7 +19,7 @@ from conf.schema.study import Study
 from conf.studies import Run, load_study
 from flows import arms
 from flows.terminal import run as run_flow
-from tasks import preflight
+from tasks import preflight, preflight_machine
 from tasks.plan import CACHED
 from tasks.plan import plan as plan_of
 from tasks.sharing import sharing
@@ -46,7 +46,7 @@ def prepared(
         try:
             preflight.check_settings(run.settings, trains=train)
             if train and not plan:
-                preflight.check_machine(run.settings.hardware)
+                preflight_machine.check_machine(run.settings.hardware)
         except ValueError as error:
             raise ConfigError(f"arm {run.arm.name}: {error}") from error
     return settings, runs

@@ -6,12 +6,10 @@ are there, and grading anew reads them. A process that is killed loses what it h
 """
 
 import os
-import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -22,15 +20,14 @@ from conf import telemetry
 from conf.schema import Experiment
 from tasks.artifacts import Dataset, digest_of, write_json
 from tasks.model import Checkpoint
-from tasks.train_stage import clock
-from trainer.backend import settings as verl_settings
+from tasks.progress import SamplingProgress
+from trainer.backend import surroundings
 from trainer.generate import COLUMNS, SECONDS, Request, made, missing, parts
 from trainer.process import how_it_ended, last_lines, run_guarded
 
 MANIFEST = "generations.json"
 DETERMINING = ("temperature", "top_p", "context_length", "seed", "engine", "dtype")
 """What of a request determines a response, beside checkpoint, prompt and the sample's number."""
-QUIET = 10.0  # seconds between lines of progress
 
 
 class EvaluationFailedError(RuntimeError):
@@ -75,7 +72,9 @@ def complete(
     if left < total:
         print(f"{label} on {benchmark.name}: {total - left} of {total} responses are there already")
     write_json(folder / "request.json", asdict(wanted))
-    line = Progress(f"{label} on {benchmark.name}", folder, benchmark.rows, wanted.samples, left)
+    line = SamplingProgress(
+        f"{label} on {benchmark.name}", folder, benchmark.rows, wanted.samples, left
+    )
     failed = Event()
 
     def one(shard: int) -> None:
@@ -139,7 +138,7 @@ def shards(experiment: Experiment) -> int:
 def environment(experiment: Experiment, shard: int) -> dict[str, str]:
     """What a sampling process gets: threads on a CPU, its own GPUs where there are several."""
     hardware = experiment.hardware
-    given = {**verl_settings.environment(hardware), **telemetry.OFF}
+    given = {**surroundings.environment(hardware), **telemetry.OFF}
     if hardware.device == "cpu":
         # All cores sample: nothing else of the pipeline runs meanwhile.
         return {**given, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
@@ -181,65 +180,6 @@ def read(folder: Path, benchmark: Dataset, samples: int) -> tuple[pa.Table, floa
             "hint: delete the folder; they are sampled again"
         )
     return table, seconds
-
-
-class Progress:
-    """A line now and then: problems done, problems per second, time left."""
-
-    def __init__(self, label: str, folder: Path, problems: int, samples: int, left: int) -> None:
-        """Of what is to be shown.
-
-        Args:
-            label: Whose responses, to what.
-            folder: Where parts appear.
-            problems: How many the benchmark has.
-            samples: Responses to each.
-            left: Responses still to make.
-        """
-        self._label, self._folder = label, folder
-        self._total, self._samples, self._left = problems * samples, samples, left
-        self._begun = self._shown = time.monotonic()
-        self._before: Mapping[Path, int] = {path: 0 for path in parts(folder)}
-        self._seen: dict[Path, tuple[int, int]] = {}
-        self._lock = Lock()
-
-    def look(self) -> bool:
-        """Whether there is a new part; shows a line if the last one is long enough ago.
-
-        Every sampling process's thread may ask: whichever ends first, the others' lines come.
-        """
-        with self._lock:
-            return self._look()
-
-    def _look(self) -> bool:
-        new = [
-            path for path in parts(self._folder)
-            if path not in self._before and path not in self._seen
-        ]  # fmt: skip
-        for path in new:
-            tokens = pq.read_table(path, columns=["tokens"])["tokens"]
-            self._seen[path] = (len(tokens), sum(tokens.to_pylist()))
-        now = time.monotonic()
-        if self._seen and now - self._shown >= QUIET and self.made < self._left:
-            self._shown = now
-            print(self.line(now - self._begun))
-        return bool(new)
-
-    @property
-    def made(self) -> int:
-        """Responses that came since the beginning."""
-        return sum(count for count, _ in self._seen.values())
-
-    def line(self, seconds: float) -> str:
-        """What is done after so many seconds."""
-        done = self._total - self._left + self.made
-        rate = self.made / seconds / self._samples
-        tokens = sum(tokens for _, tokens in self._seen.values()) / seconds
-        left = (self._left - self.made) / self.made * seconds
-        return (
-            f"{self._label}  {done / self._samples:,.0f}/{self._total // self._samples:,} problems"
-            f"  {rate:,.2f} problems/s  {tokens:,.0f} tokens/s  left {clock(left)}"
-        )
 
 
 def describe(wanted: Request) -> dict[str, Any]:

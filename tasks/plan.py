@@ -4,17 +4,18 @@ Each stage is compared with what is on disk by its identity, field by field. A s
 from one still to be trained has no digest yet: all but its start is compared.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conf.schema import Experiment, Selection, Stage
-from tasks import disk, preflight, preflight_method
+from tasks import disk, preflight, preflight_machine, preflight_method
+from tasks.amounts import amounts, endings
 from tasks.artifacts import Dataset, digest_of, rows_digest
+from tasks.differences import Change, differences, explained
 from tasks.download import downloaded
-from tasks.labels import flat
 from tasks.model import Checkpoint, local_folder
 from tasks.prepare import comparison_sources, prepared_there
 from tasks.segment import left, recorded
@@ -22,29 +23,8 @@ from tasks.stages import ended_early, holder, identity, judged, read_manifests, 
 from trainer.backend import settings as verl_settings
 from trainer.backend.resume import last_whole_step
 from trainer.records import read_records
-from trainer.transitions import told
-
-BATCH = 128
-"""Prompts of the step that FastCuRL counts in."""
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A field of a stage's identity that is not what it was.
-
-    Attributes:
-        field: Its name, dotted: `stage.steps`, `data`, `start`.
-        before: Its value in the earlier stage; None if that had no such field.
-        after: Its value now; None if there is no such field any more.
-        remark: What the values stand for, where they are digests.
-    """
-
-    field: str
-    before: Any
-    after: Any
-    remark: str = ""
 
 
 @dataclass
@@ -69,6 +49,7 @@ class StagePlan:
         may_end: What may end it before its last step, in a sentence, or "".
         alarm: What stops it as collapsed beside values that are no numbers, or "".
         settings: Every setting that verl gets, under verl's names; the others are verl's defaults.
+            Empty where ours are refused.
         disk_bytes: What its checkpoints take, in bytes: what is there of a cached one; None while
             the model is not on this machine.
         disk_to_come: What of it is not there yet, in bytes.
@@ -84,8 +65,8 @@ class StagePlan:
     nearest: str = ""
     changes: list[Change] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
-    expected: dict[str, int] = field(default_factory=dict)
-    left: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, float] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
     may_end: str = ""
     alarm: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +78,7 @@ class StagePlan:
         """Why that becomes of it, in lines; in what it differs from what is there, if anything."""
         lines = list(self.why)
         if self.changes:
-            lines.append(f"not {self.nearest}, for these differ:")
+            lines.append(f"differs from {self.nearest} in:")
         for change in self.changes:
             remark = f" ({change.remark})" if change.remark else ""
             lines.append(f"  {change.field}: {change.before} -> {change.after}{remark}")
@@ -125,7 +106,7 @@ class Plan:
     seed: int
     output: str
     stages: list[StagePlan]
-    left: dict[str, int]
+    left: dict[str, float]
     disk_to_come: int | None
     disk_free: int
     refused: str
@@ -134,18 +115,16 @@ class Plan:
 
 
 def plan(experiment: Experiment) -> Plan:
-    """What `flows.pipeline` would train, resume or find done. Nothing is downloaded or trained."""
+    """What `flows.pipeline` would train, resume or find done.
+
+    Nothing is downloaded or trained. A manifest that is damaged is set aside, as a run would do.
+    """
     output = Path(experiment.output).absolute()
-    refused = ""
-    try:
-        preflight.check_settings(experiment)
-        preflight.check_machine(experiment.hardware)
-    except ValueError as error:
-        refused = str(error)
+    unsound = _refusal(preflight.check_settings, experiment)
+    refused = unsound or _refusal(preflight_machine.check_machine, experiment.hardware)
     data, no_data = _prompt_sets(experiment, output)
     start, no_start, parameters = _base(experiment)
     manifests, remarks = read_manifests(output)
-    remarks = [*preflight_method.warnings(experiment), *remarks]
     earlier = {folder: manifest for folder, manifest in manifests.items() if manifest}
     makers = {start.digest: f"the base model {experiment.model.path}"} if start else {}
     makers |= {
@@ -155,22 +134,21 @@ def plan(experiment: Experiment) -> Plan:
     }
     begins, plans = start.digest if start else "", []
     for position, stage in enumerate(experiment.stages):
-        expected = amounts(stage, stage.steps, experiment.selection)
-        may_end, alarm = endings(stage)
-        planned = StagePlan(stage.name, position, expected=expected, may_end=may_end, alarm=alarm)
-        prompts, no_prompts = _prompts(data, stage, plans[-1] if plans else None)
+        before = plans[-1] if plans else None
+        planned = _stage_plan(stage, position, experiment.selection)
+        prompts, no_prompts = _prompts(data, stage, before)
         planned.why += [reason for reason in (no_data, no_prompts, no_start) if reason]
-        upstream = (plans[-1].digest or "") if plans else ""
+        upstream = (before.digest or "") if before else ""
         what = identity(experiment, stage, prompts, begins, upstream)
         unknown = [name for name in ("data", "start") if not what[name]]
-        ends = "" if unknown else _look(planned, stage, output, digest_of(what))
+        begins = "" if unknown else _look(planned, stage, output, digest_of(what))
         if planned.folder is None or not Path(planned.folder).is_dir():
             _explain(planned, what, unknown, earlier, makers)
         _count_disk(planned, stage, experiment.selection, parameters)
-        planned.settings = _engine_settings(experiment, planned, plans[-1] if plans else None)
+        if not unsound:  # verl's sizes are quotients of ours, which may not come out even
+            planned.settings = _engine_settings(experiment, planned, before)
         plans.append(planned)
-        begins = ends
-        no_start = "" if ends else f"start: stage {position + 1}, {stage.name}, to be trained"
+        no_start = "" if begins else f"start: stage {position + 1}, {stage.name}, to be trained"
     to_come = [planned.disk_to_come for planned in plans]
     return Plan(
         experiment.name,
@@ -181,9 +159,25 @@ def plan(experiment: Experiment) -> Plan:
         None if None in to_come else sum(to_come),
         disk.room(output),
         refused,
-        remarks,
+        [*preflight_method.warnings(experiment), *remarks],
         experiment.notes,
     )
+
+
+def _refusal(check: Callable[[Any], None], given: Any) -> str:
+    """Why a check refuses what it is given, or ""."""
+    try:
+        check(given)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _stage_plan(stage: Stage, position: int, selection: Selection) -> StagePlan:
+    """What is known of a stage from its settings."""
+    may_end, alarm = endings(stage)
+    expected = amounts(stage, stage.steps, selection)
+    return StagePlan(stage.name, position, expected=expected, may_end=may_end, alarm=alarm)
 
 
 def data_folders(experiment: Experiment) -> set[Path]:
@@ -195,52 +189,6 @@ def data_folders(experiment: Experiment) -> set[Path]:
         there = prepared_there(experiment, output)
         found += [there.kept, *there.segments.values()] if there else []
     return {dataset.folder for dataset in found if dataset}
-
-
-def amounts(stage: Stage, steps: int, selection: Selection) -> dict[str, float]:
-    """What so many steps of a stage make: updates, prompts, rollouts, and at most so many tokens.
-
-    tokens <= steps * (rollouts that a step samples at most) * context_length
-    steps_at_128 = prompts / 128, FastCuRL's count: two steps of 64 prompts are one
-
-    Prompts and rollouts are those that train: how many are sampled for them, a selection finds out.
-    """
-    sampled = steps * selection.most_rollouts(stage.batch_size, stage.group_size)
-    prompts = steps * stage.batch_size
-    rollouts = prompts * stage.group_size
-    return {
-        "steps": steps,
-        "updates": prompts // stage.mini_batch_size,
-        "prompts": prompts,
-        "rollouts": rollouts,
-        "tokens_at_most": sampled * stage.context_length,
-        "steps_at_128": prompts / BATCH,
-    }
-
-
-def endings(stage: Stage) -> tuple[str, str]:
-    """What may end a stage early, and what stops it as collapsed: a sentence each, or ""."""
-    transition, alarm = stage.transition, stage.alarm
-    joined = " and " if transition.policy == "all" else " or "
-    ends = joined.join(told(each.model_dump()) for each in transition.when)
-    stops = " or ".join(told(each.model_dump()) for each in alarm.when)
-    return (
-        f"may end before its {stage.steps} steps, when {ends}" if ends else "",
-        f"is stopped when {stops}" if stops else "",
-    )
-
-
-def differences(
-    before: Mapping[str, Any], after: Mapping[str, Any], unknown: Collection[str] = ()
-) -> list[Change]:
-    """The fields in which two identities differ; those in `unknown` are left out."""
-    old, new = flat(before), flat(after)
-    names = [*new, *(name for name in old if name not in new)]
-    return [
-        Change(name, old.get(name), new.get(name))
-        for name in names
-        if name not in unknown and old.get(name) != new.get(name)
-    ]
 
 
 def _prompt_sets(experiment: Experiment, output: Path) -> tuple[dict[str, Dataset], str]:
@@ -304,12 +252,12 @@ def _look(planned: StagePlan, stage: Stage, output: Path, digest: str) -> str:
     planned.held_by = holder(folder)
     if planned.held_by:
         planned.state = RUNNING
-        planned.why.append(f"process {planned.held_by} trains it now; a run waits for that")
+        planned.why.append(f"process {planned.held_by} is training it now; a run would wait")
     elif planned.after_step:
         planned.state = RESUME
         planned.why.append(f"its last whole checkpoint is of step {planned.after_step}")
     elif folder.is_dir():
-        planned.why.append("it was begun, but ended before its first whole checkpoint")
+        planned.why.append("it was started, but ended before its first complete checkpoint")
     return ""
 
 
@@ -331,26 +279,12 @@ def _explain(
         planned.why.append("no stage of this name was trained before")
         return
     _, _, planned.nearest, changes = min(candidates, key=lambda found: found[:3])
-    planned.changes = [_told(change, makers) for change in changes]
+    planned.changes = [explained(change, makers) for change in changes]
     if not changes:
         planned.why.append(
-            f"in all that is known yet it is {planned.nearest}, used again if it gets "
-            f"the same {' and '.join(unknown)}"
+            f"matches {planned.nearest} in all that is known yet, and is that stage if its "
+            f"{' and '.join(unknown)} turn out the same"
         )
-
-
-def _told(change: Change, makers: Mapping[str, str]) -> Change:
-    """A change of digests, shortened, with what they stand for."""
-    if change.field not in ("data", "start"):
-        return change
-    if change.field == "data":
-        remark = "other prompts"
-    else:
-        old, new = (
-            makers.get(str(d), "a stage no longer here") for d in (change.before, change.after)
-        )
-        remark = f"changed upstream: was {old}, now {new}"
-    return Change(change.field, str(change.before)[:12], str(change.after)[:12], remark)
 
 
 def _engine_settings(

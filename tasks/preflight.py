@@ -1,20 +1,17 @@
 """Refuse what cannot work before anything is computed: settings first, then the data."""
 
-import os
-import shutil
-import socket
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from conf.load import ConfigError, refusal
-from conf.schema import Experiment, Hardware, Source
+from conf.schema import Experiment, Source
 from tasks import disk, preflight_method, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.download import paths
+from tasks.preflight_machine import check_engines, check_ranks
+from tasks.preflight_model import check_model, local_model
 from tasks.prepare import comparison_sources
-from trainer.checkpoint import has_weights
 from trainer.rewards import grade
 
 
@@ -33,50 +30,12 @@ def check_settings(experiment: Experiment, *, trains: bool = True) -> None:
     """
     preflight_method.check(experiment)
     _check_prompt_sets(experiment)
-    _check_ranks(experiment)
+    check_ranks(experiment)
     check_sources(experiment)
     _check_nucleus(experiment)
-    folder = _local_model(experiment.model.path)
+    folder = local_model(experiment.model.path)
     if folder:
         check_model(experiment, folder, trains=trains)
-
-
-def check_machine(hardware: Hardware, *, trains: bool = True) -> None:
-    """Refuse to sample and train where this machine lacks what the settings ask for.
-
-    Looks for vLLM and a GPU, and for what only a trainer uses: the attention kernel, and the
-    cluster that is named.
-
-    Args:
-        hardware: The settings.
-        trains: Whether stages are to be trained, or checkpoints only sampled from.
-
-    Raises:
-        ConfigError: for the first thing that is missing.
-    """
-    if hardware.rollout == "vllm" and find_spec("vllm") is None:
-        raise refusal(
-            "hardware.rollout: found 'vllm', but vLLM is not installed here",
-            "make test-vllm installs it for a CPU, make gpu on a GPU node; or set hardware=cpu",
-        )
-    if hardware.device == "cuda" and not _has_gpu():
-        raise refusal(
-            "hardware.device: found 'cuda', but no NVIDIA GPU on this machine (no /dev/nvidia0, "
-            "no nvidia-smi)",
-            "run it on a GPU node, or set hardware=cpu",
-        )
-    if not trains:
-        return
-    kernels = ("flash_attn", "kernels")
-    if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
-        raise refusal(
-            "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
-            f"it is installed here ({', '.join(kernels)})",
-            "set hardware.attention=sdpa, or build it on the node: "
-            "pip install flash-attn==2.8.3 --no-build-isolation",
-        )
-    if hardware.ray_address:
-        _check_cluster_answers(hardware.ray_address)
 
 
 def check_sources(experiment: Experiment) -> None:
@@ -97,7 +56,7 @@ def check_scoring(experiment: Experiment) -> None:
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    _check_engines(experiment.hardware)
+    check_engines(experiment.hardware)
     _check_local_files(experiment.evaluation.benchmarks)
     disk.check_output(Path(experiment.output))
 
@@ -129,35 +88,6 @@ def check_data(
     datasets = (segments[experiment.data.segmentation.whole], *benchmarks.values())
     if preflight_rows.check(experiment, datasets, model_folder):
         check_grader()
-
-
-def check_model(experiment: Experiment, folder: Path, *, trains: bool = True) -> None:
-    """Refuse a model folder without weights or positions enough, or a disk without room to train.
-
-    Raises:
-        ConfigError: for the first thing that is wrong.
-    """
-    _check_files(folder)
-    _check_positions(experiment, folder)
-    if trains:
-        disk.check_room(experiment, folder)
-
-
-def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], folder: Path) -> None:
-    """Refuse a model that is only to be evaluated, for want of weights or positions.
-
-    Args:
-        experiment: The settings.
-        benchmarks: The test sets, whose prompts count: the settings of training don't.
-        folder: The model, in Hugging Face format.
-
-    Raises:
-        ConfigError: for the first thing that is wrong.
-    """
-    _check_files(folder)
-    positions = disk.read_config(folder).get("max_position_embeddings")
-    if positions:
-        preflight_rows.check_positions(experiment, benchmarks, folder, positions)
 
 
 def check_grader() -> None:
@@ -211,68 +141,6 @@ def _unknown_set(experiment: Experiment, position: int, names: Iterable[str]) ->
     )
 
 
-def _check_ranks(experiment: Experiment) -> None:
-    hardware = experiment.hardware
-    ranks = hardware.ranks * hardware.nodes
-    _check_engines(hardware)
-    _check_cluster(hardware)
-    for position, stage in enumerate(experiment.stages):
-        rollouts = stage.mini_batch_size * stage.group_size
-        if rollouts % ranks:
-            raise refusal(
-                f"stages.{position}: found {rollouts} rollouts to an update (mini_batch_size x "
-                f"group_size), needed a multiple of the {ranks} ranks",
-                f"raise stages.{position}.mini_batch_size or lower hardware.ranks",
-            )
-
-
-def _check_engines(hardware: Hardware) -> None:
-    ranks = hardware.ranks * hardware.nodes
-    if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
-        raise refusal(
-            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
-            "needed 1 with hardware.rollout=torch, which samples on each rank by itself",
-            "set hardware.tensor_parallel=1, or hardware.rollout=vllm",
-        )
-    if ranks % hardware.tensor_parallel:
-        raise refusal(
-            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
-            f"needed a divisor of the {ranks} ranks",
-            "set hardware.tensor_parallel=1",
-        )
-
-
-def _check_cluster(hardware: Hardware) -> None:
-    """Several machines need a Ray cluster that spans them, named by host and port."""
-    address = hardware.ray_address
-    if not address:
-        if hardware.nodes > 1:
-            raise refusal(
-                f"hardware.nodes: found {hardware.nodes} machines, needed hardware.ray_address: "
-                "Stagecraft starts Ray on this machine only",
-                "`ray start --head` on one and `ray start --address=...` on the others, then "
-                "hardware.ray_address=host:port",
-            )
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise refusal(
-            f"hardware.ray_address: found {address!r}, needed host:port",
-            "take what `ray start --head` printed",
-        )
-
-
-def _check_cluster_answers(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise refusal(
-            f"hardware.ray_address: nothing answers at {address} ({error})",
-            "is `ray start --head` running there, and its port open to this machine?",
-        ) from error
-
-
 def _check_nucleus(experiment: Experiment) -> None:
     hardware = experiment.hardware
     if hardware.rollout != "vllm":
@@ -285,62 +153,6 @@ def _check_nucleus(experiment: Experiment) -> None:
                 "within the nucleus, the trainer's those of all tokens, so they would differ by "
                 f"more than hardware.probability_tolerance={hardware.probability_tolerance:g}",
                 f"set stages.{position}.top_p=1, or hardware.rollout=torch",
-            )
-
-
-def _has_gpu() -> bool:
-    # Asked of the system: importing torch would take seconds.
-    return any(Path("/dev").glob("nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
-
-
-def _local_model(path: str) -> Path | None:
-    """The model's folder where it is on this machine; None for a name to look up on the Hub."""
-    if path == "lab":
-        from trainer.lab import BASE
-
-        return BASE
-    folder = Path(os.path.expanduser(path))
-    if folder.is_dir():
-        return folder
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise refusal(
-            f"model.path: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
-            f"a Hub name is owner/name; a relative path starts from {Path.cwd()}",
-        )
-    return None
-
-
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise refusal(
-            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
-            "set model.path to the folder that holds config.json and *.safetensors",
-        )
-    if not has_weights(folder):
-        raise refusal(
-            f"model.path: found no weights in {folder}, needed *.safetensors or "
-            "pytorch_model*.bin, all shards of them",
-            "a trainer's folder may hold tokenizer and config only; export the weights there",
-        )
-
-
-def _check_positions(experiment: Experiment, folder: Path) -> None:
-    positions = disk.read_config(folder).get("max_position_embeddings")
-    if not positions:
-        return
-    prompt = experiment.data.max_prompt_length
-    wanted = {
-        f"stages.{position}.context_length": stage.context_length
-        for position, stage in enumerate(experiment.stages)
-    } | {"evaluation.context_length": experiment.evaluation.context_length}
-    for key, context in wanted.items():
-        if prompt + context > positions:
-            raise refusal(
-                f"{key}: found {context} tokens, with data.max_prompt_length {prompt} that is "
-                f"{prompt + context}, needed at most the model's {positions} positions",
-                f"set {key}={positions - prompt}"
-                if positions > prompt
-                else f"set data.max_prompt_length below {positions}",
             )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from conf.schema import GATES, Experiment
+from tasks.amounts import amounts
 from tasks.artifacts import digest_of
-from tasks.plan import amounts
 from tasks.stages import identity
 
 OVERLAPS = [gate for gate in GATES if gate.startswith("overlap_")]

@@ -2,12 +2,10 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from conf import telemetry
 from conf.schema import Experiment, Stage
@@ -16,6 +14,7 @@ from tasks.attempts import stage_params, stage_tags
 from tasks.ledger import write_ledger
 from tasks.machine import environment
 from tasks.model import Checkpoint
+from tasks.progress import StageProgress
 from tasks.stages import (
     MANIFEST,
     alone,
@@ -26,11 +25,13 @@ from tasks.stages import (
     stage_folder,
 )
 from tasks.track import Tracker
-from trainer.backend import settings as verl_settings
+from trainer.backend import surroundings
 from trainer.backend.ahead import LOG, begin_ahead, end_ahead
 from trainer.backend.endings import alarm_of
 from trainer.backend.launch import StageFailedError, launch
+from trainer.backend.prompts import write_prompts
 from trainer.backend.resume import resume_after, saved_optimizer
+from trainer.backend.settings import settings
 from trainer.checkpoint import has_weights
 from trainer.records import read_records
 from trainer.transitions import ended
@@ -89,7 +90,7 @@ def begin(experiment: Experiment) -> None:
     joins = hardware.ray_address or os.environ.get("RAY_ADDRESS")
     if hardware.device == "cpu" and not joins:
         begin_ahead(
-            verl_settings.ray_settings(hardware, experiment.method),
+            surroundings.ray_settings(hardware, experiment.method),
             _variables(experiment),
             hardware.stop_grace,
         )
@@ -101,18 +102,102 @@ def end_begun() -> None:
 
 
 def _variables(experiment: Experiment) -> dict[str, str]:
-    flags = verl_settings.environment(experiment.hardware, experiment.method)
+    flags = surroundings.environment(experiment.hardware, experiment.method)
     return {**flags, **telemetry.OFF}
 
 
-def _train(experiment, position, data, start, folder, what, tracker, parent_run) -> dict[str, Any]:
+def _train(
+    experiment: Experiment,
+    position: int,
+    data: Dataset,
+    start: Checkpoint,
+    folder: Path,
+    what: Mapping[str, Any],
+    tracker: Tracker,
+    parent_run: str,
+) -> dict[str, Any]:
+    """Train a stage in `folder`, which this process holds, from where it was left."""
     stage, hardware = experiment.stages[position], experiment.hardware
     reference, optimizer = kept(stage, start)
     saved = resume_after(folder)
+    label = _label(experiment, position)
+    if saved:
+        print(f"{label}  resumes after step {saved}")
+    prompts = folder / "prompts.parquet"
+    write_prompts(data.table(), prompts)
+    values = settings(
+        experiment,
+        position,
+        start=start.path,
+        prompts=prompts,
+        folder=folder,
+        optimizer_from=optimizer,
+        reference=Path(reference["path"]) if stage.reference == "keep" else None,
+    )
     before, _ = read_manifest(folder)
     attempts = [_ended(attempt, folder) for attempt in before["attempts"]] if before else []
     attempt = {"started": time.time(), "first_step": saved + 1, "outcome": "running"}
-    manifest = {
+    manifest = _manifest(experiment, position, data, start, what) | {
+        "reference": reference,
+        "attempts": [*attempts, attempt],
+        "engine": {
+            "settings": values,
+            "environment": surroundings.environment(hardware, experiment.method),
+        },
+    }
+    with (
+        _at_work(manifest, folder),
+        tracker.child_run(
+            parent_run,
+            stage.name,
+            "stage",
+            stage_params(manifest),
+            stage_tags(manifest, len(attempts)),
+            [data],
+            folder=folder,
+            first_step=saved + 1,
+            steps_before=_steps_before(experiment, position),
+        ) as run,
+    ):
+        attempt["run"] = run.id
+        write_json(folder / MANIFEST, manifest)
+        line = StageProgress(label, stage.steps)
+
+        def on_step(record: dict) -> None:
+            run.log_step(record)
+            print(line.after(record))
+
+        launch(
+            folder,
+            values,
+            _variables(experiment),
+            first_step=saved + 1,
+            on_step=on_step,
+            stall_timeout=hardware.stall_timeout,
+            stop_grace=hardware.stop_grace,
+            warm=hardware.device == "cpu",
+        )
+        manifest |= _outcome(folder, stage)
+        write_ledger(folder)
+        run.log_checkpoint(
+            folder / "checkpoint", manifest["checkpoint"]["digest"], step=manifest["steps"]
+        )
+        if early := ended_early(manifest):
+            print(f"{label}  {early}")
+        attempt["outcome"] = manifest["outcome"] = "finished"
+    return manifest
+
+
+def _manifest(
+    experiment: Experiment,
+    position: int,
+    data: Dataset,
+    start: Checkpoint,
+    what: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is known of a stage before its trainer starts."""
+    stage = experiment.stages[position]
+    return {
         "kind": "stage",
         "name": stage.name,
         "digest": digest_of(what),
@@ -124,76 +209,27 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
             "method": experiment.method.model_dump(mode="json"),
             "selection": experiment.selection.model_dump(mode="json"),
             "reward": experiment.reward.model_dump(mode="json"),
-            "hardware": hardware.model_dump(mode="json"),
+            "hardware": experiment.hardware.model_dump(mode="json"),
             "seed": experiment.seed,
         },
         "data": {"name": data.name, "digest": data.digest, "rows": data.rows},
         "start": {"path": str(start.path), "digest": start.digest},
-        "reference": reference,
         "environment": environment(),
-        "attempts": [*attempts, attempt],
         "outcome": "running",
     }
-    if saved:
-        print(f"{_label(experiment, position)}  resumes after step {saved}")
-    prompts = folder / "prompts.parquet"
-    write_verl_prompts(data, prompts)
-    values = verl_settings.settings(
-        experiment,
-        position,
-        start=start.path,
-        prompts=prompts,
-        folder=folder,
-        optimizer_from=optimizer,
-        reference=Path(reference["path"]) if stage.reference == "keep" else None,
-    )
-    flags = verl_settings.environment(hardware, experiment.method)
-    manifest["engine"] = {"settings": values, "environment": flags}
+
+
+@contextmanager
+def _at_work(manifest: dict[str, Any], folder: Path) -> Iterator[None]:
+    """Keep a stage's manifest on disk true: at work now, and how its last attempt ended after."""
+    attempt = manifest["attempts"][-1]
     write_json(folder / MANIFEST, manifest)
     try:
-        with tracker.child_run(
-            parent_run,
-            stage.name,
-            "stage",
-            stage_params(manifest),
-            stage_tags(manifest, len(attempts)),
-            [data],
-            folder=folder,
-            first_step=saved + 1,
-            steps_before=_steps_before(experiment, position),
-        ) as run:
-            attempt["run"] = run.id
-            write_json(folder / MANIFEST, manifest)
-            line = Progress(experiment, position)
-
-            def on_step(record: dict) -> None:
-                run.log_step(record)
-                print(line.after(record))
-
-            launch(
-                folder,
-                values,
-                _variables(experiment),
-                first_step=saved + 1,
-                on_step=on_step,
-                stall_timeout=hardware.stall_timeout,
-                stop_grace=hardware.stop_grace,
-                warm=hardware.device == "cpu",
-            )
-            manifest |= _outcome(folder, stage)
-            write_ledger(folder)
-            run.log_checkpoint(
-                folder / "checkpoint", manifest["checkpoint"]["digest"], step=manifest["steps"]
-            )
-            early = ended_early(manifest)
-            if early:
-                print(f"{_label(experiment, position)}  {early}")
-            attempt["outcome"] = manifest["outcome"] = "finished"
+        yield
     except Exception as error:
         attempt["outcome"] = manifest["outcome"] = "failed"
         attempt["reason"] = str(error)
-        alarm = alarm_of(folder)
-        if alarm:
+        if alarm := alarm_of(folder):
             attempt["alarm"] = alarm
         raise
     except BaseException:  # Ctrl-C, or a run that was cancelled: a wish, not a failure
@@ -205,7 +241,6 @@ def _train(experiment, position, data, start, folder, what, tracker, parent_run)
             a.get("ended", a["started"]) - a["started"] for a in manifest["attempts"]
         )
         write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
 def _ended(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -275,68 +310,9 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
     }
 
 
-def write_verl_prompts(data: Dataset, path: Path) -> None:
-    """A prompt set in verl's columns: prompt, data_source, reward_model, extra_info."""
-    rows = data.table()
-    answers = rows["answers"].combine_chunks()
-    verl = pa.table(
-        {
-            "prompt": rows["prompt"],
-            "data_source": rows["source"],
-            "reward_model": pa.StructArray.from_arrays(
-                [answers, pa.array(["rule"] * len(rows))], names=["ground_truth", "style"]
-            ),
-            "extra_info": pa.StructArray.from_arrays(
-                [
-                    pa.array(range(len(rows))),
-                    rows["id"].combine_chunks(),
-                    rows["level"].combine_chunks(),
-                ],
-                names=["index", "id", "level"],
-            ),
-        }
-    )
-    aside = path.with_suffix(".part")
-    pq.write_table(verl, aside)
-    os.replace(aside, path)
-
-
 def _steps_before(experiment: Experiment, position: int) -> int:
     return sum(earlier.steps for earlier in experiment.stages[:position])
 
 
 def _label(experiment: Experiment, position: int) -> str:
     return f"stage {position + 1}/{len(experiment.stages)} {experiment.stages[position].name}"
-
-
-class Progress:
-    """The line that a person watches while a stage trains."""
-
-    def __init__(self, experiment: Experiment, position: int):
-        self.label = _label(experiment, position)
-        self.steps = experiment.stages[position].steps
-        self.durations: list[float] = []
-
-    def after(self, record: Mapping[str, float]) -> str:
-        """The line after a step: step, reward, cut-off share, length, tokens/s, time left."""
-        self.durations.append(record["seconds/step"])
-        # The first step loads what later ones find loaded: it says little about the rest.
-        usual = self.durations[1:][-10:] or self.durations
-        left = (self.steps - record["step"]) * sum(usual) / len(usual)
-        return (
-            f"{self.label}  step {record['step']}/{self.steps}  "
-            f"reward {record['reward/mean']:.2f}  cut off {record['truncated_share']:.0%}  "
-            f"length {record['response_length/mean']:.0f}  "
-            f"{record['tokens_per_second']:,.0f} tokens/s  left {clock(left)}"
-        )
-
-
-def clock(seconds: float) -> str:
-    """A duration as people read it.
-
-    >>> clock(75), clock(3_725)
-    ('1:15', '1:02:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -282,9 +282,10 @@ def _decode(model, prompts, limits, temperature, top_p, top_k, eos_ids, pad_id, 
             seeds = seeds[keep.cpu().numpy()]
         width = cache.get_seq_length() + 1
         attended = mask[:, :width]
-        if full_attention:
+        if full_attention and model.config._attn_implementation == "sdpa":
             # One query sees all its keys, so the four-dimensional mask is the mask itself, and
-            # none is needed without padding. Building it anew inside the model costs more.
+            # none is needed without padding. Building it anew inside the model costs more. Other
+            # implementations would add it to the scores, or want two dimensions.
             attended = attended[:, None, None, :] if ragged else None
         logits = model(
             input_ids=chosen[:, None],

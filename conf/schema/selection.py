@@ -176,6 +176,26 @@ class Selection(Knobs):
         """Whether prompts are drawn a step before they train."""
         return "speed" in USES[self.name] and self.speed.ahead
 
+    def rows_trained(self, group_size: int) -> int:
+        """Rollouts of a prompt that train: all of its group, or those of SPEED's continuation."""
+        if "speed" in USES[self.name] and self.speed.rows == "continuation":
+            return group_size - self.speed.screening
+        return group_size
+
+    def rows_per_prompt(self, group_size: int) -> int:
+        """Rollouts of a prompt by which mini-batches are sized: those that train.
+
+        SPEED as published sizes them by its screening alone, and so makes more updates of a batch.
+        """
+        if "speed" in USES[self.name] and self.speed.updates == "as_published":
+            return self.speed.screening
+        return self.rows_trained(group_size)
+
+    def updates(self, batch_size: int, mini_batch_size: int, group_size: int) -> int:
+        """Optimizer updates of a step whose batch is whole."""
+        rows = batch_size * self.rows_trained(group_size)
+        return rows // (mini_batch_size * self.rows_per_prompt(group_size))
+
     def most_rollouts(self, batch_size: int, group_size: int) -> int:
         """Rollouts that a step samples at most, those of replaced groups left out."""
         drawn = int(self.max_draws * batch_size)

@@ -7,7 +7,7 @@ import pytest
 
 from conf import load as settings
 from conf.load import choices
-from tasks.plan import amounts
+from tasks.amounts import amounts
 
 load = cache(settings.load)  # 0.1 s each
 

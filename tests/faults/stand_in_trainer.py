@@ -18,8 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from trainer.backend.endings import Endings, refuse
-from trainer.backend.resume import last_whole_step
-from trainer.backend.settings import STATE, TRACKER, last_saved_step
+from trainer.backend.resume import STATE, TRACKER, last_saved_step, last_whole_step
 from trainer.records import append_record, keep_steps
 
 

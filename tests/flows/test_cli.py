@@ -55,7 +55,7 @@ def test_a_plan_is_a_table_with_reasons(smoke, output, train, capsys):
     assert to_run.split()[:8] == ["2-L2-96", "to", "run", "20", "20", "160", "640", "61,440"]
     assert both.split()[:3] == ["all", "stages", "22"]
     assert left.split()[:4] == ["left", "to", "do", "20"]
-    assert "stage.steps: 2 -> 20" in text and "for these differ:" in text
+    assert "stage.steps: 2 -> 20" in text and "differs from " in text
 
 
 def test_a_plan_for_machines_is_json_wherever_the_option_stands(smoke, output, train, capsys):

@@ -18,6 +18,7 @@ from tasks.artifacts import read_json
 from tasks.download import download
 from tasks.evaluate import evaluate, request
 from tasks.model import Checkpoint, starting_model
+from tasks.progress import SamplingProgress
 from trainer import generate
 from trainer.generate import Response, made, missing, parts, write_part
 from trainer.process import StalledError
@@ -317,7 +318,7 @@ def test_two_sampling_processes_leave_parts_of_their_own_and_the_responses_of_on
 
 
 def test_progress_says_problems_rate_and_time_left(tmp_path):
-    line = generations.Progress("base on aime", tmp_path, problems=30, samples=4, left=100)
+    line = SamplingProgress("base on aime", tmp_path, problems=30, samples=4, left=100)
     write_part(tmp_path, [Response("a", k, "", 50, False) for k in range(40)], 1.0)
     assert line.look() and not line.look()
     assert line.line(20.0) == (

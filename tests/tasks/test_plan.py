@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from conf.load import load
+from conf.schema import Experiment, Selection, Stage
+from conf.schema.selection import USES
 from tasks.again import move_aside
+from tasks.amounts import amounts
+from tasks.differences import differences
 from tasks.disk import checkpoint_bytes, parameters, size
-from tasks.plan import amounts, differences, plan
+from tasks.plan import plan
 from tasks.stages import alone
+from trainer.backend.settings import settings
 from trainer.lab import BASE
+from trainer.selection import Prompt, make_curriculum
 
 
 @pytest.fixture
@@ -138,8 +144,8 @@ def test_a_stage_whose_checkpoint_is_gone_is_to_be_made_again_and_says_so(smoke,
     assert first.state == "resume" and first.after_step == 2 and "is gone" in first.why[0]
     assert second.state == "to run"
     assert second.why[1] == (
-        f"in all that is known yet it is {stages[1]['folder'].name}, used again if it gets "
-        "the same start"
+        f"matches {stages[1]['folder'].name} in all that is known yet, and is that stage if its "
+        "start turn out the same"
     )
 
 
@@ -162,6 +168,37 @@ def test_a_damaged_manifest_is_told_and_its_stage_goes_on(smoke, train):
 def test_what_the_pipeline_would_refuse_is_told_with_the_plan(smoke):
     found = plan(smoke("stages.0.group_size=1", "stages.0.batch_size=8"))
     assert "no baseline" in found.refused and len(found.stages) == 2
+
+
+def test_a_plan_of_what_only_this_machine_cannot_run_shows_the_engines_settings(smoke, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = plan(smoke("hardware=gpu1"))
+    assert "hardware" in found.refused and found.stages[0].settings["trainer.device"] == "cuda"
+
+
+SPEED = {
+    "": {},
+    "as published": {"updates": "as_published"},
+    "continuation": {"rows": "continuation"},
+}
+
+
+@pytest.mark.parametrize("name", [*USES, *(f"speed {kind}" for kind in SPEED if kind)])
+def test_updates_and_rollouts_are_those_that_the_curriculum_and_verl_make(name):
+    """verl's: rows of the batch over rows of a mini-batch, `rollout.n` for each of its prompts."""
+    chosen, _, kind = name.partition(" ")
+    selection = Selection(name=chosen, speed=SPEED[kind])
+    stage = Stage(batch_size=16, mini_batch_size=8, group_size=24, steps=10)
+    experiment = Experiment(name="x", stages=[stage], selection=selection)
+    values = settings(experiment, 0, start=Path("s"), prompts=Path("p"), folder=Path("f"))
+    mini = values["actor_rollout_ref.rollout.n"]
+    mini *= values["actor_rollout_ref.actor.ppo_mini_batch_size"]
+    curriculum = make_curriculum(
+        selection.model_dump(), [Prompt("a", 1)], group_size=24, seed=0, steps=10
+    )
+    rows = 10 * 16 * curriculum.rows_per_group
+    found = amounts(stage, 10, selection)
+    assert (found["rollouts"], found["updates"]) == (rows, rows / mini)
 
 
 def test_a_model_on_the_hub_is_not_fetched(smoke, monkeypatch, tmp_path):

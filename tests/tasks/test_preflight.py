@@ -2,25 +2,24 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from conf.load import ConfigError, load
 from conf.overrides import written
-from tasks import preflight, preflight_rows
+from tasks import preflight, preflight_machine, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.disk import bytes_to_come, checkpoint_bytes, parameters, readable, size
 from tasks.model import local_folder
-from tasks.preflight import (
-    check_data,
-    check_machine,
-    check_model,
-    check_scored_model,
-    check_settings,
-)
+from tasks.plan import plan
+from tasks.preflight import check_data, check_settings
+from tasks.preflight_machine import check_machine, check_ranks
+from tasks.preflight_model import check_model, check_scored_model
 from tasks.stages import stage_folders
 from tasks.upstream import to_columns
+from trainer.backend.settings import settings as verl_settings
 from trainer.checkpoint import weight_files
 from trainer.lab import BASE
 from trainer.lab.task import problems
@@ -88,6 +87,7 @@ def test_checking_settings_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+ACTOR = "actor_rollout_ref.actor"
 # (overrides, what the message says)
 SETTINGS = [
     # Prompt and response longer than the model's 512 positions.
@@ -103,7 +103,12 @@ SETTINGS = [
     (["stages.0.group_size=1"], "stages.0.group_size: found 1 rollout, needed 2 or more"),
     (["method=rloo", "stages.1.group_size=1"], "for the advantage 'rloo'"),
     # Ranks that do not divide the work.
-    (["hardware.ranks=5"], "stages.0: found 32 rollouts to an update"),
+    (["hardware.ranks=5"], "stages.0: found 32 rollouts per update"),
+    (["hardware.ranks=64"], "needed a multiple of the 64 ranks"),
+    (
+        ["selection=speed_as_published", "selection.speed.screening=2", "hardware.ranks=32"],
+        "(mini_batch_size x the 2 of a prompt that count), needed a multiple of the 32 ranks",
+    ),
     (
         ["hardware.tensor_parallel=2", "hardware.ranks=2"],
         "hardware.tensor_parallel: found 2 ranks to an engine, needed 1 with "
@@ -130,8 +135,31 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), SETTINGS)
-def test_settings_that_cannot_work_are_refused(smoke, overrides, message):
+def test_settings_that_cannot_work_are_refused_and_a_plan_says_so(smoke, overrides, message):
     assert message in refusal(check_settings, smoke(*overrides))
+    planned = plan(smoke(*overrides))
+    assert message in planned.refused and not planned.stages[0].settings
+
+
+@pytest.mark.parametrize("selection", ["uniform", "speed", "speed_as_published"])
+@pytest.mark.parametrize("mini_batch", [1, 2, 4])
+def test_what_ranks_are_admitted_verl_can_share_among(smoke, selection, mini_batch):
+    """It wants whole rollouts for each rank, and equal passes of them."""
+    sizes = [f"stages.{stage}.mini_batch_size={mini_batch}" for stage in (0, 1)]
+    chosen = smoke(f"selection={selection}", "selection.speed.screening=2", *sizes)
+    paths = {name: Path(name) for name in ("start", "prompts", "folder")}
+    admitted = []
+    for ranks in range(1, 40):
+        hardware = chosen.hardware.model_copy(update={"ranks": ranks})
+        settings = chosen.model_copy(update={"hardware": hardware})
+        with suppress(ConfigError):
+            check_ranks(settings)
+            values = verl_settings(settings, 0, **paths)
+            mini = mini_batch * values["actor_rollout_ref.rollout.n"]
+            share, rest = divmod(mini, ranks)
+            assert not rest and not share % values[f"{ACTOR}.ppo_micro_batch_size_per_gpu"]
+            admitted.append(ranks)
+    assert admitted == [ranks for ranks in range(1, 40) if not mini % ranks]
 
 
 @pytest.fixture
@@ -144,8 +172,9 @@ def machine(monkeypatch):
             assert name in modelled
             return name if name in has else None
 
-        monkeypatch.setattr(preflight, "find_spec", found)
-        monkeypatch.setattr(preflight, "_has_gpu", lambda: "gpu" in has)
+        gpus = sum(8 if name == "8 gpus" else name == "gpu" for name in has)
+        monkeypatch.setattr(preflight_machine, "find_spec", found)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
 
     return of
 
@@ -156,8 +185,9 @@ MACHINES = [
     ("cpu_vllm", (), "hint: make test-vllm installs it for a CPU, make gpu on a GPU node"),
     ("gpu1", ("gpu",), "hardware.rollout: found 'vllm'"),
     ("gpu1", ("vllm",), "hardware.device: found 'cuda', but no NVIDIA GPU on this machine"),
-    ("gpu8", ("vllm", "gpu"), "hardware.attention: found 'flash_attention_2', but neither of"),
-    ("gpu8", ("vllm", "gpu"), "hint: set hardware.attention=sdpa, or build it on the node: pip"),
+    ("gpu8", ("vllm", "gpu"), "hardware.ranks: found 8, needed at most 1, the GPUs that this"),
+    ("gpu8", ("vllm", "8 gpus"), "hardware.attention: found 'flash_attention_2', but neither of"),
+    ("gpu8", ("vllm", "8 gpus"), "hint: set hardware.attention=sdpa, or build it on the node: pip"),
 ]
 
 
@@ -175,15 +205,15 @@ def test_a_machine_that_lacks_what_the_settings_need_is_refused(
         ("cpu", ()),
         ("cpu_vllm", ("vllm",)),
         ("gpu1", ("vllm", "gpu")),
-        ("gpu8", ("vllm", "gpu", "flash_attn")),
-        ("gpu8", ("vllm", "gpu", "kernels")),
+        ("gpu8", ("vllm", "8 gpus", "flash_attn")),
+        ("gpu8", ("vllm", "8 gpus", "kernels")),
     ],
 )
 def test_a_machine_that_has_it_is_enough(smoke, machine, overlay, has):
     machine(*has)
     check_machine(smoke(f"hardware={overlay}").hardware)
     if overlay == "gpu8":
-        machine("vllm", "gpu")
+        machine("vllm", "8 gpus")
         check_machine(smoke(f"hardware={overlay}", "hardware.attention=sdpa").hardware)
         check_machine(smoke(f"hardware={overlay}").hardware, trains=False)  # vLLM has its own
 
@@ -203,14 +233,39 @@ def test_a_cluster_needs_to_answer_only_where_something_is_trained(smoke):
     check_machine(named.hardware, trains=False)  # samplers need no Ray
 
 
-@pytest.mark.parametrize(("devices", "tool"), [(["nvidia0"], None), ([], "/bin/nvidia-smi")])
-def test_a_gpu_shows_as_a_device_or_by_its_tool(monkeypatch, devices, tool):
-    monkeypatch.setattr(preflight.Path, "glob", lambda *_: iter(devices))
+@pytest.mark.parametrize(
+    ("visible", "devices", "tool", "most"),
+    [
+        (None, ["nvidia0"], None, 1),
+        (None, ["nvidia0", "nvidia1"], None, 2),
+        ("1", ["nvidia0", "nvidia1"], None, 1),
+        ("GPU-6a,GPU-6b", [], None, 2),
+        (None, [], "/bin/nvidia-smi", 64),  # its devices have other names: who knows
+        (None, [], None, 0),
+        ("", ["nvidia0"], "/bin/nvidia-smi", 0),
+        ("-1", ["nvidia0"], "/bin/nvidia-smi", 0),
+    ],
+)
+def test_gpus_show_as_devices_by_a_variable_or_by_their_tool(
+    smoke, monkeypatch, visible, devices, tool, most
+):
+    monkeypatch.setattr(preflight_machine, "find_spec", lambda name: name)
+    monkeypatch.setattr(preflight_machine.Path, "glob", lambda *_: iter(devices))
     monkeypatch.setattr(shutil, "which", lambda name: tool)
-    assert preflight._has_gpu()
-    monkeypatch.setattr(preflight.Path, "glob", lambda *_: iter([]))
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not preflight._has_gpu()
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for ranks in (1, 2, 3, 64):
+        hardware = smoke("hardware=gpu1").hardware.model_copy(update={"ranks": ranks})
+        if ranks <= most:
+            check_machine(hardware)
+        else:
+            said = refusal(check_machine, hardware)
+            wanted = (
+                f"hardware.ranks: found {ranks}, needed at most {most}," if most else "no NVIDIA"
+            )
+            assert wanted in said
 
 
 def test_a_model_in_the_home_folder_is_found_by_all(smoke, model, monkeypatch):

@@ -26,6 +26,7 @@ CONFIGS = {
     "qwen2": Qwen2Config(**SHAPE),
     "llama, grouped heads": LlamaConfig(**{**SHAPE, "num_key_value_heads": 2}),
     "mistral, sliding window": MistralConfig(**{**SHAPE, "sliding_window": 8}),
+    "qwen2, eager attention": Qwen2Config(**SHAPE),
 }
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15, 16, 17, 18], [5, 6, 7], [20, 21]]
 ENDS = {2, 30, 31, 32, 33}
@@ -33,7 +34,8 @@ ENDS = {2, 30, 31, 32, 33}
 
 def tiny_model(name="qwen2"):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").eval()
+    attention = "eager" if "eager" in name else "sdpa"
+    return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=attention).eval()
 
 
 def draw(model, prompts=PROMPTS, seed=0, **settings):

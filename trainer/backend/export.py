@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainer.backend.settings import last_saved_step
+from trainer.backend.resume import last_saved_step
 from trainer.checkpoint import has_weights
 
 # Of log-probabilities. float32 differs by rounding alone, so its largest difference is judged;

@@ -47,13 +47,17 @@ def launch(
     (folder / "settings.json").write_text(json.dumps({"verl": dict(values)}, indent=2))
     for name in ("failure.json", STOP, STOP + LISTENING):
         (folder / name).unlink(missing_ok=True)
-    next_step = first_step
-    before = {record["time"] for record in read_records(folder / "metrics.jsonl")}
+    next_step, metrics = first_step, folder / "metrics.jsonl"
+    before = {record["time"] for record in read_records(metrics)}
+    seen_at = None
 
     def progress() -> bool:
-        nonlocal next_step
-        seen = next_step
-        for record in read_records(folder / "metrics.jsonl"):
+        nonlocal next_step, seen_at
+        at = _version(metrics)
+        if at == seen_at:  # asked three times a second, and of a long stage slow to read
+            return False
+        seen, seen_at = next_step, at
+        for record in read_records(metrics):
             if record["step"] == next_step and record["time"] not in before:
                 on_step(record)
                 next_step += 1
@@ -76,6 +80,15 @@ def launch(
         )
     if code != 0:
         raise StageFailedError(_reason(folder, code))
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _reason(folder: Path, code: int) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 from verl.utils.torch_functional import masked_mean
 
-from trainer.backend.settings import LOSS, LOSS_VARIABLE, NO_DUAL_CLIP
+from trainer.backend.settings import LOSS, NO_DUAL_CLIP
+from trainer.backend.surroundings import LOSS_VARIABLE
 from trainer.functions import find
 from trainer.losses import LOSSES
 

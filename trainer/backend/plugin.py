@@ -37,5 +37,5 @@ if os.environ.get("VERL_PLATFORM") == "cpu":
     cpu.install()
 log_probs.install()
 register_rollouts()
-if "STAGECRAFT_LOSS" in os.environ:  # `trainer.backend.settings.LOSS_VARIABLE`
+if "STAGECRAFT_LOSS" in os.environ:  # `trainer.backend.surroundings.LOSS_VARIABLE`
     import trainer.backend.losses  # noqa: F401  registers itself

@@ -5,10 +5,26 @@ import shutil
 from pathlib import Path
 
 from trainer.backend.endings import alarm_of
-from trainer.backend.settings import STATE, TRACKER, last_saved_step
 from trainer.records import read_records
 
+STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
+TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
 LAST = "data.pt"  # the last file of a checkpoint: without it the folder was cut
+
+
+def last_saved_step(verl_folder: Path) -> int:
+    """The last step whose checkpoint is whole, or 0; verl writes its tracker after all others.
+
+    It empties the file first. Killed or looked at between, the newest checkpoint is whole.
+    """
+    tracker = verl_folder / TRACKER
+    if not tracker.exists():
+        return 0
+    text = tracker.read_text()
+    if text:
+        return int(text)
+    whole = verl_folder.glob("global_step_*/data.pt")
+    return max((int(path.parent.name.rpartition("_")[2]) for path in whole), default=0)
 
 
 def resume_after(folder: Path) -> int:

@@ -4,39 +4,20 @@ Plain data, so that reading or testing it needs no verl. A key that starts with 
 verl's own configuration and is added to it.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from conf.overrides import written
-from conf.schema import Experiment, Method, Stage
+from conf.schema import Experiment, Hardware, Method, Stage
 from trainer.backend.stop import STOP
+from trainer.backend.surroundings import ray_settings
 from trainer.functions import absolute
 
-PLUGIN = "trainer.backend.plugin"
 ROUTER = Path(__file__).with_name("router.yaml")
-STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
-TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
 LOSS = "stagecraft"  # in verl's registry: a loss that is not verl's own
-LOSS_VARIABLE = "STAGECRAFT_LOSS"
 NO_DUAL_CLIP = 1e9  # verl cannot leave the dual clip out; its ratios end at e^20, below this
-KEPT = 2**32  # bytes: smaller blocks than this, freed on a CPU, stay with their process
 CHECKPOINTS_KEPT = 2  # verl deletes the old one before the new one is whole if only one is kept
-
-
-def rows_per_prompt(experiment: Experiment, stage: Stage) -> int:
-    """Rollouts of a prompt that train: verl sizes mini-batches by them (`rollout.n`).
-
-    SPEED as published sizes them by its screening alone, and so makes more updates of a batch.
-    """
-    selection = experiment.selection
-    if selection.name in ("speed", "speed_mopps"):
-        if selection.speed.updates == "as_published":
-            return selection.speed.screening
-        if selection.speed.rows == "continuation":
-            return stage.group_size - selection.speed.screening
-    return stage.group_size
 
 
 def checkpoints_kept(stage: Stage) -> int:
@@ -82,13 +63,14 @@ def settings(
     """
     stage, method, hardware = experiment.stages[position], experiment.method, experiment.hardware
     seed = experiment.seed_of(stage)
-    rows = rows_per_prompt(experiment, stage)
+    rows = experiment.selection.rows_per_prompt(stage.group_size)
     context = experiment.data.max_prompt_length + stage.context_length
     return {
         **_data(experiment, stage, prompts, seed),
         **_model(hardware, start),
-        **_actor(stage, method, hardware, context, rows),
+        **_actor(stage, method, hardware),
         **_rollout(stage, hardware, context, seed, rows),
+        **_passes(stage, hardware, context, rows),
         **_algorithm(stage, method),
         "critic.enable": False,
         **_reward(experiment, stage),
@@ -107,21 +89,6 @@ def settings(
         "+trainer.stagecraft.optimizer_from": optimizer_from and str(optimizer_from),
         **({"+actor_rollout_ref.reference_from": str(reference)} if reference else {}),
     }
-
-
-def last_saved_step(verl_folder: Path) -> int:
-    """The last step whose checkpoint is whole, or 0; verl writes its tracker after all others.
-
-    It empties the file first. Killed or looked at between, the newest checkpoint is whole.
-    """
-    tracker = verl_folder / TRACKER
-    if not tracker.exists():
-        return 0
-    text = tracker.read_text()
-    if text:
-        return int(text)
-    whole = verl_folder.glob("global_step_*/data.pt")
-    return max((int(path.parent.name.rpartition("_")[2]) for path in whole), default=0)
 
 
 def _algorithm(stage: Stage, method: Method) -> dict[str, Any]:
@@ -172,7 +139,7 @@ def _data(experiment: Experiment, stage: Stage, prompts: Path, seed: int) -> dic
     }
 
 
-def _model(hardware, start: Path) -> dict[str, Any]:
+def _model(hardware: Hardware, start: Path) -> dict[str, Any]:
     return {
         "actor_rollout_ref.model.path": str(start),
         "+actor_rollout_ref.model.override_config.attn_implementation": hardware.attention,
@@ -181,11 +148,38 @@ def _model(hardware, start: Path) -> dict[str, Any]:
     }
 
 
-def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str, Any]:
+def _passes(stage: Stage, hardware: Hardware, context: int, rows: int) -> dict[str, Any]:
+    """How much goes through the model at once: by tokens, or by rollouts of a mini-batch.
+
+    Of a mini-batch in the passes without a gradient, too: a step whose prompts do not fill it is
+    padded to whole ones.
+    """
+    actor, rollout, reference = (
+        f"actor_rollout_ref.{role}" for role in ("actor", "rollout", "ref")
+    )
+    if hardware.tokens_per_rank > 0:
+        most = max(hardware.tokens_per_rank, context)
+        return {
+            f"{actor}.use_dynamic_bsz": True,
+            f"{actor}.ppo_max_token_len_per_gpu": most,
+            f"{rollout}.log_prob_use_dynamic_bsz": True,
+            f"{rollout}.log_prob_max_token_len_per_gpu": most,
+            f"{reference}.log_prob_use_dynamic_bsz": True,
+            f"{reference}.log_prob_max_token_len_per_gpu": most,
+        }
+    share = stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes)
+    most = micro_batch(share, hardware.micro_batch)
+    return {
+        f"{actor}.use_dynamic_bsz": False,
+        f"{actor}.ppo_micro_batch_size_per_gpu": most,
+        f"{rollout}.log_prob_use_dynamic_bsz": False,
+        f"{rollout}.log_prob_micro_batch_size_per_gpu": most,
+        f"{reference}.log_prob_micro_batch_size_per_gpu": most,
+    }
+
+
+def _actor(stage: Stage, method: Method, hardware: Hardware) -> dict[str, Any]:
     actor = "actor_rollout_ref.actor"
-    ranks = hardware.ranks * hardware.nodes
-    micro = micro_batch(stage.mini_batch_size * rows // ranks, hardware.micro_batch)
-    dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{actor}.strategy": "fsdp2",  # fsdp1 does not run on a CPU; one strategy everywhere
         f"{actor}.use_torch_compile": False,
@@ -202,14 +196,9 @@ def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str,
         f"{actor}.optim.clip_grad": method.gradient_clip,
         f"{actor}.ppo_epochs": 1,
         f"{actor}.ppo_mini_batch_size": stage.mini_batch_size,
-        f"{actor}.use_dynamic_bsz": dynamic,
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra", "hf_model"],
         f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
     }
-    if dynamic:
-        result[f"{actor}.ppo_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)
-    else:
-        result[f"{actor}.ppo_micro_batch_size_per_gpu"] = micro
     if hardware.dtype == "float32":
         for role in (actor, "actor_rollout_ref.ref"):
             result[f"+{role}.fsdp_config.mixed_precision.param_dtype"] = "fp32"
@@ -217,10 +206,11 @@ def _actor(stage: Stage, method, hardware, context: int, rows: int) -> dict[str,
     return result
 
 
-def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict[str, Any]:
+def _rollout(
+    stage: Stage, hardware: Hardware, context: int, seed: int, rows: int
+) -> dict[str, Any]:
     rollout = "actor_rollout_ref.rollout"
     on_cpu = hardware.device == "cpu"
-    dynamic = hardware.tokens_per_rank > 0
     result = {
         f"{rollout}.name": hardware.rollout,
         f"{rollout}.n": rows,
@@ -234,24 +224,11 @@ def _rollout(stage: Stage, hardware, context: int, seed: int, rows: int) -> dict
         f"{rollout}.gpu_memory_utilization": hardware.memory_share,
         f"{rollout}.max_model_len": context,
         f"{rollout}.max_num_batched_tokens": max(8192, context),
-        f"{rollout}.log_prob_use_dynamic_bsz": dynamic,
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 64 if on_cpu else 2048,
         f"{rollout}.agent.num_workers": 1 if on_cpu else 8,
         f"+{rollout}.agent.agent_loop_manager_class": "trainer.backend.group_loop.GroupLoopManager",
         f"{rollout}.router_config_path": str(ROUTER),
     }
-    if dynamic:
-        result[f"{rollout}.log_prob_max_token_len_per_gpu"] = max(hardware.tokens_per_rank, context)
-        result["actor_rollout_ref.ref.log_prob_use_dynamic_bsz"] = True
-        result["actor_rollout_ref.ref.log_prob_max_token_len_per_gpu"] = max(
-            hardware.tokens_per_rank, context
-        )
-    else:
-        # Of a mini-batch: a step whose prompts do not fill it is padded to whole ones.
-        per_rank = stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes)
-        micro = micro_batch(per_rank, hardware.micro_batch)
-        result[f"{rollout}.log_prob_micro_batch_size_per_gpu"] = micro
-        result["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"] = micro
     if on_cpu:
         result |= {
             f"{rollout}.enforce_eager": True,
@@ -310,64 +287,6 @@ def _loop(experiment: Experiment, stage: Stage, folder: Path) -> dict[str, Any]:
         "trainer.total_epochs": stage.steps + 1,  # verl stops at whichever comes first
         **ray_settings(hardware, experiment.method),
     }
-
-
-def ray_settings(hardware, method: Method) -> dict[str, Any]:
-    """Those of Ray: one of its own on this machine, or one that is there and spans several."""
-    ray_init = "ray_kwargs.ray_init"
-    if hardware.ray_address:
-        # Its processes were not started by us, so what they must know goes with the job.
-        variables = {**environment(hardware, method), "PYTHONPATH": str(Path(__file__).parents[2])}
-        return {
-            f"+{ray_init}.address": hardware.ray_address,
-            **{
-                f"+{ray_init}.runtime_env.env_vars.{name}": value
-                for name, value in variables.items()
-            },
-        }
-    result: dict[str, Any] = {f"+{ray_init}.include_dashboard": False}
-    if hardware.device == "cpu":
-        result[f"{ray_init}.num_cpus"] = 16 * hardware.ranks
-        result[f"+{ray_init}.num_gpus"] = hardware.ranks
-    return result
-
-
-def environment(hardware, method: Method | None = None) -> dict[str, str]:
-    """Environment of the trainer process: platform, plugin, threads, no look-ups on the Hub.
-
-    Args:
-        hardware: Where it runs.
-        method: For a loss that is not verl's own; None: none is trained.
-    """
-    result = {
-        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
-        "VERL_USE_EXTERNAL_PLUGINS": "none",
-        "HF_HUB_OFFLINE": "1",  # everything was downloaded before; nothing may be fetched now
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQ_NUM_THREADS": "1",  # threads of one small copy; more only adds a warning to each
-        "RAY_DEDUP_LOGS": "1",
-        "PYTHONUNBUFFERED": "1",
-        "RAY_prestart_worker_first_driver": "0",  # idle ones, as many as there are logical cores
-    }
-    if method and method.loss != "clip":
-        chosen = {"loss": absolute(method.loss), "settings": dict(method.loss_settings)}
-        result[LOSS_VARIABLE] = json.dumps(chosen)
-    if hardware.device == "cpu":
-        result |= {
-            "VERL_PLATFORM": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",  # taken away: Ray refuses logical GPUs where it is set
-            "OMP_NUM_THREADS": str(hardware.threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "KMP_BLOCKTIME": "0",
-            # Memory that one step frees is the next one's: to ask the system for it anew, and have
-            # it cleared page by page, takes a fifth of an update of a small model. glibc's.
-            "MALLOC_ARENA_MAX": "1",  # what one thread frees, another finds
-            "MALLOC_MMAP_THRESHOLD_": str(KEPT),
-            "MALLOC_TRIM_THRESHOLD_": str(KEPT),
-            "VLLM_CPU_KVCACHE_SPACE": str(hardware.kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        }
-    return result
 
 
 def overrides(values: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from trainer.backend.metrics import (
 )
 from trainer.backend.overlong import drop_truncated
 from trainer.backend.probe import keep_probe
-from trainer.backend.resume import keep_newest, last_whole_step
+from trainer.backend.resume import STATE, keep_newest, last_whole_step
 from trainer.backend.rows import (
     UPDATE,
     WAITING,
@@ -47,7 +47,6 @@ from trainer.backend.rows import (
     waiting_rows,
     without_padding,
 )
-from trainer.backend.settings import STATE
 from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
 from trainer.backend.temporary import removed_after
 from trainer.backend.worker import StageWorker

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.backend.export import check, export
-from trainer.backend.settings import last_saved_step
+from trainer.backend.resume import last_saved_step
 from trainer.checkpoint import eos_ids, has_weights
 from trainer.lab import BASE
 

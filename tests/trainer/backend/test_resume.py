@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer.backend import resume
-from trainer.backend.resume import keep_newest, resume_after
-from trainer.backend.settings import last_saved_step
+from trainer.backend.resume import keep_newest, last_saved_step, resume_after
 from trainer.records import append_record
 
 

@@ -14,17 +14,17 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from conf import telemetry
 from conf.load import choices, load
 from conf.schema import Experiment, Hardware, Method, Selection, Stage
 from tasks import preflight_method
 from trainer.backend.reward import compute_score
 from trainer.backend.settings import (
-    environment,
     micro_batch,
     overrides,
-    rows_per_prompt,
     settings,
 )
+from trainer.backend.surroundings import environment, ray_settings
 from trainer.selection import Prompt, make_curriculum
 
 FOLDER = Path("/runs/a stage, with 'quotes'=1")
@@ -89,7 +89,7 @@ def test_micro_batches_come_out_even_on_every_rank(ranks):
     micro = values["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"]
     assert micro <= 48 and (16 * 8 // ranks) % micro == 0
     micro = values["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"]
-    assert micro <= 48 and (32 * 8 // ranks) % micro == 0
+    assert micro <= 48 and (16 * 8 // ranks) % micro == 0
 
 
 def test_a_prime_share_is_cut_into_single_rollouts():
@@ -102,6 +102,14 @@ def test_the_trainer_process_calls_nobody_and_knows_our_plugin():
     assert variables["VERL_PLATFORM"] == "cpu"
     assert variables["VERL_USE_EXTERNAL_MODULES"] == "trainer.backend.plugin"
     assert "VERL_PLATFORM" not in environment(Hardware(device="cuda", rollout="vllm"))
+
+
+def test_a_cluster_s_workers_call_nobody_either():
+    """They were started by others: what they must not do goes with the job."""
+    hardware = Hardware(ray_address="10.0.0.1:6379")
+    values = ray_settings(hardware, Method())
+    sent = {key.rpartition(".")[2]: value for key, value in values.items() if ".env_vars." in key}
+    assert sent.items() >= {**telemetry.OFF, **environment(hardware, Method())}.items()
 
 
 FREED = """
@@ -285,7 +293,7 @@ def test_a_mini_batch_is_sized_by_the_rollouts_that_train(selection, rows, updat
     """SPEED's published 16 prompts of 4 + 20 rollouts: six updates a step, its baseline one."""
     stage = Stage(batch_size=16, mini_batch_size=16, group_size=24)
     chosen = experiment(stages=[stage], selection=selection)
-    assert of(chosen)["actor_rollout_ref.rollout.n"] == rows_per_prompt(chosen, stage) == rows
+    assert of(chosen)["actor_rollout_ref.rollout.n"] == rows
     curriculum = make_curriculum(
         selection.model_dump(), [Prompt("a")], group_size=24, seed=0, steps=1
     )

@@ -1,0 +1,91 @@
+"""Refuse a model that cannot be trained or scored: its files, its positions, its room on disk."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from conf.load import refusal
+from conf.schema import Experiment
+from tasks import disk, preflight_rows
+from tasks.artifacts import Dataset
+from trainer.checkpoint import has_weights
+
+
+def check_model(experiment: Experiment, folder: Path, *, trains: bool = True) -> None:
+    """Refuse a model folder without weights or positions enough, or a disk without room to train.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_files(folder)
+    _check_positions(experiment, folder)
+    if trains:
+        disk.check_room(experiment, folder)
+
+
+def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], folder: Path) -> None:
+    """Refuse a model that is only to be evaluated, for want of weights or positions.
+
+    Args:
+        experiment: The settings.
+        benchmarks: The test sets, whose prompts count: the settings of training don't.
+        folder: The model, in Hugging Face format.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_files(folder)
+    positions = disk.read_config(folder).get("max_position_embeddings")
+    if positions:
+        preflight_rows.check_positions(experiment, benchmarks, folder, positions)
+
+
+def local_model(path: str) -> Path | None:
+    """The model's folder where it is on this machine; None for a name to look up on the Hub."""
+    if path == "lab":
+        from trainer.lab import BASE
+
+        return BASE
+    folder = Path(os.path.expanduser(path))
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise refusal(
+            f"model.path: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
+            f"a Hub name is owner/name; a relative path starts from {Path.cwd()}",
+        )
+    return None
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise refusal(
+            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
+            "set model.path to the folder that holds config.json and *.safetensors",
+        )
+    if not has_weights(folder):
+        raise refusal(
+            f"model.path: found no weights in {folder}, needed *.safetensors or "
+            "pytorch_model*.bin, all shards of them",
+            "a trainer's folder may hold tokenizer and config only; export the weights there",
+        )
+
+
+def _check_positions(experiment: Experiment, folder: Path) -> None:
+    positions = disk.read_config(folder).get("max_position_embeddings")
+    if not positions:
+        return
+    prompt = experiment.data.max_prompt_length
+    wanted = {
+        f"stages.{position}.context_length": stage.context_length
+        for position, stage in enumerate(experiment.stages)
+    } | {"evaluation.context_length": experiment.evaluation.context_length}
+    for key, context in wanted.items():
+        if prompt + context > positions:
+            raise refusal(
+                f"{key}: found {context} tokens, with data.max_prompt_length {prompt} that is "
+                f"{prompt + context}, needed at most the model's {positions} positions",
+                f"set {key}={positions - prompt}"
+                if positions > prompt
+                else f"set data.max_prompt_length below {positions}",
+            )
