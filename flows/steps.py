@@ -213,7 +213,7 @@ def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Mile
     for position, stage in enumerate(work.settings.stages):
         result = stage_at(work, given, position, at)
         if result is None:
-            print(f"{unfinished(work, position)}\nIt and what follows are left out.")
+            print(f"{unfinished(work, position)}\nThis stage and those after it are left out.")
             return
         made = Checkpoint(Path(result["checkpoint"]["path"]), result["checkpoint"]["digest"])
         at = Milestone(stage.name, position, made, result)

@@ -161,6 +161,10 @@ cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda)')
 if [ "$family" = cpu ] && [ "$cuda" != None ]; then
     refuse "torch was built for CUDA $cuda, where its CPU build was asked for" "rm -rf $venv, then again"
 fi
+# Said and not refused: an image may be built where there is no GPU.
+if [ "$kind" = gpu ] && ! "$venv/bin/python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    say "torch, built for CUDA $cuda, sees no GPU here: is there one, and is its driver new enough (nvidia-smi)?"
+fi
 # torchvision and its like, which vLLM asks for, have no CPU build: see cpu-vllm.in.
 if [ "$kind" != cpu-vllm ]; then "$venv/bin/python" -m pip check >/dev/null || "$venv/bin/python" -m pip check; fi
 

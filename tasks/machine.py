@@ -35,6 +35,7 @@ def environment() -> dict[str, Any]:
         "git_commit": git_commit(),
         "platform": platform.platform(),
         "processor": _processor(),
+        **({"gpus": found} if (found := _gpus()) else {}),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
@@ -62,6 +63,16 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+def _gpus() -> list[str]:
+    """Name, memory and driver of each GPU, as NVIDIA's tool tells them; none without it."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def _processor() -> str:

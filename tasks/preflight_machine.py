@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,13 +31,13 @@ def check_machine(hardware: Hardware, *, trains: bool = True) -> None:
         )
     if hardware.device == "cuda":
         _check_gpus(hardware)
+        if hardware.rollout == "vllm":
+            _check_compiler()
     if not trains:
         return
-    kernels = ("flash_attn", "kernels")
-    if hardware.attention == "flash_attention_2" and not any(map(find_spec, kernels)):
+    if hardware.attention == "flash_attention_2" and find_spec("flash_attn") is None:
         raise refusal(
-            "hardware.attention: found 'flash_attention_2', but neither of the packages that have "
-            f"it is installed here ({', '.join(kernels)})",
+            "hardware.attention: found 'flash_attention_2', but flash-attn is not installed here",
             "set hardware.attention=sdpa, or build it on the node: "
             "pip install flash-attn==2.8.3 --no-build-isolation",
         )
@@ -58,6 +59,20 @@ def _check_gpus(hardware: Hardware) -> None:
             f"hardware.ranks: found {hardware.ranks}, needed at most {found}, the GPUs that this "
             "machine shows (/dev/nvidia*, or CUDA_VISIBLE_DEVICES)",
             f"set hardware.ranks={found}, or run it on a node with more",
+        )
+
+
+def _check_compiler() -> None:
+    """vLLM's kernels in Triton are started by C that is compiled on the spot, against Python."""
+    named = os.environ.get("CC")
+    compiler = next(filter(shutil.which, [named] if named else ["gcc", "clang", "cc"]), None)
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if compiler is None or not header.is_file():
+        lacks = f"no {header}" if compiler else f"no C compiler ({named or 'gcc, clang'})"
+        raise refusal(
+            f"hardware.device: found 'cuda', but {lacks}: Triton, which vLLM needs on a GPU, "
+            "compiles with both",
+            "apt-get install gcc python3-dev, or set CC to a compiler",
         )
 
 

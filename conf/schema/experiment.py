@@ -82,7 +82,7 @@ class Experiment(Knobs):
         if self.hardware.rollout == "torch" and not self.hardware.seeded:
             raise ValueError(
                 "hardware.seeded is false, but the torch engine always draws by seed\n\n"
-                "hint: leave it out, or set hardware.rollout=vllm"
+                "hint: set hardware.seeded=true, or hardware.rollout=vllm"
             )
         return self
 

@@ -25,6 +25,13 @@ class Hardware(Knobs):
     micro_batch: int = knob(
         128, "Rollouts per forward pass on a rank, where tokens_per_rank is 0.", "rollouts", gt=0
     )
+    micro_tokens: int = knob(
+        0,
+        "Tokens per forward pass on a rank, where tokens_per_rank is 0: a rollout counts as the "
+        "longest prompt and response. 0: micro_batch alone bounds it.",
+        "tokens",
+        ge=0,
+    )
     tokens_per_rank: int = knob(
         0, "Tokens per forward pass (dynamic batches, padding removed); 0: off.", "tokens", ge=0
     )
@@ -52,7 +59,7 @@ class Hardware(Knobs):
     )
     stop_grace: int = knob(
         12,
-        "A trainer that is told to stop has so long to save its last whole step.",
+        "Time that a trainer told to stop has to save its last whole step.",
         "seconds",
         ge=0,
     )
@@ -60,5 +67,5 @@ class Hardware(Knobs):
         "", "Ray cluster to join, host:port; none: one of its own on this machine.", "address"
     )
     stall_timeout: int = knob(
-        1800, "A stage without a step or a log line for so long is stopped.", "seconds", gt=0
+        1800, "A stage with no step and no log line for this long is stopped.", "seconds", gt=0
     )

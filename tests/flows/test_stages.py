@@ -20,7 +20,7 @@ from flows.parameters import settings_of
 from flows.pipeline import pipeline
 from flows.report import report
 from flows.train_stage import train_stage
-from tasks import preflight
+from tasks import preflight_machine
 from tasks.artifacts import read_json
 from trainer.lab import BASE
 
@@ -191,8 +191,8 @@ def test_what_is_left_out_since_its_settings_differ_is_told_with_the_difference(
     monkeypatch.setattr(steps, "print", said.append, raising=False)
     assert list(evaluate(SMOKE, overrides=["hardware.ranks=2"], output=output)) == ["base"]
     [text] = [one for one in said if "is not finished" in one]
-    assert text.startswith("stage 1 of lab_smoke, 1-L1-64, is not finished:\n  not 1-L1-64-")
-    assert "    numerics.ranks: 1 -> 2\nIt and what follows are left out." in text
+    assert text.startswith("stage 1 of lab_smoke, 1-L1-64, is not finished:\n  differs from 1-L1-64-")
+    assert "    numerics.ranks: 1 -> 2\nThis stage and those after it are left out." in text
     with pytest.raises(ValueError, match=r"numerics.ranks: 1 -> 2\n\nhint: "):
         evaluate(SMOKE, stage=2, overrides=["hardware.ranks=2"], output=output)
     said.clear()
@@ -243,7 +243,7 @@ def test_a_run_says_what_may_not_be_meant(output, quick, monkeypatch, flow):
 def test_a_run_on_gpus_is_reported_where_there_are_none(output, quick, monkeypatch):
     gpus = ["hardware=gpu1"]
     with monkeypatch.context() as patch:
-        patch.setattr(preflight, "check_machine", lambda *_, **__: None)
+        patch.setattr(preflight_machine, "check_machine", lambda *_, **__: None)
         train_stage(SMOKE, stage=1, overrides=gpus, output=output)
     with pytest.raises(ConfigError, match="hardware"):
         train_stage(SMOKE, stage=2, overrides=gpus, output=output)

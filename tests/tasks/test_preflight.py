@@ -165,7 +165,7 @@ def test_what_ranks_are_admitted_verl_can_share_among(smoke, selection, mini_bat
 @pytest.fixture
 def machine(monkeypatch):
     """Makes this machine one that has the packages and the GPU named, and no others."""
-    modelled = ("vllm", "flash_attn", "kernels")
+    modelled = ("vllm", "flash_attn")
 
     def of(*has):
         def found(name):
@@ -175,6 +175,7 @@ def machine(monkeypatch):
         gpus = sum(8 if name == "8 gpus" else name == "gpu" for name in has)
         monkeypatch.setattr(preflight_machine, "find_spec", found)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+        monkeypatch.setattr(preflight_machine, "_check_compiler", lambda: None)
 
     return of
 
@@ -186,7 +187,7 @@ MACHINES = [
     ("gpu1", ("gpu",), "hardware.rollout: found 'vllm'"),
     ("gpu1", ("vllm",), "hardware.device: found 'cuda', but no NVIDIA GPU on this machine"),
     ("gpu8", ("vllm", "gpu"), "hardware.ranks: found 8, needed at most 1, the GPUs that this"),
-    ("gpu8", ("vllm", "8 gpus"), "hardware.attention: found 'flash_attention_2', but neither of"),
+    ("gpu8", ("vllm", "8 gpus"), "hardware.attention: found 'flash_attention_2', but flash-attn"),
     ("gpu8", ("vllm", "8 gpus"), "hint: set hardware.attention=sdpa, or build it on the node: pip"),
 ]
 
@@ -206,7 +207,6 @@ def test_a_machine_that_lacks_what_the_settings_need_is_refused(
         ("cpu_vllm", ("vllm",)),
         ("gpu1", ("vllm", "gpu")),
         ("gpu8", ("vllm", "8 gpus", "flash_attn")),
-        ("gpu8", ("vllm", "8 gpus", "kernels")),
     ],
 )
 def test_a_machine_that_has_it_is_enough(smoke, machine, overlay, has):
@@ -250,6 +250,7 @@ def test_gpus_show_as_devices_by_a_variable_or_by_their_tool(
     smoke, monkeypatch, visible, devices, tool, most
 ):
     monkeypatch.setattr(preflight_machine, "find_spec", lambda name: name)
+    monkeypatch.setattr(preflight_machine, "_check_compiler", lambda: None)
     monkeypatch.setattr(preflight_machine.Path, "glob", lambda *_: iter(devices))
     monkeypatch.setattr(shutil, "which", lambda name: tool)
     if visible is None:
@@ -266,6 +267,38 @@ def test_gpus_show_as_devices_by_a_variable_or_by_their_tool(
                 f"hardware.ranks: found {ranks}, needed at most {most}," if most else "no NVIDIA"
             )
             assert wanted in said
+
+
+@pytest.mark.parametrize(
+    ("compilers", "chosen", "header", "lacks"),
+    [
+        (["gcc"], None, True, ""),
+        (["clang"], None, True, ""),
+        (["gcc", "my-cc"], "my-cc", True, ""),
+        ([], None, True, "no C compiler (gcc, clang)"),
+        (["gcc"], "my-cc", True, "no C compiler (my-cc)"),
+        (["gcc"], None, False, "Python.h"),
+    ],
+)
+def test_vllm_on_a_gpu_needs_a_c_compiler_and_pythons_header(
+    monkeypatch, smoke, tmp_path, compilers, chosen, header, lacks
+):
+    monkeypatch.setattr(preflight_machine, "find_spec", lambda name: name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in compilers else None)
+    include = lambda: {"include": str(tmp_path)}  # noqa: E731
+    monkeypatch.setattr(preflight_machine.sysconfig, "get_paths", include)
+    if header:
+        (tmp_path / "Python.h").touch()
+    if chosen:
+        monkeypatch.setenv("CC", chosen)
+    else:
+        monkeypatch.delenv("CC", raising=False)
+    hardware = smoke("hardware=gpu1").hardware
+    if lacks:
+        assert lacks in refusal(check_machine, hardware)
+    else:
+        check_machine(hardware)
 
 
 def test_a_model_in_the_home_folder_is_found_by_all(smoke, model, monkeypatch):

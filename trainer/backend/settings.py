@@ -167,8 +167,10 @@ def _passes(stage: Stage, hardware: Hardware, context: int, rows: int) -> dict[s
             f"{reference}.log_prob_use_dynamic_bsz": True,
             f"{reference}.log_prob_max_token_len_per_gpu": most,
         }
-    share = stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes)
-    most = micro_batch(share, hardware.micro_batch)
+    most = hardware.micro_batch
+    if hardware.micro_tokens:
+        most = min(most, max(1, hardware.micro_tokens // context))
+    most = micro_batch(stage.mini_batch_size * rows // (hardware.ranks * hardware.nodes), most)
     return {
         f"{actor}.use_dynamic_bsz": False,
         f"{actor}.ppo_micro_batch_size_per_gpu": most,

@@ -27,9 +27,12 @@ def ray_settings(hardware: Hardware, method: Method) -> dict[str, Any]:
                 for name, value in variables.items()
             },
         }
-    result: dict[str, Any] = {f"+{ray_init}.include_dashboard": False}
+    result: dict[str, Any] = {
+        f"+{ray_init}.include_dashboard": False,
+        # Logical ones: verl waits without a word for three to a rank and one to each helper.
+        f"{ray_init}.num_cpus": 16 * hardware.ranks,
+    }
     if hardware.device == "cpu":
-        result[f"{ray_init}.num_cpus"] = 16 * hardware.ranks
         result[f"+{ray_init}.num_gpus"] = hardware.ranks
     return result
 
@@ -69,4 +72,10 @@ def environment(hardware: Hardware, method: Method | None = None) -> dict[str, s
             "VLLM_CPU_KVCACHE_SPACE": str(hardware.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
+    else:
+        # vLLM would have nvcc compile it at every start, though none of our requests uses it.
+        result["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        if hardware.dtype == "float32":
+            # Else vLLM's attention multiplies with ten bits of mantissa, the trainer with 23.
+            result["TRITON_F32_DEFAULT"] = "ieee"
     return result

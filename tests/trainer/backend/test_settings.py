@@ -92,6 +92,31 @@ def test_micro_batches_come_out_even_on_every_rank(ranks):
     assert micro <= 48 and (16 * 8 // ranks) % micro == 0
 
 
+@pytest.mark.parametrize(
+    ("tokens", "context", "rollouts"), [(0, 100, 48), (4096, 100, 32), (4096, 900, 4), (64, 900, 1)]
+)
+def test_a_pass_is_bounded_by_tokens_too(tokens, context, rollouts):
+    """The longest prompt and response count for each: 28 and `context`, of 96 rollouts."""
+    stage = Stage(batch_size=8, mini_batch_size=8, group_size=12, context_length=context)
+    hardware = Hardware(micro_batch=48, micro_tokens=tokens)
+    data = {"max_prompt_length": 28}
+    values = of(experiment(stages=[stage], hardware=hardware, data=data))
+    for key in ("actor.ppo", "rollout.log_prob", "ref.log_prob"):
+        found = values[f"actor_rollout_ref.{key}_micro_batch_size_per_gpu"]
+        assert found == rollouts and (not tokens or found == 1 or found * (28 + context) <= tokens)
+
+
+@pytest.mark.parametrize("name", choices("hardware"))
+def test_what_a_gpu_is_told_of_precision_and_kernels(name):
+    hardware = load("experiment=lab/smoke", f"hardware={name}").hardware
+    for dtype in ("float32", "bfloat16"):
+        told = environment(hardware.model_copy(update={"dtype": dtype}))
+        on_gpu = hardware.device == "cuda"
+        assert told.get("VLLM_USE_FLASHINFER_SAMPLER") == ("0" if on_gpu else None)
+        exact = on_gpu and dtype == "float32"
+        assert told.get("TRITON_F32_DEFAULT") == ("ieee" if exact else None)
+
+
 def test_a_prime_share_is_cut_into_single_rollouts():
     assert micro_batch(31, 16) == 1
 
