@@ -25,8 +25,13 @@ def test_ctrl_c_ends_the_looking_once_the_run_has_ended():
             os.kill(os.getpid(), signal.SIGINT)
         looked.append(pid)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_watched(SLEEP, look, 0.05)
+    # A job in the background ignores Ctrl-C, and so would the tests that it runs.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_watched(SLEEP, look, 0.05)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert threading.active_count() == before
     assert not psutil.pid_exists(looked[0])
 
