@@ -38,7 +38,7 @@ test-faults: environment ## kill, fill and break real runs, and see what they lo
 test-methods: environment ## every method, lab recipe and selection for a few steps on verl (nightly; 35 minutes)
 	@$(bin)/python -m pytest tests/flows/test_methods.py -m nightly --methods-table benchmarks/results
 
-bench: environment ## every benchmark that needs no GPU, into benchmarks/results (an hour)
+bench: environment ## every benchmark that needs no GPU, into benchmarks/results (an hour and a half)
 	@$(bin)/python -m benchmarks.all
 
 bench-gpu: ## ours beside stock verl on one GPU, after make gpu (into benchmarks/results)

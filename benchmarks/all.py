@@ -4,8 +4,9 @@
     python -m benchmarks.all step overhead    # some of them
 
 The machine should do nothing else meanwhile. The grader's and the data's need FastCuRL's files and
-are run by themselves (`python -m benchmarks.grader`, `benchmarks.data`), and so are the minutes of
-the demo (`benchmarks.lab_seeds`, `benchmarks.overhead --experiment lab/fastcurl`).
+are run by themselves (`benchmarks.grader`, `benchmarks.data`), and so is what trains for long
+(`benchmarks.lab_loop`, `benchmarks.lab_seeds`, `benchmarks.selection_lab`, and
+`python -m benchmarks.overhead --experiment lab/fastcurl`).
 """
 
 import argparse
@@ -25,7 +26,10 @@ COMMANDS = {
     "selection": "benchmarks.selection",
     "streaming": "benchmarks.streaming",
     "james_stein": "benchmarks.james_stein --write",
-    "study_report": "benchmarks.study_report --output benchmarks/results/study_report.json",
+    "study_report": "benchmarks.study_report",
+    "interval_coverage": "benchmarks.interval_coverage --studies 1000 --resamples 500",
+    "log_probs": "benchmarks.log_probs",
+    "lab_base": "benchmarks.lab_base",
 }
 
 

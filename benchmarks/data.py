@@ -1,7 +1,7 @@
 """How long and how much memory download, gates and segmentation take, on FastCuRL's real files.
 
-python -m benchmarks.data --data FOLDER --output benchmarks/results/data.json
-python -m benchmarks.data --data FOLDER --rows 40315        # prints, writes nothing
+    python -m benchmarks.data --data FOLDER --output benchmarks/results/data.json
+    python -m benchmarks.data --data FOLDER --rows 40315        # prints, writes nothing
 
 FOLDER holds train_L1.parquet, train_L3.parquet and test/. Each size runs in a process of its own,
 on two cores: 40,315 rows are the set itself, fewer its first rows, more its rows again and again.
@@ -10,27 +10,25 @@ on two cores: 40,315 rows are the set itself, fewer its first rows, more its row
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from threading import Event, Thread
 
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.processes import looking, tree
+from benchmarks.record import write
 from conf.load import load
 from tasks import prepare
-from tasks.artifacts import read_json, write_json
+from tasks.artifacts import read_json
 from tasks.datacard import write_card
 from tasks.download import download
 from tasks.model import local_folder
@@ -54,32 +52,28 @@ def replicated(data: Path, rows: int, path: Path) -> None:
     pq.write_table(table.append_column("extra_info", index), path)
 
 
-def watched() -> Callable[[], int]:
-    """Begin to watch the memory of this process and all below it.
+def resident_bytes() -> int:
+    """Resident bytes of this process and of all below it."""
+    total = 0
+    for process in tree():
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
 
-    Returns:
-        A function that ends it, and gives the largest sum of resident bytes, looked at every 0.1 s.
-    """
-    seen, stop = [0], Event()
 
-    def watch() -> None:
-        me = psutil.Process()
-        while not stop.wait(0.1):
-            total = 0
-            for process in (me, *me.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-            seen.append(max(seen.pop(), total))
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-
-    def ended() -> int:
-        stop.set()
-        thread.join()
-        return seen[0]
-
-    return ended
+def findings(path: Path) -> dict[str, dict]:
+    """What each gate found, counted."""
+    return {
+        one["gate"]: {
+            "rows": one["found"],
+            "groups": len(one["groups"]),
+            "evaluation_problems": Counter(
+                b for b, _ in sorted({(m["benchmark"], m["problem"]) for m in one["matches"]})
+            ),
+            "note": one["note"],
+        }
+        for one in read_json(path)
+    }
 
 
 def once(data: Path, rows: int, output: Path) -> dict:
@@ -106,16 +100,22 @@ def once(data: Path, rows: int, output: Path) -> dict:
         seconds[name] = round(time.perf_counter() - started, 2)
         return made
 
-    peak = watched()
+    peak = 0
+
+    def look() -> None:
+        nonlocal peak
+        peak = max(peak, resident_bytes())
+
     before = resource.getrusage(resource.RUSAGE_SELF)
-    train = timed("download", download, settings.data.train, settings.data, output)
-    compared = {
-        one.name: download(one, settings.data, output) for one in settings.evaluation.benchmarks
-    }
-    model = local_folder(settings.model)
-    kept = timed("gates", prepare.gated, settings, train, compared, model, output)
-    segments = timed("segmentation", segment, kept, settings.data, output)
-    card = timed("card", write_card, prepare.Prepared(train, kept, segments), compared, output)
+    with looking(look, 0.1):
+        train = timed("download", download, settings.data.train, settings.data, output)
+        compared = {
+            one.name: download(one, settings.data, output) for one in settings.evaluation.benchmarks
+        }
+        model = local_folder(settings.model)
+        kept = timed("gates", prepare.gated, settings, train, compared, model, output)
+        segments = timed("segmentation", segment, kept, settings.data, output)
+        card = timed("card", write_card, prepare.Prepared(train, kept, segments), compared, output)
     after, children = (
         resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
@@ -129,41 +129,27 @@ def once(data: Path, rows: int, output: Path) -> dict:
         "processor_seconds": round(processor, 1),
         "rows_per_second": round(rows / wall),
         "rows_per_processor_second": round(rows / processor),
-        "peak_mib": round(peak() / 2**20),
+        "peak_mib": round(peak / 2**20),
         "load_average": round(os.getloadavg()[0], 1),
         "prompt_sets": {name: one.rows for name, one in segments.items()},
         "digests": {name: one.digest for name, one in segments.items()},
-        "findings": {
-            one["gate"]: {
-                "rows": one["found"],
-                "groups": len(one["groups"]),
-                "evaluation_problems": Counter(
-                    b for b, _ in sorted({(m["benchmark"], m["problem"]) for m in one["matches"]})
-                ),
-                "note": one["note"],
-            }
-            for one in read_json(kept.folder / prepare.FINDINGS)
-        },
+        "findings": findings(kept.folder / prepare.FINDINGS),
         "card_bytes": card.html.stat().st_size,
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Run every size in a process of its own, and write the results.
-
-    Returns:
-        Exit code: 0, or that of a size that failed.
-    """
+def main() -> None:
+    """Run every size in a process of its own, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of FastCuRL's files")
     parser.add_argument("--rows", type=int, nargs="+", default=SIZES, help="sizes to run")
     parser.add_argument("--output", type=Path, help="results, as JSON")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     if given.inside:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(once(given.data, given.rows[0], Path(folder))))
-        return 0
+        return
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     found = []
     for rows in given.rows:
@@ -171,26 +157,12 @@ def main(arguments: list[str]) -> int:
         words += ["--data", str(given.data.absolute()), "--rows", str(rows)]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            return done.returncode
+            sys.exit(done.returncode)
         found.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps({k: v for k, v in found[-1].items() if k != "findings"}))
         if given.output:
-            write_json(given.output, {"command": COMMAND, **_environment(), "sizes": found})
-    return 0
-
-
-COMMAND = "python -m benchmarks.data --data FOLDER --output benchmarks/results/data.json"
-
-
-def _environment() -> dict:
-    packages = ("pyarrow", "numpy", "math-verify", "tokenizers", "transformers")
-    return {
-        "cores": CORES,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
+            write(given.output, {"sizes": found})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

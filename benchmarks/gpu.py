@@ -9,17 +9,14 @@ tokens, where the work around each rollout weighs most. `benchmarks.step` says w
 """
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.step import RESULTS, in_turns, summary, table
+from benchmarks.record import RESULTS, write
+from benchmarks.step import in_turns, summary, table
 from benchmarks.step_model import random_model
 from benchmarks.step_work import Work
-from tasks.machine import environment
 
 TOKENS = 262_144  # of a step
 LENGTHS = (1024, 4096, 8192)
@@ -53,9 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu", help="without suffix")
     given = parser.parse_args()
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])
-    results, pages = [], [f"`{command}`"]
+    results, pages = [], []
     with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         for name in ["tiny"] if given.tiny else ["0.5B", "1.5B"]:
             dtype = "float32" if given.tiny else "bfloat16"
@@ -65,13 +60,12 @@ def main() -> None:
                     ["ours", "stock"], work, given.rounds, Path(folder) / f"{name}-{number}"
                 )
                 found = summary(rounds)
-                size = f"{work.prompts} prompts × {work.rollouts} rollouts × {work.response} tokens"
-                pages.append(f"{name}, {size}:\n\n{table(found, work)}")
+                pages.append(f"{name}, {work.size}:\n\n{table(found, work)}")
                 print(pages[-1], flush=True)
-                results.append({"model": name, "size": size, "summary": found, "rounds": rounds})
-    facts = {"command": command, "results": results, "environment": environment()}
-    given.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    given.output.with_suffix(".md").write_text("\n\n".join(pages) + "\n")
+                results.append(
+                    {"model": name, "size": work.size, "summary": found, "rounds": rounds}
+                )
+    write(given.output, {"results": results}, "\n\n".join(pages))
 
 
 if __name__ == "__main__":

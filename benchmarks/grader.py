@@ -14,18 +14,16 @@ import logging
 import random
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import psutil
 
 from benchmarks.grader_cases import cases
 from benchmarks.grader_data import real_answers
-from benchmarks.machine import about
+from benchmarks.record import RESULTS, write
 from trainer.grading import pool
 from trainer.rewards import DEEPSCALER, Limits, answer_is_parsable, configure, grade_many
 
-RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
 
 
@@ -206,22 +204,15 @@ def endurance(count: int = 100_000) -> dict:
 
 def main() -> None:
     """Measure what was asked for."""
-    asked = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     measures = {one.__name__: one for one in (accuracy, itself, speed, endurance)}
-    asked.add_argument("what", choices=measures)
-    name = asked.parse_args().what
+    parser.add_argument("what", choices=measures)
+    name = parser.parse_args().what
     logging.disable()
     configure(Limits(seconds=2.0))
-    record = {
-        "command": f"python -m benchmarks.grader {name}",
-        **measures[name](),
-        "machine": about(),
-    }
-    path = RESULTS / f"grader_{name}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    print(
-        json.dumps({key: record[key] for key in record if key not in ("rows", "ours_wrong")})[:3000]
-    )
+    found = measures[name]()
+    write(RESULTS / f"grader_{name}", found)
+    print(json.dumps({k: v for k, v in found.items() if k not in ("rows", "ours_wrong")})[:3000])
 
 
 if __name__ == "__main__":

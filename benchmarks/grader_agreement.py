@@ -1,6 +1,6 @@
 r"""Our decisions beside Math-Verify's, on forms of real answers and on a grid of LaTeX forms.
 
-    python -m benchmarks.grader_agreement [--answers 1500]
+    python -m benchmarks.grader_agreement --answers 1500
 
 Each real answer is rewritten in ways that keep its value and in ways that change it, so what is
 right is known. Writes `benchmarks/results/grader_agreement.json`: shares by form, and every
@@ -8,21 +8,16 @@ difference in which Math-Verify is right and we are not (answers of the data set
 """
 
 import argparse
-import json
 import logging
 import random
 import re
 from collections import Counter
 from itertools import pairwise, product
-from pathlib import Path
 
-from math_verify import parse, verify
-
+from benchmarks.grader import math_verify
 from benchmarks.grader_data import real_answers
-from benchmarks.machine import about
+from benchmarks.record import RESULTS, write
 from trainer.rewards import grade_many
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def rewritten(answer: str) -> dict[str, tuple[str, bool]]:
@@ -112,70 +107,66 @@ def grid() -> list[tuple[str, str]]:
     return pairs + swaps + across
 
 
-def math_verify(answer: str, truth: str) -> bool:
-    """As its users call it, with its own time limits."""
-    return bool(verify(parse(f"${truth}$"), parse(f"The answer is $\\boxed{{{answer}}}$.")))
-
-
-def main() -> None:
-    """Compare, count, and list."""
-    asked = argparse.ArgumentParser()
-    asked.add_argument("--answers", type=int, default=1500)
-    count = asked.parse_args().answers
-    logging.disable()
+def chosen(count: int) -> list[str]:
+    """So many real answers, a fifth of them integers."""
     real = sorted({answer for answers in real_answers() for answer in answers if len(answer) < 200})
     plain = [answer for answer in real if re.fullmatch(r"-?\d+", answer)]
     other = [answer for answer in real if answer not in set(plain)]
     draw = random.Random(0)
-    chosen = draw.sample(plain, count // 5) + draw.sample(other, count - count // 5)
+    return draw.sample(plain, count // 5) + draw.sample(other, count - count // 5)
+
+
+def decisions(pairs: list[tuple[str, str]]) -> list[tuple[bool, bool]]:
+    """Whether an answer equals a truth, for each pair: what we say, and what Math-Verify says."""
+    grades = grade_many([f"\\boxed{{{answer}}}" for answer, _ in pairs], [[t] for _, t in pairs])
+    theirs = [math_verify(f"The answer is $\\boxed{{{one}}}$.", truth) for one, truth in pairs]
+    return [(grade.correct, they) for grade, they in zip(grades, theirs, strict=True)]
+
+
+def on_forms(answers: list[str]) -> dict:
+    """Right decisions by form of real answers; `flipped` where Math-Verify alone is right."""
     rows = [
         (name, text, answer, right)
-        for answer in chosen
+        for answer in answers
         for name, (text, right) in rewritten(answer).items()
     ]
-    ours = [
-        grade.correct
-        for grade in grade_many(
-            [f"\\boxed{{{row[1]}}}" for row in rows], [[row[2]] for row in rows]
-        )
-    ]
-    theirs = [math_verify(text, answer) for _, text, answer, _ in rows]
-    forms: dict[str, Counter] = {}
-    flips = []
-    for (name, text, answer, right), we, they in zip(rows, ours, theirs, strict=True):
-        found = forms.setdefault(name, Counter())
-        found["pairs"] += 1
-        found["ours right"] += we == right
-        found["Math-Verify right"] += they == right
+    found: dict[str, Counter] = {}
+    both = decisions([(text, answer) for _, text, answer, _ in rows])
+    for (name, text, answer, right), (we, they) in zip(rows, both, strict=True):
+        form = found.setdefault(name, Counter())
+        form["pairs"] += 1
+        form["ours right"] += we == right
+        form["Math-Verify right"] += they == right
         if we != right and they == right:
-            found["flipped"] += 1
-            flips.append((name, text, answer))
+            form["flipped"] += 1
             print("flipped:", name, text, "|", answer)
+    flipped = sum(form["flipped"] for form in found.values())
+    return {
+        "real": {"answers": len(answers), "pairs": len(rows), "flipped": flipped},
+        "forms": {name: dict(form) for name, form in sorted(found.items())},
+    }
+
+
+def on_grid() -> dict:
+    """Every pair of the grid on which we and Math-Verify differ."""
     pairs = grid()
-    ours = [
-        grade.correct
-        for grade in grade_many(
-            [f"\\boxed{{{one}}}" for one, _ in pairs], [[two] for _, two in pairs]
-        )
-    ]
-    theirs = [math_verify(one, two) for one, two in pairs]
     differ = [
         {"answer": one, "truth": two, "ours": we, "Math-Verify": they}
-        for (one, two), we, they in zip(pairs, ours, theirs, strict=True)
+        for (one, two), (we, they) in zip(pairs, decisions(pairs), strict=True)
         if we != they
     ]
-    record = {
-        "command": f"python -m benchmarks.grader_agreement --answers {count}",
-        "real": {"answers": len(chosen), "pairs": len(rows), "flipped": len(flips)},
-        "forms": {name: dict(found) for name, found in sorted(forms.items())},
-        "grid": {"pairs": len(pairs), "differences": len(differ)},
-        "differences": differ,
-        "machine": about(),
-    }
-    (RESULTS / "grader_agreement.json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    )
-    print(record["real"], record["forms"], record["grid"], sep="\n")
+    return {"grid": {"pairs": len(pairs), "differences": len(differ)}, "differences": differ}
+
+
+def main() -> None:
+    """Compare, count, and list."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--answers", type=int, default=1500)
+    given = parser.parse_args()
+    logging.disable()
+    found = on_forms(chosen(given.answers)) | on_grid()
+    write(RESULTS / "grader_agreement", found)
+    print(found["real"], found["forms"], found["grid"], sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ than the limit and half a second, and the honest answers must be graded right. W
 `benchmarks/results/grader_hostile.json`.
 """
 
-import json
-import os
+import argparse
 import tempfile
 import time
+from contextlib import chdir
 from pathlib import Path
 
-from benchmarks.machine import about
+from benchmarks.record import RESULTS, write
 from trainer.rewards import Limits, Reason, configure, grade, grade_many
 
-RESULTS = Path(__file__).parent / "results"
 SECONDS, SLACK = 2.0, 0.5
 MARKER = "stagecraft-marker"
 TRUTH = r"\int_0^x f(t)\,dt"  # of no value known here, so that all is left to the parser
@@ -139,40 +138,43 @@ def boxed(answer: str) -> str:
     return f"<think>so</think>The answer is \\boxed{{{answer}}}"
 
 
+def alone() -> list[dict]:
+    """Every hostile answer graded by itself: why it is not right, and in how many seconds."""
+    rows = []
+    for name, answer in HOSTILE.items():
+        started = time.perf_counter()
+        found = grade(boxed(answer), [TRUTH])
+        seconds = time.perf_counter() - started
+        rows.append({"name": name, "reason": str(found.reason), "seconds": round(seconds, 4)})
+        print(rows[-1])
+        assert not found.correct, name
+        assert seconds < SECONDS + SLACK, name
+    return rows
+
+
+def together() -> dict:
+    """All of them in one batch with honest answers, which must be graded right."""
+    # Another truth, so that nothing is remembered.
+    mixed = [(boxed(answer), f"1+{TRUTH}", False) for answer in HOSTILE.values()]
+    for place in range(len(mixed), 0, -3):
+        mixed[place:place] = [(boxed(a), truth, right) for a, truth, right in HONEST]
+    started = time.perf_counter()
+    grades = grade_many([row[0] for row in mixed], [[row[1]] for row in mixed])
+    seconds = time.perf_counter() - started
+    wrong = [row for row, found in zip(mixed, grades, strict=True) if found.correct != row[2]]
+    assert not wrong, wrong
+    return {"responses": len(mixed), "honest": len(mixed) - len(HOSTILE), "seconds": seconds}
+
+
 def main() -> None:
-    """Grade every hostile answer alone, then all of them in one batch with honest ones."""
+    """Grade in an empty folder, where nothing may be written."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     configure(Limits(seconds=SECONDS))
     grade(boxed("x+1"), ["1+x"])  # the pool is running
-    here = Path.cwd()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        try:
-            for name, answer in HOSTILE.items():
-                started = time.perf_counter()
-                found = grade(boxed(answer), [TRUTH])
-                seconds = time.perf_counter() - started
-                row = {"name": name, "reason": str(found.reason), "seconds": round(seconds, 4)}
-                rows.append(row)
-                print(row)
-                assert not found.correct, name
-                assert seconds < SECONDS + SLACK, name
-            # Another truth, so that nothing is remembered.
-            mixed = [(boxed(answer), f"1+{TRUTH}", False) for answer in HOSTILE.values()]
-            for place in range(len(mixed), 0, -3):
-                mixed[place:place] = [(boxed(a), truth, right) for a, truth, right in HONEST]
-            started = time.perf_counter()
-            grades = grade_many([row[0] for row in mixed], [[row[1]] for row in mixed])
-            batch = time.perf_counter() - started
-            wrong = [
-                row for row, found in zip(mixed, grades, strict=True) if found.correct != row[2]
-            ]
-            assert not wrong, wrong
-            assert not list(Path(folder).iterdir()), "something was written"
-        finally:
-            os.chdir(here)
-    record = {
-        "command": "python -m benchmarks.grader_hostile",
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        rows, batch = alone(), together()
+        assert not list(Path(folder).iterdir()), "something was written"
+    found = {
         "limit_seconds": SECONDS,
         "answers": len(rows),
         "slowest_seconds": max(row["seconds"] for row in rows),
@@ -182,12 +184,10 @@ def main() -> None:
             if (count := sum(row["reason"] == reason for row in rows))
         },
         "files_written": 0,
-        "batch": {"responses": len(mixed), "honest": len(mixed) - len(rows), "seconds": batch},
-        "machine": about(),
-        "rows": rows,
+        "batch": batch,
     }
-    (RESULTS / "grader_hostile.json").write_text(json.dumps(record, indent=1) + "\n")
-    print({key: record[key] for key in ("answers", "slowest_seconds", "reasons", "batch")})
+    print(found)
+    write(RESULTS / "grader_hostile", {**found, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """How often intervals hold the truth, where the truth is known; and what bootstraps cost.
 
-python -m benchmarks.interval_coverage --studies 2000 --output coverage.json
+    python -m benchmarks.interval_coverage --studies 1000 --resamples 500
+    python -m benchmarks.interval_coverage --studies 100 --output somewhere/interval_coverage
+
+Writes `benchmarks/results/interval_coverage.json` unless told where.
 """
 
 import argparse
-import json
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.record import RESULTS, write
 from trainer.metrics import interval, over_seeds, paired_difference, paired_over_seeds
 
 MEAN, CONCENTRATION = 0.431, 0.815
@@ -85,7 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "interval_coverage", help="without suffix"
+    )
     given = parser.parse_args()
     rows = []
     for problems in (30, 500):
@@ -94,22 +97,8 @@ def main() -> None:
             print(rows[-1], flush=True)
     took = seconds_of_a_bootstrap()
     print(f"bootstrap of 1,560 x 16, 10,000 resamples: {took:.2f} s")
-    given.output.write_text(
-        json.dumps(
-            {
-                "command": f"python -m benchmarks.interval_coverage --studies {given.studies} "
-                f"--resamples {given.resamples}",
-                "python": platform.python_version(),
-                "numpy": version("numpy"),
-                "scipy": version("scipy"),
-                "level": 0.95,
-                "coverage": rows,
-                "bootstrap_seconds": round(took, 3),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    facts = {"level": 0.95, "coverage": rows, "bootstrap_seconds": round(took, 3)}
+    write(given.output, facts)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,20 @@
 """James-Stein baselines: error against the true pass rate, and the time an estimate takes.
 
-python -m benchmarks.james_stein            prints the table
-python -m benchmarks.james_stein --write    and leaves it in benchmarks/results/james_stein.json
+    python -m benchmarks.james_stein            # prints the table
+    python -m benchmarks.james_stein --write    # and leaves it in results/james_stein.json
 
 True pass rates p are drawn from a Beta distribution, rewards are 1 with probability p. The baseline
 is r - A, whatever the estimator. Seconds are of one thread.
 """
 
 import argparse
-import json
-import platform
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.record import RESULTS, write
 from trainer.advantages import james_stein, rloo
 
-RESULTS = Path(__file__).parent / "results" / "james_stein.json"
 # Prompts, rollouts, Beta's two parameters.
 CASES = [(16, 2, 1, 1), (64, 4, 1, 1), (64, 8, 1, 1), (64, 16, 1, 1), (64, 8, 0.3, 0.9)]
 CASES += [(3, 8, 0.3, 0.9)]
@@ -71,30 +68,23 @@ def seconds(prompts: int, rollouts: int, variant: str, repeats: int = 200) -> fl
     return sorted(taken)[repeats // 2]
 
 
-def main(write: bool, batches: int) -> None:
-    """Print the table."""
+def main() -> None:
+    """Measure, print and, if asked, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="leave the table in results/")
+    parser.add_argument("--batches", type=int, default=4000, help="batches to average over")
+    given = parser.parse_args()
     rows = [
-        {"prompts": n, "rollouts": m, "beta": [a, b], **errors(n, m, a, b, batches)}
+        {"prompts": n, "rollouts": m, "beta": [a, b], **errors(n, m, a, b, given.batches)}
         for n, m, a, b in CASES
     ]
     speed = {variant: seconds(128, 8, variant) for variant in ("published", "corrected")}
     for row in rows:
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     print({variant: f"{value * 1e6:.0f} µs for 128 × 8" for variant, value in speed.items()})
-    if write:
-        record = {
-            "command": f"python -m benchmarks.james_stein --write --batches {batches}",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "machine": platform.machine(),
-            "mean_squared_error": rows,
-            "seconds_128x8": speed,
-        }
-        RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    if given.write:
+        write(RESULTS / "james_stein", {"mean_squared_error": rows, "seconds_128x8": speed})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="leave the table in results/")
-    parser.add_argument("--batches", type=int, default=4000, help="batches to average over")
-    arguments = parser.parse_args()
-    main(arguments.write, arguments.batches)
+    main()

@@ -1,4 +1,4 @@
-"""Measures the shipped base, and draws how the response a problem needs grows with its question.
+"""The shipped base, measured; and how the response a problem needs grows with its question.
 
     python -m benchmarks.lab_base
 
@@ -6,22 +6,17 @@ Writes `benchmarks/results/lab_base.json` and `lab_lengths.png` beside it.
 """
 
 import argparse
-import json
-import platform
-import sys
 from pathlib import Path
 from statistics import mean
 
 import torch
-import transformers
 from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from benchmarks.record import RESULTS, write
 from trainer.lab import BASE, task
 from trainer.lab.measure import measure
 from trainer.lab.tokenizer import END
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def needed_length(tokenizer: PreTrainedTokenizerBase, problem: task.Problem) -> int:
@@ -87,22 +82,22 @@ def lengths_figure(
 
 
 def main() -> None:
-    """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Measure, print, and write JSON and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200, help="test problems")
     parser.add_argument("--samples", type=int, default=8, help="responses per problem")
     parser.add_argument(
         "--contexts", type=int, nargs=3, default=(48, 96, 144), help="of the stages"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write to")
-    chosen = parser.parse_args()
+    given = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     settings = {
-        "rows": chosen.rows,
-        "samples": chosen.samples,
-        "context_length": max(chosen.contexts),
-        "first_context_length": chosen.contexts[0],
+        "rows": given.rows,
+        "samples": given.samples,
+        "context_length": max(given.contexts),
+        "first_context_length": given.contexts[0],
         "temperature": 1.0,
         "seed": 0,
     }
@@ -114,25 +109,15 @@ def main() -> None:
             f"{level:>5} {row['problems']:>9} {row['avg_at_k']:>6.3f} {row['pass_at_k']:>6.3f} "
             f"{row['truncated_first']:>8.3f} {row['tokens_mean']:>7.1f}"
         )
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    given.output.mkdir(parents=True, exist_ok=True)
     figure = lengths_figure(
         tokenizer,
         task.different(2048, 0, "train"),
         {level: row["tokens_mean"] for level, row in levels.items()},
-        tuple(chosen.contexts),
+        tuple(given.contexts),
     )
-    figure.savefig(chosen.output / "lab_lengths.png", dpi=130)
-    facts = {
-        "command": " ".join(["python -m benchmarks.lab_base", *sys.argv[1:]]),
-        "settings": settings,
-        "measured": measured,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-    (chosen.output / "lab_base.json").write_text(json.dumps(facts, indent=2) + "\n")
+    figure.savefig(given.output / "lab_lengths.png", dpi=130)
+    write(given.output / "lab_base", {"settings": settings, "measured": measured})
 
 
 if __name__ == "__main__":

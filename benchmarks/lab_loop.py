@@ -9,19 +9,16 @@ Shapes: P prompts in a batch, G rollouts per prompt, R = P * G rollouts, T token
 """
 
 import argparse
-import json
-import platform
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.record import write
 from trainer.lab import BASE, task
 from trainer.lab.measure import measure, prompt_ids
 from trainer.sampling import Sample, sample, seed_of
@@ -181,9 +178,9 @@ def score(model, tokenizer, loop: Loop) -> dict:
     return figures
 
 
-def main() -> None:
-    """Trains all stages, scoring the base and each stage."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def asked() -> tuple[Path | None, Path, Loop]:
+    """What the command line says: the file to write, the model to start from, and the settings."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--base", type=Path, default=BASE, help="folder of the model to start from")
     for name, value in asdict(Loop()).items():
@@ -194,9 +191,13 @@ def main() -> None:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value)
         else:
             parser.add_argument(flag, type=type(value), default=value)
-    chosen = vars(parser.parse_args())
-    output, base = chosen.pop("output"), chosen.pop("base")
-    loop = Loop(**chosen)
+    given = vars(parser.parse_args())
+    return given.pop("output"), given.pop("base"), Loop(**given)
+
+
+def main() -> None:
+    """Train all stages, scoring the base and each stage."""
+    output, base, loop = asked()
     torch.manual_seed(loop.seed)
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -214,19 +215,8 @@ def main() -> None:
     seconds = time.monotonic() - started
     print(f"{seconds:.0f} s")
     if output:
-        facts = {
-            "command": f"python -m benchmarks.lab_loop {' '.join(sys.argv[1:])}",
-            "settings": asdict(loop),
-            "scores": scores,
-            "steps": steps,
-            "seconds": round(seconds, 1),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
-        }
-        output.write_text(json.dumps(facts, indent=1) + "\n")
+        facts = {"settings": asdict(loop), "scores": scores, "steps": steps}
+        write(output, {**facts, "seconds": round(seconds, 1)})
 
 
 if __name__ == "__main__":

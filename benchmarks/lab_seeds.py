@@ -7,19 +7,16 @@ base, tokens, seconds of each run, and the most memory that its processes held t
 """
 
 import argparse
-import json
-import subprocess
+import shlex
 import sys
-import threading
 import time
 from pathlib import Path
 
-import psutil
-
+from benchmarks.processes import memory_gib, run_watched, tree
+from benchmarks.record import RESULTS, write
 from conf.overrides import written
-from tasks.machine import environment
+from tasks.artifacts import read_json
 
-RESULTS = Path(__file__).parent / "results"
 EXPERIMENT = "lab/fastcurl"
 
 
@@ -30,46 +27,25 @@ def run(seed: int, output: Path) -> dict:
     """
     command = ["python", "-m", "flows.pipeline", f"experiment={EXPERIMENT}", f"seed={seed}"]
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command[1:], f"output={written(str(output))}"])
     peak = 0.0
 
-    def watch() -> None:
+    def look(pid: int) -> None:
         nonlocal peak
-        while process.poll() is None:
-            peak = max(peak, tree_gib(process.pid))
-            time.sleep(1)
+        peak = max(peak, memory_gib(tree(pid)))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    code = process.wait()
-    watcher.join()
+    code = run_watched([sys.executable, *command[1:], f"output={written(str(output))}"], look, 1)
     if code != 0:
         raise SystemExit(f"seed {seed} ended with exit code {code}")
     folder = output / "reports" / f"lab_fastcurl-seed{seed}"
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     return {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_gib": round(peak, 2),
         "verdict": summary["verdict"],
         "checkpoints": summary["benchmarks"]["lab_test"],
         "totals": summary["totals"],
     }
-
-
-def tree_gib(pid: int) -> float:
-    """Memory of a process and all below it, shared pages counted once between them, in GiB."""
-    total = 0
-    try:
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    for process in processes:
-        try:
-            total += process.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total / 2**30
 
 
 def table(runs: dict[int, dict]) -> str:
@@ -95,17 +71,17 @@ def main() -> None:
     """Run every seed and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, required=True, help="folder that does not exist yet")
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder of the runs")
+    given = parser.parse_args()
+    folders = {seed: given.output / f"seed{seed}" for seed in given.seeds}
+    for folder in folders.values():
+        if folder.exists():  # what is done is not done again, and its seconds would say nothing
+            parser.error(f"{folder} is there already: move it away, or name another --output")
     runs = {}
-    for seed in arguments.seeds:
-        runs[seed] = run(seed, arguments.output / f"seed{seed}")
-        command = "python -m benchmarks.lab_seeds --seeds " + " ".join(map(str, arguments.seeds))
-        record = {"command": command, "environment": environment(), "runs": runs}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "lab_fastcurl.json").write_text(json.dumps(record, indent=2) + "\n")
-        text = f"# The demo, seed by seed\n\n`{command} --output outputs`\n\n"
-        (RESULTS / "lab_fastcurl.md").write_text(text + table(runs) + "\n")
+    for seed, folder in folders.items():
+        runs[seed] = run(seed, folder)
+        page = f"The demo, seed by seed:\n\n{table(runs)}"
+        write(RESULTS / "lab_fastcurl", {"runs": runs}, page)
     print(table(runs))
 
 

@@ -7,8 +7,6 @@ On a GPU where there is one, at the vocabulary of Qwen2, else at the lab's and a
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +14,7 @@ import torch
 from torch.utils.benchmark import Timer
 from verl.utils.torch_functional import logprobs_from_logits_v2
 
-from benchmarks.step import RESULTS
-from tasks.machine import environment
+from benchmarks.record import RESULTS, write
 from trainer.backend.log_probs import log_probs
 
 FUNCTIONS = {"ours": log_probs, "verl's": logprobs_from_logits_v2}
@@ -31,7 +28,9 @@ def sizes(device: str) -> list[tuple[int, int, torch.dtype]]:
     return [(20_000, 323, torch.float32), (2_000, 32_000, torch.bfloat16)]
 
 
-def seconds(function: Callable, tokens: int, vocabulary: int, dtype: torch.dtype, device: str):
+def seconds(
+    function: Callable, tokens: int, vocabulary: int, dtype: torch.dtype, device: str
+) -> float:
     """Median seconds of one pass, forwards and back."""
     source = torch.Generator(device).manual_seed(0)
     shape = {"generator": source, "device": device}
@@ -48,7 +47,7 @@ def seconds(function: Callable, tokens: int, vocabulary: int, dtype: torch.dtype
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=RESULTS / "log_probs.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "log_probs", help="without suffix")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
@@ -60,9 +59,7 @@ def main() -> None:
         }
         rows.append({**size, "seconds": took, "ratio": took["verl's"] / took["ours"]})
         print(json.dumps(rows[-1]), flush=True)
-    command = shlex.join(["python", "-m", "benchmarks.log_probs", *sys.argv[1:]])
-    facts = {"command": command, "rows": rows, "environment": environment()}
-    given.output.write_text(json.dumps(facts, indent=1) + "\n")
+    write(given.output, {"rows": rows})
 
 
 if __name__ == "__main__":

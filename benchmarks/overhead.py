@@ -15,11 +15,8 @@ end the same trainers and samplers are started by hand (`benchmarks.by_hand`).
 
 import argparse
 import json
-import shlex
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,12 +26,12 @@ from typing import Any
 import psutil
 
 from benchmarks.by_hand import by_hand
-from benchmarks.step import RESULTS
+from benchmarks.processes import run_watched, tree
+from benchmarks.record import RESULTS, write
 from conf.load import load
 from conf.overrides import written
 from tasks.artifacts import read_json
 from tasks.journal import Journal, journals
-from tasks.machine import environment
 from tasks.stages import MANIFEST, stage_folders
 from trainer.records import read_records
 
@@ -74,31 +71,23 @@ def timed(
     """
     command = [sys.executable, "-m", "flows.pipeline", f"experiment={experiment}", *more]
     log = output.with_suffix(".log")
+    looks: list[tuple[float, float, set[str]]] = []  # from, to, and what ran
     seen: dict[tuple[int, str], float] = {}
+    before = time.time()
+
+    def look(pid: int) -> None:
+        nonlocal before
+        each, now = _below(pid), time.time()
+        looks.append((before, now, {name for _, name in each}))
+        before = now
+        for one in each:
+            seen.setdefault(one, now)
+
     began = time.monotonic()
     with log.open("a") as file:
-        run = subprocess.Popen(
-            [*command, f"output={written(str(output))}"], stdout=file, stderr=file
-        )
-        looks: list[tuple[float, float, set[str]]] = []  # from, to, and what ran
-        done = threading.Event()
-
-        def watch() -> None:
-            before = time.time()
-            while not done.wait(LOOK):
-                names, now = _below(run.pid), time.time()
-                looks.append((before, now, {name for _, name in names}))
-                before = now
-                for each in names:
-                    seen.setdefault(each, now)
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        code = run.wait()
-        seconds = time.monotonic() - began
-        done.set()
-        thread.join()
-        looks.append((looks[-1][1] if looks else time.time(), time.time(), set()))
+        code = run_watched([*command, f"output={written(str(output))}"], look, LOOK, file)
+    seconds = time.monotonic() - began
+    looks.append((before, time.time(), set()))
     if code:
         raise RuntimeError(f"{experiment} ended with exit code {code}\n\nhint: {log}")
     outside = outside_trainers(looks, _attempts(output))
@@ -160,10 +149,9 @@ def _attempts(output: Path) -> list[tuple[float, float]]:
 
 def _below(pid: int) -> list[tuple[int, str]]:
     found = []
-    with suppress(psutil.Error):
-        for process in psutil.Process(pid).children(recursive=True):
-            with suppress(psutil.Error):
-                found.append((process.pid, name_of(process.cmdline())))
+    for process in tree(pid)[1:]:
+        with suppress(psutil.Error):
+            found.append((process.pid, name_of(process.cmdline())))
     return [each for each in found if each[1]]  # a process that ends has no command line
 
 
@@ -223,26 +211,21 @@ def main() -> None:
         output = Path(folder) / "outputs"
         first, seen = timed(given.experiment, output, more)
         made = stages(output, seen)
-        attempts = [len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)]
+        attempts = _attempts(output)
         again, _ = timed(given.experiment, output, more)
-        if len(again["outside_each_s"]) != 1 or attempts != [
-            len(read_json(f / MANIFEST)["attempts"]) for f in stage_folders(output)
-        ]:
+        if len(again["outside_each_s"]) != 1 or _attempts(output) != attempts:
             raise RuntimeError(f"{given.experiment} was finished, and trained or sampled again")
         alone = by_hand(load(f"experiment={given.experiment}", *more), output)
     facts = {
-        "command": shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]]),
         "experiment": given.experiment,
         "settings": more,
         "from_nothing": first,
         "stages": made,
         "finished_before": again,
         "by_hand": alone,
-        "environment": environment(),
     }
-    print(json.dumps({k: v for k, v in facts.items() if k != "environment"}, indent=1))
-    path = given.output or RESULTS / f"overhead-{name}.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+    print(json.dumps(facts, indent=1))
+    write(given.output or RESULTS / f"overhead-{name}", facts)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ seconds against log size, by least squares; seconds are medians of the steps of 
 """
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +15,10 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.step import RESULTS
+from benchmarks.record import RESULTS, write
 from benchmarks.step_model import lab_model
 from benchmarks.step_watch import measured
 from benchmarks.step_work import Work
-from tasks.machine import environment
 
 ROLLOUTS = (256, 1024, 4096)
 LENGTHS = (32, 128, 512)
@@ -88,8 +84,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a launch; two are not counted")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling", help="without suffix")
     given = parser.parse_args()
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
         model = lab_model(Path(folder) / "model", 1024)
         usual = Work(str(model), steps=given.steps, micro_batch=128)
@@ -103,9 +97,7 @@ def main() -> None:
     fits = {axis: fitted(points, axis) for axis, points in axes.items()}
     page = "\n\n".join(table(points, axis, fits[axis]) for axis, points in axes.items())
     print(page)
-    facts = {"command": command, "points": axes, "exponents": fits, "environment": environment()}
-    given.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    given.output.with_suffix(".md").write_text(f"`{command}`\n\n{page}\n")
+    write(given.output, {"points": axes, "exponents": fits}, page)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,15 @@ rollouts generated per teaching group, and what the formulas say where there are
 """
 
 import argparse
-import json
-import platform
-import sys
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.record import RESULTS, write
 from conf.schema import Selection
 from trainer.selection import Bounds, Prompt, Stream, make_curriculum
 from trainer.selection.simulator import Simulator, constant
 from trainer.selection.speed import qualifies
 
-RESULTS = Path(__file__).parent / "results"
 ARMS = ("uniform", "dapo", "speed", "mopps", "greso", "speed_mopps")
 SCREENING, GROUP = 4, 24
 FLAT = (0.0, 0.5, 0.75)
@@ -81,21 +77,20 @@ def table(results: list[dict]) -> str:
 
 
 def main() -> None:
-    """Simulates, prints, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Simulate, print, and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     # The second half of the steps then draws each prompt once, where they are drawn evenly.
     parser.add_argument("--prompts", type=int, default=480)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    chosen = parser.parse_args()
+    given = parser.parse_args()
     results = []
     for flat in FLAT:
-        rates = pass_rates(chosen.prompts, flat, 0)
+        rates = pass_rates(given.prompts, flat, 0)
         runs = {
             name: [
-                simulated(name, rates, chosen.batch_size, chosen.steps, seed)
-                for seed in chosen.seeds
+                simulated(name, rates, given.batch_size, given.steps, seed) for seed in given.seeds
             ]
             for name in ARMS
         }
@@ -103,25 +98,14 @@ def main() -> None:
     told = table(results)
     print(told)
     facts = {
-        "command": " ".join(["python -m benchmarks.selection", *sys.argv[1:]]),
-        "settings": {
-            "prompts": chosen.prompts,
-            "batch_size": chosen.batch_size,
-            "steps": chosen.steps,
-            "seeds": chosen.seeds,
-            "screening": SCREENING,
-            "group_size": GROUP,
-        },
+        "settings": {**vars(given), "screening": SCREENING, "group_size": GROUP},
         "results": results,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
     }
-    (RESULTS / "selection.json").write_text(json.dumps(facts, indent=1) + "\n")
     heading = (
         f"Rollouts generated per group that teaches, {SCREENING} + {GROUP - SCREENING} rollouts "
-        "a prompt; mean ± deviation over seeds, the formula in brackets. "
-        f"`{facts['command']}`\n\n"
+        "a prompt; mean ± deviation over seeds, the formula in brackets."
     )
-    (RESULTS / "selection.md").write_text(heading + told + "\n")
+    write(RESULTS / "selection", facts, f"{heading}\n\n{told}")
 
 
 if __name__ == "__main__":

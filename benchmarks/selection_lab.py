@@ -11,9 +11,7 @@ Seconds are those of the steps, without start-up and without saving.
 """
 
 import argparse
-import json
 import shutil
-import sys
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,12 +23,12 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.record import RESULTS, write
 from conf.load import load
 from conf.overrides import written
 from conf.schema import Experiment
 from tasks.artifacts import read_json, write_json
 from tasks.download import download
-from tasks.machine import environment
 from tasks.model import starting_model
 from tasks.segment import segment
 from tasks.train_stage import train_stage
@@ -40,7 +38,6 @@ from trainer.metrics import Cost, cost_to_target, speed_up
 from trainer.records import read_records
 from trainer.sampling import sample, seed_of
 
-RESULTS = Path(__file__).parent / "results"
 ARMS = {
     "RLOO": ("method=rloo", "selection=uniform"),
     "SPEED-RLOO": ("method=rloo", "selection=speed"),
@@ -249,34 +246,31 @@ def times(uniform: list[Cost], mine: list[Cost], arm: str) -> str:
 
 
 def main() -> None:
-    """Trains what is not there yet, scores, prints, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Train what is not there yet, score, print, and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.9], help="avg@4")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    chosen = parser.parse_args()
-    output = chosen.output.absolute() / "selection_lab"
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder of the runs")
+    given = parser.parse_args()
+    output = given.output.absolute() / "selection_lab"
     output.mkdir(parents=True, exist_ok=True)
     data = output / "prompts.parquet"
     counts = output / "prompts.json"
     if not counts.exists():
         write_json(counts, prompts(data, load("experiment=lab/selection").stages[0].context_length))
     runs = []
-    for seed in chosen.seeds:
-        for arm in chosen.arms:
+    for seed in given.seeds:
+        for arm in given.arms:
             runs.append(run(arm, seed, output, data))
-            tables = "\n\n".join(table(runs, target) for target in chosen.targets)
+            tables = "\n\n".join(table(runs, target) for target in given.targets)
             facts = {
-                "command": " ".join(["python -m benchmarks.selection_lab", *sys.argv[1:]]),
                 "prompts": read_json(counts),
                 "test": TEST,
-                "targets": chosen.targets,
+                "targets": given.targets,
                 "runs": runs,
-                "environment": environment(),
             }
-            (RESULTS / "selection_lab.json").write_text(json.dumps(facts, indent=1) + "\n")
-            (RESULTS / "selection_lab.md").write_text(tables + "\n")
+            write(RESULTS / "selection_lab", facts, tables)
             print(tables, flush=True)
 
 

@@ -21,21 +21,17 @@ reward loop, task runner and entry are its own. On a GPU nothing of ours is load
 """
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from benchmarks.record import RESULTS, write
 from benchmarks.step_watch import measured
 from benchmarks.step_work import SYSTEMS, TOLD, Work, missing
-from tasks.machine import environment
 from trainer.lab import BASE
 
 FIGURES = ("launch_s", "launch_cpu_s", "step_s", "step_cpu_s", "peak_gib")
-RESULTS = Path(__file__).parent / "results"
 
 
 def in_turns(systems: list[str], work: Work, rounds: int, folder: Path) -> list[dict[str, dict]]:
@@ -116,29 +112,13 @@ def main() -> None:
     sizes = {k: getattr(given, k) for k in ("prompts", "rollouts", "response", "steps", "instant")}
     work = replace(usual, **sizes)
     systems = available(given.systems)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="step-") as folder:
         results = in_turns(systems, work, given.rounds, Path(folder))
     found = summary(results)
-    print(table(found, work))
-    command = shlex.join(["python", "-m", "benchmarks.step", *sys.argv[1:]])
-    write(given.output, command, work, found, results)
-
-
-def write(output: Path, command: str, work: Work, found: dict, results: list) -> None:
-    """Keep figures, versions and command, and the table."""
-    facts = {
-        "command": command,
-        "work": {**asdict(work), "model": Path(work.model).name},
-        "summary": found,
-        "rounds": results,
-        "environment": environment(),
-    }
-    output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    heading = (
-        f"`{command}`, {work.prompts} prompts × {work.rollouts} rollouts × {work.response} tokens"
-    )
-    output.with_suffix(".md").write_text(f"{heading}\n\n{table(found, work)}\n")
+    told = table(found, work)
+    print(told)
+    facts = {"work": work.facts, "summary": found, "rounds": results}
+    write(given.output, facts, f"{work.size}:\n\n{told}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from tasks.download import download
 from trainer.backend import settings as ours
 from trainer.backend.prompts import write_prompts
 from trainer.backend.surroundings import environment as our_environment
-from trainer.records import read_records
 
 TRL = "trl==1.16.0"
 # Seen by TRL's process alone: verl imports what it takes for an older TRL wherever it finds one.
@@ -59,6 +58,16 @@ class Work:
     micro_batch: int = 256
     instant: bool = False
     plugin: str = ""
+
+    @property
+    def size(self) -> str:
+        """What a step has, in words."""
+        return f"{self.prompts} prompts × {self.rollouts} rollouts × {self.response} tokens"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it, the model by its name."""
+        return {**asdict(self), "model": Path(self.model).name}
 
     @property
     def tokens(self) -> int:
@@ -208,8 +217,3 @@ def _stock_parts(record: dict) -> dict[str, float]:
     from trainer.backend.metrics import translated
 
     return _our_parts(translated(record["data"]))
-
-
-def steps_in(path: Path) -> list[dict]:
-    """The lines that a system has written so far."""
-    return read_records(path)

@@ -10,18 +10,14 @@ this one's.
 """
 
 import argparse
-import json
-import shlex
-import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.step import RESULTS
+from benchmarks.record import RESULTS, write
 from benchmarks.step_watch import measured
 from benchmarks.step_work import Work
-from tasks.machine import environment
 from trainer.lab import BASE
 from trainer.records import read_records
 
@@ -73,23 +69,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--output", type=Path, default=RESULTS / "streaming", help="without suffix")
     given = parser.parse_args()
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     work = Work(model=str(BASE), steps=given.steps)
     rounds = []
     with tempfile.TemporaryDirectory(prefix="streaming-") as folder:
         for number in range(given.rounds):
             rounds.append({arm: once(arm, work, Path(folder) / f"{number}-{arm}") for arm in ARMS})
             print(table(rounds), flush=True)
-    command = shlex.join(["python", "-m", "benchmarks.streaming", *sys.argv[1:]])
-    facts = {
-        "command": command,
-        "work": {**asdict(work), "model": Path(work.model).name},
-        "rounds": rounds,
-        "environment": environment(),
-    }
-    given.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    text = f"`{command}`, every group qualifies\n\n{table(rounds)}\n"
-    given.output.with_suffix(".md").write_text(text)
+    page = f"Every group qualifies:\n\n{table(rounds)}"
+    write(given.output, {"work": work.facts, "rounds": rounds}, page)
 
 
 if __name__ == "__main__":

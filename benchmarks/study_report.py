@@ -1,21 +1,20 @@
 """How long the report of a large study takes: 20 runs of 2,000 steps with 80 metrics each.
 
-python -m benchmarks.study_report --output benchmarks/results/study_report.json
+python -m benchmarks.study_report           # writes results/study_report.json
 """
 
 import argparse
 import json
-import platform
 import resource
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.record import RESULTS, write
 from conf.schema import Experiment
 from conf.schema.study import Arm, Study
 from tasks.arm_runs import ArmRun
@@ -81,7 +80,9 @@ def _evaluation(folder: Path, position: int, random: np.random.Generator) -> dic
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS / "study_report", help="without suffix"
+    )
     given = parser.parse_args()
     random = np.random.default_rng(0)
     study = Study(
@@ -103,18 +104,14 @@ def main() -> None:
         report = write_study_report(found, shared, folder=Path(folder) / "report", command="again")
         took, busy = time.perf_counter() - began, time.process_time() - busy
         size = report.html.stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = {
-        "command": "python -m benchmarks.study_report",
         "runs": len(runs), "steps": STAGES * STEPS, "metrics": METRICS,
         "seconds": round(took, 2), "processor_seconds": round(busy, 2),
-        "page_mebibytes": round(size / 2**20, 2),
-        "peak_memory_gibibytes": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
-        ),
-        "python": platform.python_version(), "matplotlib": version("matplotlib"),
+        "page_mebibytes": round(size / 2**20, 2), "peak_memory_gibibytes": round(peak / 2**20, 2),
     }  # fmt: skip
     print(json.dumps(result, indent=2))
-    given.output.write_text(json.dumps(result, indent=2) + "\n")
+    write(given.output, result)
 
 
 if __name__ == "__main__":
