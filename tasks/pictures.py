@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from conf.schema import Experiment
-from tasks import drawing, plots, results
+from tasks import curves, drawing, plots, results
 from tasks.artifacts import Dataset
 from tasks.words import count, number, things
 
@@ -99,7 +99,7 @@ def of_training(experiment: Experiment, stages: Sequence[dict]) -> list[Picture]
     }
     pictures = []
     for name, title, unit, caption, look in CURVES:
-        figure = plots.curve(title, unit, name, stages, limit=limits.get(name), **look)
+        figure = curves.curve(title, unit, name, stages, limit=limits.get(name), **look)
         if figure is not None:
             lost = _lost_steps(stages, name)
             pictures.append(Picture(file_name(name), figure, f"{caption} {lost}".strip()))
