@@ -9,7 +9,7 @@ from tasks.budgets import BUDGETS
 from tasks.comparison import Comparison
 from tasks.labels import flat
 from tasks.tables import Table
-from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span
+from tasks.words import ABSENT, count, duration, magnitude, number, p_value, percent, points, span
 
 OPTIONAL = {"published": "published", "maj_at_k": "maj@k", "avg_at_k_clean": "no overlap"}
 """Columns that a table has only where some row has a number for them."""
@@ -54,7 +54,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
                     if change
                     else "",
                 ),
-                (points(change["detectable"]).lstrip("+") if change else ABSENT, ""),
+                (magnitude(change["detectable"]) if change else ABSENT, ""),
                 *_others(row, shown),
             ]
         )

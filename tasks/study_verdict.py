@@ -9,7 +9,7 @@ from tasks.arm_runs import OnBenchmark
 from tasks.budgets import BUDGETS
 from tasks.comparison import Comparison
 from tasks.sharing import Sharing
-from tasks.words import count, duration, p_value, percent, points, span, things
+from tasks.words import count, duration, magnitude, p_value, percent, points, span, things
 
 
 def verdict(found: Comparison, shared: Sharing) -> list[str]:
@@ -46,7 +46,7 @@ def _resolved(study: Study, on: OnBenchmark, name: str, arm: dict[str, Any]) -> 
     if change["seeds"] == 1:
         seeds += ", so nothing is known of others"
     return [
-        f"On {on.name}, {name} is {points(abs(change['mean']))[1:]} points {way} {reference}.",
+        f"On {on.name}, {name} is {magnitude(change['mean'])} points {way} {reference}.",
         f"{100 * study.level:g} % interval {span((change['low'], change['high']))} points, "
         f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, {seeds}.",
     ]
@@ -58,7 +58,7 @@ def _unresolved(on: OnBenchmark, arms: dict[str, Any], reference: str, also: boo
     names = _listed(list(arms))
     low, high = points(min(means)), points(max(means))
     apart = low if low == high else f"{low} to {high}"
-    finest, coarsest = points(min(seen))[1:] or "0.0", points(max(seen))[1:] or "0.0"
+    finest, coarsest = magnitude(min(seen)), magnitude(max(seen))
     power = finest if finest == coarsest else f"{finest} to {coarsest}"
     where = "There" if also else f"On {on.name}"
     return (

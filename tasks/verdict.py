@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conf.schema import Experiment
-from tasks.words import count, duration, number, p_value, percent, plain, points, span, things
+from tasks.words import (
+    count,
+    duration,
+    magnitude,
+    number,
+    p_value,
+    percent,
+    plain,
+    points,
+    span,
+    table,
+    things,
+)
 from trainer import metrics
 
 ALPHA = 0.05  # of the paired sign-flip test, over all benchmarks of a run
@@ -40,7 +52,7 @@ def verdict(
         if adjusted[name] < ALPHA:
             way = "rose" if change["mean"] > 0 else "fell"
             headline = (
-                f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
+                f"On {name}, {score} {way} by {magnitude(change['mean'])} points, "
                 f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}."
             )
         else:
@@ -88,16 +100,8 @@ def terminal_summary(summary: Mapping[str, Any], *, ascii_only: bool = True) -> 
             ]
             for row in rows
         ]
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        ruled = [header, ["-" * width for width in widths], *lines]
-        table = [
-            "  ".join(
-                cell.ljust(width) if index == 0 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in ruled
-        ]
-        parts.append("\n".join([f"{name}, {things(rows[0]['problems'], 'problem')}", *table]))
+        title = f"{name}, {things(rows[0]['problems'], 'problem')}"
+        parts.append("\n".join([title, *table([header, *lines], left=1)]))
     text = "\n\n".join(parts)
     return plain(text) if ascii_only else text
 

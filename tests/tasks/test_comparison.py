@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.schema.study import Arm, Study
-from tasks.arm_runs import ArmRun
+from tasks.arm_runs import ArmRun, OnBenchmark
 from tasks.artifacts import read_json
 from tasks.comparison import compare, history
 from tasks.sharing import sharing
 from tasks.study_report import write_study_report
 from tasks.study_tables import average, differences, matched, targets
 from tasks.study_tables import scores as score_table
+from tasks.study_verdict import of_benchmark
 
 GAINS = {"plain": 0.05, "better": 0.11, "same": 0.05}
 
@@ -135,6 +136,18 @@ def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
     assert (tmp_path / "report" / "figures" / "lineage.png").stat().st_size > 1000
     assert json.loads((tmp_path / "report" / "summary.json").read_text())["arms"] == list(GAINS)
     assert "| better" in report.markdown
+
+
+def test_a_difference_below_a_tenth_of_a_point_keeps_its_zero(found):
+    arms = found.benchmarks["lab"].arms
+    small = {
+        name: arm | {"difference": arm["difference"] | {"mean": 0.0004, "detectable": 0.0}}
+        for name, arm in arms.items()
+        if arm["difference"]
+    }
+    apart, _, unresolved = of_benchmark(found.study, OnBenchmark("lab", arms=small))
+    assert apart == "On lab, better is 0.0 points above plain."
+    assert unresolved.endswith("true differences of 0.0.")
 
 
 def test_metrics_have_the_same_names_in_every_run(study_and_runs, found):

@@ -221,6 +221,13 @@ def test_a_change_rises_only_where_the_test_says_so():
     assert "no change of avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
 
 
+def test_a_change_below_a_tenth_of_a_point_keeps_its_zero():
+    base, last = rows_of(30, 6)
+    change = last["difference"] | {"mean": 0.0004, "p_value": 0.001}
+    headline, _ = verdict({"many": [base, last | {"difference": change}]}, [], TOTALS)
+    assert headline.startswith("On many, avg@1 rose by 0.0 points, ")
+
+
 def test_p_values_are_corrected_for_the_number_of_benchmarks():
     one = rows_of(30, 6)
     assert 0.025 < one[1]["difference"]["p_value"] < 0.05
