@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from conf.load import ConfigError, load
 from conf.schema import Data, Segmentation, Stage
 from tasks import pass_rates, preflight, prepare
 from tasks.artifacts import Dataset, read_json
-from tasks.datacard import write_card
+from tasks.datacard import facts, write_card
+from tasks.datacard_page import markdown
 from tasks.download import download
 from tasks.prompt_lengths import tokenizer_digest
 from tasks.segment import Measured, pruned, recorded, segment, segmented
@@ -269,6 +271,16 @@ def test_a_card_shows_what_problems_say_as_text(settings):
     assert "<b>5</b>" not in page and "&lt;b&gt;5&lt;/b&gt; | `a`" in page
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     assert "`train-12: <b>5</b> | 'a'`" in card.markdown.replace("lab_train", "train")
+
+
+def test_a_card_s_tables_keep_their_shape_whatever_sets_are_called(settings):
+    ready, tests = prepared(settings())
+    content = facts(ready, tests)
+    for one in content["sets"].values():
+        one["sources"] = {"a|b": one["rows"]}
+    head, rule, *rows = markdown(content).split("## Sources")[1].split("\n\n")[1].split("\n")
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)]
+    assert r"a\|b" in head and set(cells) == {3}
 
 
 def test_a_card_of_cleaned_data_claims_no_cost(settings):
