@@ -16,11 +16,12 @@ from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_jso
 from tasks.datacard_page import markdown, page
 from tasks.gates import Finding, Match
 from tasks.prepare import FINDINGS, Prepared
+from tasks.words import things
 from trainer.answers import number
 
 BINS, EXAMPLES, EXCERPT = 24, 5, 90
 # Raise it when the card says something else of the same data.
-CARD_VERSION = 1
+CARD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _division(segments: Mapping[str, Dataset]) -> dict[str, Any]:
 def _examples(finding: Mapping[str, Any], questions: Mapping[str, str]) -> list[str]:
     if finding["matches"]:
         return [
-            f"{one['id']} is like {one['problem']} of {one['benchmark']} "
+            f"{one['id']} resembles {one['problem']} of {one['benchmark']} "
             f"({one['score']:.2f}): {_excerpt(questions[one['id']])}"
             for one in sorted(finding["matches"], key=lambda m: -m["score"])[:EXAMPLES]
         ]
@@ -197,26 +198,27 @@ def _inside(named: Mapping[str, Dataset], questions: Mapping[str, str]) -> dict[
 
 
 def _cost(findings: list[dict], rows: int) -> str:
-    """What keeping everything costs, in a sentence; nothing where nothing is kept that is bad."""
+    """What is wrong with the rows that are kept, in a sentence; empty where nothing is."""
     kept = {one["gate"]: one for one in findings if one["action"] == "flag" and one["found"]}
     if not kept:
         return ""
     groups = kept.get("normalized_duplicates", {}).get("groups", [])
-    parts = [
-        f"{sum(len(group) - 1 for group in groups):,} rows repeat another's question" * bool(groups)
-    ]
+    parts = []
+    if groups:
+        repeats = sum(len(group) - 1 for group in groups)
+        parts.append(f"{things(repeats, 'repeat')} of another row's question")
     if "conflicting_answers" in kept:
         wrong = kept["conflicting_answers"]
         parts.append(
-            f"{len(wrong['groups']):,} questions ({wrong['found']:,} rows) have answers that "
-            "contradict each other, so one of two is rewarded wrongly"
+            f"contradictory answers to {things(len(wrong['groups']), 'question')} "
+            f"({things(wrong['found'], 'row')}), so some right answers are marked wrong"
         )
-    for gate, what in (
-        ("ungradable_answers", "rows can never be rewarded"),
-        ("overlong_prompts", "prompts are over the limit"),
+    for gate, noun, what in (
+        ("ungradable_answers", "row", "that can never be rewarded"),
+        ("overlong_prompts", "prompt", "over the length limit"),
     ):
         if gate in kept:
-            parts.append(f"{kept[gate]['found']:,} {what}")
+            parts.append(f"{things(kept[gate]['found'], noun)} {what}")
     leaked = {
         (match["benchmark"], match["problem"])
         for gate, one in kept.items()
@@ -225,7 +227,6 @@ def _cost(findings: list[dict], rows: int) -> str:
     }
     if leaked:
         by_set = Counter(benchmark for benchmark, _ in leaked)
-        listed = ", ".join(f"{count} of {name}" for name, count in by_set.most_common())
-        parts.append(f"training sees {len(leaked)} evaluation problems ({listed})")
-    parts = [part for part in parts if part]
-    return f"Of {rows:,} rows kept as they are: {'; '.join(parts)}." if parts else ""
+        listed = ", ".join(f"{amount} of {name}" for name, amount in by_set.most_common())
+        parts.append(f"{things(len(leaked), 'evaluation problem')} seen in training ({listed})")
+    return f"Flagged and kept, of {things(rows, 'row')}: {'; '.join(parts)}." if parts else ""

@@ -77,8 +77,8 @@ def _code(text: str) -> str:
 
 def _origin(content: Mapping[str, Any]) -> str:
     source = content["source"]
-    where = {"lab": "made by the lab's code", "file": "local files"}.get(
-        source["kind"], f"{source['path']} at revision {content['revision']}"
+    where = {"lab": "made by the lab's code", "file": "from local files"}.get(
+        source["kind"], f"from {source['path']} at revision {content['revision']}"
     )
     return f"{content['sets']['as downloaded']['rows']:,} problems, {where}."
 
@@ -100,7 +100,7 @@ def _tables(content: Mapping[str, Any]) -> dict[str, Table]:
             ],
         ),
         "Gates": _table(
-            ["gate", "action", "rows found", "left out", "what it says"],
+            ["gate", "action", "rows found", "left out", "note"],
             [
                 [g["gate"], g["action"], f"{g['found']:,}", f"{g['dropped']:,}", g["note"]]
                 for g in content["gates"]
@@ -123,7 +123,7 @@ def _tables(content: Mapping[str, Any]) -> dict[str, Table]:
             tables[title] = _table(["set", *kinds], rows)
     rule = content["segmentation"]
     shown = [[key, str(rule[key])] for key in rule if key != "segmentation"]
-    return tables | {"Division": _table(["what", "value"], shown)}
+    return tables | {"Division": _table(["setting", "value"], shown)}
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:

@@ -34,7 +34,7 @@ def differences(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     k = rows[0]["k"]
     rows = [row for row in rows if row["difference"]]
     figure, axes = blank(
-        f"Change from the base on {benchmark}", f"change of avg@{k} (points)", "", _height(rows)
+        f"Change from the base on {benchmark}", f"change in avg@{k} (points)", "", _height(rows)
     )
     axes.axvline(0, color=INK, linewidth=1)
     found = [row["difference"] for row in rows]

@@ -57,7 +57,7 @@ def verdict(
             )
         else:
             headline = (
-                f"On {name}, no change of {score} is resolved: "
+                f"On {name}, no change in {score} is resolved: "
                 f"{points(change['mean'])} points at this sample size."
             )
         # The first is the page's heading, with its evidence below.
@@ -116,7 +116,7 @@ def tiles(
         change, k = last["difference"], last["k"]
         if change:
             bounds = span((change["low"], change["high"]))
-            found.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
+            found.append((f"change in avg@{k}", points(change["mean"]), f"points, {bounds}"))
         shown = {f"avg@{k}": "avg_at_k", f"pass@{k}": "pass_at_k", "cut off": "truncated_share"}
         for name, key in shown.items():
             remark = f"base {percent(base[key])}" if base else ""
@@ -144,7 +144,7 @@ def outcome(experiment: Experiment, stages: Sequence[dict]) -> str:
     """Which stages did not finish or were not trained; empty if all is well."""
     unfinished = [row for row in stages if row["outcome"] not in (None, "finished")]
     missing = len(experiment.stages) - len(stages)
-    said = [f"Stage {row['name']} {row['outcome']}." for row in unfinished]
+    said = [f"Stage {row['name']}: {row['outcome']}." for row in unfinished]
     if missing > 0:
-        said.append(f"{things(missing, 'stage')} of {len(experiment.stages)} not trained.")
+        said.append(f"{missing} of {things(len(experiment.stages), 'stage')} not trained.")
     return " ".join(said)

@@ -258,9 +258,9 @@ def test_a_card_says_what_is_in_a_set_and_what_keeping_it_costs(settings):
     assert content["sets"]["L1"]["answers"] and content["benchmarks"] == {"test": 1}
     assert sum(content["sets"]["as downloaded"]["histogram"]["counts"]) == 13
     assert content["overlap"]["L2"]["test"]["overlap_exact"] == 1
-    assert "2 rows repeat another's question" in content["cost"]
-    assert "1 questions (2 rows) have answers that contradict each other" in content["cost"]
-    assert "training sees 1 evaluation problems (1 of test)" in content["cost"]
+    assert "2 repeats of another row's question" in content["cost"]
+    assert "contradictory answers to 1 question (2 rows)" in content["cost"]
+    assert "1 evaluation problem seen in training (1 of test)" in content["cost"]
     assert write_card(ready, tests, settings().output) == card
 
 

@@ -198,7 +198,7 @@ def test_every_benchmark_has_its_verdict(small_run):
 def test_a_change_that_is_not_resolved_is_called_so(small_run):
     shown = written(small_run(gain=0.0, problems=60))
     headline, evidence, _ = shown.report.summary["verdict"]
-    assert "no change of avg@2 is resolved" in headline and "60 problems" in evidence
+    assert "no change in avg@2 is resolved" in headline and "60 problems" in evidence
 
 
 def rows_of(problems, gained):
@@ -218,7 +218,7 @@ def test_a_change_rises_only_where_the_test_says_so():
     rows = rows_of(30, 4)  # 4 better and none worse: one in eight by luck
     assert rows[1]["difference"]["low"] > 0
     headline, evidence = verdict({"few": rows}, [], TOTALS)
-    assert "no change of avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
+    assert "no change in avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
 
 
 def test_a_change_below_a_tenth_of_a_point_keeps_its_zero():
@@ -233,7 +233,7 @@ def test_p_values_are_corrected_for_the_number_of_benchmarks():
     assert 0.025 < one[1]["difference"]["p_value"] < 0.05
     assert "rose by 20.0" in verdict({"one": one}, [], TOTALS)[0]
     both = verdict({"one": one, "two": rows_of(30, 0)}, [], TOTALS)
-    assert "no change of avg@1 is resolved" in both[0]
+    assert "no change in avg@1 is resolved" in both[0]
     assert "p = 0.062 by Holm over 2 benchmarks" in both[1]
 
 
@@ -317,8 +317,8 @@ def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluat
     run.given["stages"] = run.given["stages"][:1]
     run.given["stages"][0]["outcome"] = "interrupted"
     shown = written(run, evaluations=run.given["evaluations"][:evaluated])
-    assert "Stage short interrupted. 1 stage of 2 not trained." in shown.page.text
-    assert "1 stage of 2 not trained" in shown.report.markdown.replace("\\", "")
+    assert "Stage short: interrupted. 1 of 2 stages not trained." in shown.page.text
+    assert "1 of 2 stages not trained" in shown.report.markdown.replace("\\", "")
     assert terminal_summary(shown.report.summary)
 
 
@@ -326,7 +326,7 @@ def test_nothing_at_all_still_gives_a_page(small_run):
     run = small_run()
     shown = written(run, stages=[], evaluations=[], benchmarks=None, segments={})
     assert "Nothing was trained or evaluated." in shown.page.text
-    assert "2 stages of 2 not trained." in shown.page.text
+    assert "2 of 2 stages not trained." in shown.page.text
 
 
 def rewrite(evaluation, change):
@@ -341,7 +341,7 @@ def rewrite(evaluation, change):
         (lambda rows: rows[1:], "has 1 to 2 responses per problem"),
         (
             lambda rows: [r for r in rows if r["id"] != "lab-3"],
-            "Not compared to the base: 1 problems are in one of them only.",
+            "Not compared to the base: 1 problem in only one of the two.",
         ),
         (
             lambda rows: [{**r, "correct": True} for r in rows],
