@@ -1,7 +1,7 @@
 """What the runs of a study came to beside each other, as numbers: not yet laid out.
 
-Every score is of the checkpoint after a run's last stage, chosen by nobody. Shares are fractions,
-lengths tokens, times seconds; None is "not known", and a note says why.
+Every score is of the checkpoint after a run's last stage: none is selected by its score. Shares
+are fractions, lengths tokens, times seconds; None is "not known", and a note says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from conf.schema.study import Study
 from tasks.arm_runs import ArmRun, OnBenchmark, Point
 from tasks.budgets import BUDGETS, at_budget, at_target
 from tasks.results import Responses, attempt, read_responses
+from tasks.words import things
 from trainer import metrics
 
 SAMPLING = ("samples", "temperature", "top_p", "context_length", "engine", "dtype")
@@ -156,8 +157,8 @@ def same_evaluation(one: Point, other: Point) -> None:
         first, second = set(one.responses.ids), set(other.responses.ids)
         example = sorted(first ^ second)[0]
         raise ValueError(
-            f"Not compared: {len(first ^ second)} problems are in one evaluation only, such as "
-            f"{example}."
+            f"Not compared: {things(len(first ^ second), 'problem')} in only one of the two "
+            f"evaluations, such as {example}."
         )
     for key in SAMPLING:
         values = [point.evaluation["sampling"].get(key) for point in (one, other)]
@@ -168,13 +169,14 @@ def same_evaluation(one: Point, other: Point) -> None:
 
 
 def _against(study: Study, on: OnBenchmark, arm: str) -> metrics.Difference:
-    mine, theirs = on.finals(arm), on.finals(study.reference.name)
+    reference = study.reference.name
+    mine, theirs = on.finals(arm), on.finals(reference)
     seeds = sorted(
         seed for seed in mine.keys() & theirs.keys()
         if mine[seed].responses and theirs[seed].responses
     )  # fmt: skip
     if not seeds:
-        raise ValueError(f"Not compared: no seed finished here and in {study.reference.name}.")
+        raise ValueError(f"Not compared: no seed finished both here and in {reference}.")
     for seed in seeds:
         same_evaluation(theirs[seed], mine[seed])
     return metrics.paired_over_seeds(
@@ -225,8 +227,8 @@ def _missing(
             )
     if len(study.seeds) == 2:
         said.append(
-            "Two seeds: where seeds differ much, intervals of differences hold the truth in 88 to "
-            "90 of 100 cases, not in 95. Three seeds mend that."
+            "Two seeds: if they differ much, intervals of differences hold the true value in 88 "
+            "to 90 of 100 cases, not in 95. Three seeds mend that."
         )
     for on in benchmarks.values():
         for arm in study.arms:

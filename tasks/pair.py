@@ -57,7 +57,7 @@ def _summary(output: Path, name: str) -> tuple[Path, dict]:
     summary = read_json(path)
     if not isinstance(summary, dict) or "kept" not in summary:
         raise ValueError(
-            f"{path} does not say which stages and evaluations it is of\n\n"
+            f"{path} does not say which stages and evaluations it was made of\n\n"
             "hint: write it anew with python -m flows.report and the run's settings"
         )
     return folder.absolute(), summary
@@ -91,7 +91,7 @@ def _made(run: str, folder: Path, read: Callable, command: str) -> dict:
     outcome = manifest.get("outcome", "finished") if manifest else complaint or "it was deleted"
     if outcome != "finished":
         raise ValueError(
-            f"{run} is of {folder}, which is not finished: {outcome}\n\n"
-            f"hint: make what is missing, and only that, with {command}"
+            f"{run} was made of {folder}, which is not finished: {outcome}\n\n"
+            f"hint: this makes what is missing, and only that: {command}"
         )
     return manifest

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from conf.schema import Experiment
-from tasks import drawing, plots, results
+from tasks import curves, drawing, plots, results
 from tasks.artifacts import Dataset
 from tasks.words import count, number, things
 
@@ -38,8 +38,8 @@ CURVES = (
         "zero_variance_share",
         "Prompt groups that teach nothing",
         "groups all right or all wrong (%)",
-        "Where a right response earns one reward and a wrong one another, such a group has no "
-        "advantage.",
+        "Where all right responses earn one reward and all wrong ones another, such a group has "
+        "no advantage.",
         {"share": True},
     ),
     ("tokens_per_second", "Speed of a step", "tokens per second", "", {}),
@@ -85,7 +85,7 @@ def of_accuracy(benchmark: str, rows: Sequence[dict]) -> list[Picture]:
                 f"change-{file_name(benchmark)}",
                 plots.differences(benchmark, rows),
                 "Paired: the same problems before and after. Lines are 95 % intervals over "
-                "problems; what is resolved, the test of the first sentences says.",
+                "problems; whether a change is resolved is said at the top of the page.",
             )
         )
     return pictures
@@ -99,7 +99,7 @@ def of_training(experiment: Experiment, stages: Sequence[dict]) -> list[Picture]
     }
     pictures = []
     for name, title, unit, caption, look in CURVES:
-        figure = plots.curve(title, unit, name, stages, limit=limits.get(name), **look)
+        figure = curves.curve(title, unit, name, stages, limit=limits.get(name), **look)
         if figure is not None:
             lost = _lost_steps(stages, name)
             pictures.append(Picture(file_name(name), figure, f"{caption} {lost}".strip()))
@@ -163,8 +163,8 @@ def of_data(
                     f"length-needed-{file_name(name)}",
                     plots.length_needed(series),
                     f"Correct responses on {name}; each point is one level of difficulty, "
-                    "numbered. Longer prompts that need longer responses are what a curriculum "
-                    "by prompt length assumes.",
+                    "numbered. A curriculum by prompt length assumes that longer prompts need "
+                    "longer responses.",
                 )
             )
     return pictures

@@ -211,7 +211,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts += ["## Cost", content["cost"].markdown(), "## Data"]
     parts += [table.markdown() for table in content["data"]]
     parts += ["## Hand-off", *(table.markdown() for table in content["checks"])]
-    parts += ["## Again", f"```bash\n{summary['command']}\n```", content["machine"]]
+    parts += ["## Run it again", f"```bash\n{summary['command']}\n```", content["machine"]]
     parts += [content["versions"].markdown(), f"```yaml\n{content['config']}```"]
     return "\n\n".join(parts) + "\n"
 

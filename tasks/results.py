@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
 from tasks.stages import ended_early
+from tasks.words import things
 from trainer import metrics
 from trainer.records import read_records
 
@@ -213,7 +214,9 @@ def _against(
         return None
     if before.ids != after.ids:
         apart = len(set(before.ids) ^ set(after.ids))
-        raise ValueError(f"Not compared to the base: {apart} problems are in one of them only.")
+        raise ValueError(
+            f"Not compared to the base: {things(apart, 'problem')} in only one of the two."
+        )
     for key in ("temperature", "top_p", "context_length", "engine"):
         one, other = (each["sampling"].get(key) for each in (base, evaluation))
         if one != other:

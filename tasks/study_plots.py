@@ -83,7 +83,7 @@ def differences(found: Comparison, on: OnBenchmark) -> Figure | None:
         return None
     figure, axes = blank(
         f"Difference from {found.study.reference.name} on {on.name}",
-        "difference of avg@k (points)", "", 1.35 + 0.42 * max(2, len(compared)),
+        "difference in avg@k (points)", "", 1.35 + 0.42 * max(2, len(compared)),
     )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=1)
     for index, name in enumerate(compared):
@@ -186,7 +186,7 @@ def by_problem(found: Comparison, on: OnBenchmark, arm: str) -> Figure | None:
     )
     order = np.sort(gain)[::-1] * 100
     figure, axes = blank(
-        f"{short(arm)} less {short(found.study.reference.name)}, by problem",
+        f"{short(arm)} minus {short(found.study.reference.name)}, by problem",
         f"problems of {on.name}, sorted", "points of avg@k", 2.7,
     )  # fmt: skip
     x = np.arange(1, len(order) + 1)

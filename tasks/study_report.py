@@ -123,7 +123,7 @@ def _on(found: Comparison, name: str) -> dict[str, Any]:
         (
             f"difference-{file}",
             plots.differences(found, on),
-            "Grey: differences that this comparison would miss more than 2 times in 10.",
+            "Grey: differences that this comparison misses more than 2 times in 10.",
         ),
     ]
     costs = [
@@ -134,7 +134,7 @@ def _on(found: Comparison, name: str) -> dict[str, Any]:
         (
             f"frontier-{file}",
             plots.frontier(found, on, "tokens_generated"),
-            "One mark for each seed. Grey: the best that so many tokens bought.",
+            "One mark for each seed. Grey: the best score up to each number of tokens.",
         )
     ]
     return {
@@ -161,10 +161,10 @@ def _run(run: Any) -> dict[str, Any]:
 def _saved(shared: Sharing) -> str:
     saved = shared.saved("steps_at_128")
     if not saved:
-        return "These arms share none."
+        return "These arms share no stages."
     return (
-        f"That saved {percent(saved)} of the prompts, and {percent(shared.saved('tokens_at_most'))}"
-        " of the tokens that responses of full length would have."
+        f"Sharing stages saved {percent(saved)} of the prompts, and "
+        f"{percent(shared.saved('tokens_at_most'))} of the tokens if all responses had full length."
     )
 
 
@@ -174,12 +174,12 @@ def determinism(found: Comparison) -> str:
     if all(one.device == "cpu" and one.rollout == "torch" for one in hardware):
         return (
             "Determinism: each response has a seed of its own and all arithmetic is on CPUs; the "
-            "same machine, versions and numbers of threads give the same numbers."
+            "same machine, versions and number of threads give the same results."
         )
     return (
         "Determinism: each response has a seed of its own, but the engine's batches change the "
-        "rounding of probabilities, so another run draws other responses; its scores lie within "
-        "the intervals, not on the same digits."
+        "rounding of probabilities, so another run draws different responses and its scores "
+        "differ by chance."
     )
 
 
@@ -196,7 +196,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     for each in content["accuracy"]:
         parts += [each[kind].markdown() for kind in ("matched", "targets") if each[kind]]
     parts += [content["spent"].markdown(), "## What was compared", content["saved"]]
-    parts += [content["differences"].markdown(), "## Again"]
+    parts += [content["differences"].markdown(), "## Run it again"]
     parts += [f"```bash\n{summary['command']}\n```", content["determinism"]]
     parts += [content["commands"].markdown(), content["versions"].markdown()]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -9,7 +9,7 @@ from tasks.budgets import BUDGETS
 from tasks.comparison import Comparison
 from tasks.labels import flat
 from tasks.tables import Table
-from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span
+from tasks.words import ABSENT, count, duration, magnitude, number, p_value, percent, points, span
 
 OPTIONAL = {"published": "published", "maj_at_k": "maj@k", "avg_at_k_clean": "no overlap"}
 """Columns that a table has only where some row has a number for them."""
@@ -21,7 +21,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
     study, reference = found.study, found.study.reference.name
     k = _k(on)
     shown = [key for key in OPTIONAL if any(_has(arm[key]) for arm in on.arms.values())]
-    columns = ["arm", f"avg@{k}", f"less {reference}", "smallest seen", f"pass@{k}"]
+    columns = ["arm", f"avg@{k}", f"minus {reference}", "detectable", f"pass@{k}"]
     columns += [f"maj@{k}" if key == "maj_at_k" else OPTIONAL[key] for key in shown]
     columns += ["cut off", "no answer", "mean length"]
     rows = []
@@ -29,7 +29,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
         estimate = on.base["estimate"]
         rows.append(
             [
-                ("base", "the model they start from"),
+                ("base", "the starting model"),
                 (percent(estimate and estimate["mean"]), _interval(estimate)),
                 (ABSENT, ""),
                 (ABSENT, ""),
@@ -54,7 +54,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
                     if change
                     else "",
                 ),
-                (points(change["detectable"]).lstrip("+") if change else ABSENT, ""),
+                (magnitude(change["detectable"]) if change else ABSENT, ""),
                 *_others(row, shown),
             ]
         )
@@ -116,7 +116,7 @@ def matched(found: Comparison, on: OnBenchmark) -> Table:
             cells.append((_coarse(at) + percent(at and at["score"]), small))
         rows.append([(arm.name, ""), *cells])
     note = (
-        "On the line between the evaluations before and after the budget, mean over seeds; small "
+        "Interpolated between the evaluations before and after the budget; mean over seeds. Small "
         "print: lowest and highest seed."
     )
     return Table(columns, rows, f"{on.name} at equal budgets", [note, *_warning(rows)])
@@ -136,7 +136,8 @@ def targets(found: Comparison, on: OnBenchmark) -> Table | None:
         rows.append([(arm.name, _reached(on.arms[arm.name]["targets"])), *cells])
     notes = [
         f"Small print: how many times less than {found.study.reference.name}, with interval over "
-        "seeds. A run that never got there counts with all it spent: its cost is above that (>)."
+        "seeds. A run that never reached the target counts with all it spent; the true cost is "
+        "higher (>)."
     ]
     notes += _warning(rows)
     columns = ["arm", *BUDGETS.values()]
@@ -151,9 +152,9 @@ def _warning(rows: Sequence[Sequence[tuple[str, str]]]) -> list[str]:
     if not any(COARSE in part for row in rows for cell in row for part in cell):
         return []
     return [
-        f"{COARSE.strip()} before an arm's first evaluation, on the straight line from the start: "
-        "where learning is faster at first, the arm did better there than this. An arm of more "
-        "stages is evaluated more often."
+        f"{COARSE.strip()} Before the arm's first evaluation, so read off a straight line from the "
+        "start: if learning is faster at first, the arm did better than this. Arms with more "
+        "stages are evaluated more often."
     ]
 
 

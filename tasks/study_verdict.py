@@ -9,7 +9,7 @@ from tasks.arm_runs import OnBenchmark
 from tasks.budgets import BUDGETS
 from tasks.comparison import Comparison
 from tasks.sharing import Sharing
-from tasks.words import count, duration, p_value, percent, points, span, things
+from tasks.words import count, duration, magnitude, p_value, percent, points, span, things
 
 
 def verdict(found: Comparison, shared: Sharing) -> list[str]:
@@ -21,7 +21,7 @@ def verdict(found: Comparison, shared: Sharing) -> list[str]:
 
 
 def of_benchmark(study: Study, on: OnBenchmark) -> list[str]:
-    """Which arms differ from the baseline on a benchmark, and which cannot be told from it."""
+    """Which arms differ from the baseline on a benchmark, and which are not told apart from it."""
     reference = study.reference.name
     compared = {
         name: arm for name, arm in on.arms.items() if name != reference and arm["difference"]
@@ -29,7 +29,8 @@ def of_benchmark(study: Study, on: OnBenchmark) -> list[str]:
     if not compared:
         best = [(arm["estimate"]["mean"], name) for name, arm in on.arms.items() if arm["estimate"]]
         scores = ", ".join(f"{name} {percent(mean)}" for mean, name in sorted(best, reverse=True))
-        return [f"On {on.name}, nothing could be compared with {reference}. {scores}".strip()]
+        known = f" Scores: {scores}." if scores else ""
+        return [f"On {on.name}, nothing could be compared with {reference}.{known}"]
     alpha = 1 - study.level
     resolved = {name: arm for name, arm in compared.items() if arm["adjusted_p"] < alpha}
     said = [each for name, arm in resolved.items() for each in _resolved(study, on, name, arm)]
@@ -44,9 +45,9 @@ def _resolved(study: Study, on: OnBenchmark, name: str, arm: dict[str, Any]) -> 
     way = "above" if change["mean"] > 0 else "below"
     seeds = things(change["seeds"], "seed")
     if change["seeds"] == 1:
-        seeds += ", so nothing is known of others"
+        seeds += ", so nothing is known about others"
     return [
-        f"On {on.name}, {name} is {points(abs(change['mean']))[1:]} points {way} {reference}.",
+        f"On {on.name}, {name} is {magnitude(change['mean'])} points {way} {reference}.",
         f"{100 * study.level:g} % interval {span((change['low'], change['high']))} points, "
         f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, {seeds}.",
     ]
@@ -58,12 +59,12 @@ def _unresolved(on: OnBenchmark, arms: dict[str, Any], reference: str, also: boo
     names = _listed(list(arms))
     low, high = points(min(means)), points(max(means))
     apart = low if low == high else f"{low} to {high}"
-    finest, coarsest = points(min(seen))[1:] or "0.0", points(max(seen))[1:] or "0.0"
+    finest, coarsest = magnitude(min(seen)), magnitude(max(seen))
     power = finest if finest == coarsest else f"{finest} to {coarsest}"
     where = "There" if also else f"On {on.name}"
     return (
-        f"{where}, {names} cannot be told from {reference}: {apart} points, where this design "
-        f"finds 8 of 10 true differences of {power}."
+        f"{where}, {names} cannot be told apart from {reference}: {apart} points. This design "
+        f"finds 8 of 10 true differences of {power} points."
     )
 
 
@@ -81,8 +82,8 @@ def budgets(found: Comparison) -> list[str]:
     if not said:
         return []
     return [
-        f"The runs did not spend the same: {_listed(said)}. The scores above are of what each "
-        "spent; those at equal budgets stand below."
+        f"The runs did not spend the same: {_listed(said)}. The scores above are at what each "
+        "run spent; scores at equal budgets are below."
     ]
 
 

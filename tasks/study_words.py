@@ -38,7 +38,10 @@ def study_plan(study: Study, shared: Sharing, cached: set[str]) -> str:
             mark = "" if stage.runs[0] == label else f" (of {stage.runs[0].split(' seed ')[0]})"
             parts.append(f"{stage.name}{mark}")
         lines.append(f"{arm.name}: {' > '.join(parts)}")
-    lines += ["", "cost, if each run trained all its stages, and with each stage trained once:"]
+    lines += [
+        "",
+        "cost if each run trained all its stages > cost with each distinct stage trained once:",
+    ]
     for unit, name in UNITS.items():
         alone, together = shared.alone[unit], shared.shared[unit]
         lines.append(

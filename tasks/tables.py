@@ -7,7 +7,7 @@ from typing import Any
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
 from tasks.results import COSTS
-from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span
+from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span, table
 
 Cell = tuple[str, str]
 """What is read first, and a remark in small print (often empty)."""
@@ -43,15 +43,7 @@ class Table:
     def text_lines(self) -> str:
         """The table for a terminal: what stands first in each cell, and its first remark."""
         rows = [[self._cell(cell) for cell in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(self.columns, *rows, strict=True)]
-        ruled = [self.columns, ["-" * width for width in widths], *rows]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if self.text or place == 0 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in ruled
-        ]
+        lines = table([self.columns, *rows], left=len(self.columns) if self.text else 1)
         return "\n".join([*([self.title] if self.title else []), *lines, *self.notes])
 
     @staticmethod

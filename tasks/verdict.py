@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conf.schema import Experiment
-from tasks.words import count, duration, number, p_value, percent, plain, points, span, things
+from tasks.words import (
+    count,
+    duration,
+    magnitude,
+    number,
+    p_value,
+    percent,
+    plain,
+    points,
+    span,
+    table,
+    things,
+)
 from trainer import metrics
 
 ALPHA = 0.05  # of the paired sign-flip test, over all benchmarks of a run
@@ -40,12 +52,12 @@ def verdict(
         if adjusted[name] < ALPHA:
             way = "rose" if change["mean"] > 0 else "fell"
             headline = (
-                f"On {name}, {score} {way} by {points(abs(change['mean']))[1:]} points, "
+                f"On {name}, {score} {way} by {magnitude(change['mean'])} points, "
                 f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}."
             )
         else:
             headline = (
-                f"On {name}, no change of {score} is resolved: "
+                f"On {name}, no change in {score} is resolved: "
                 f"{points(change['mean'])} points at this sample size."
             )
         # The first is the page's heading, with its evidence below.
@@ -88,16 +100,8 @@ def terminal_summary(summary: Mapping[str, Any], *, ascii_only: bool = True) -> 
             ]
             for row in rows
         ]
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        ruled = [header, ["-" * width for width in widths], *lines]
-        table = [
-            "  ".join(
-                cell.ljust(width) if index == 0 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in ruled
-        ]
-        parts.append("\n".join([f"{name}, {things(rows[0]['problems'], 'problem')}", *table]))
+        title = f"{name}, {things(rows[0]['problems'], 'problem')}"
+        parts.append("\n".join([title, *table([header, *lines], left=1)]))
     text = "\n\n".join(parts)
     return plain(text) if ascii_only else text
 
@@ -112,7 +116,7 @@ def tiles(
         change, k = last["difference"], last["k"]
         if change:
             bounds = span((change["low"], change["high"]))
-            found.append((f"change of avg@{k}", points(change["mean"]), f"points, {bounds}"))
+            found.append((f"change in avg@{k}", points(change["mean"]), f"points, {bounds}"))
         shown = {f"avg@{k}": "avg_at_k", f"pass@{k}": "pass_at_k", "cut off": "truncated_share"}
         for name, key in shown.items():
             remark = f"base {percent(base[key])}" if base else ""
@@ -140,7 +144,7 @@ def outcome(experiment: Experiment, stages: Sequence[dict]) -> str:
     """Which stages did not finish or were not trained; empty if all is well."""
     unfinished = [row for row in stages if row["outcome"] not in (None, "finished")]
     missing = len(experiment.stages) - len(stages)
-    said = [f"Stage {row['name']} {row['outcome']}." for row in unfinished]
+    said = [f"Stage {row['name']}: {row['outcome']}." for row in unfinished]
     if missing > 0:
-        said.append(f"{things(missing, 'stage')} of {len(experiment.stages)} not trained.")
+        said.append(f"{missing} of {things(len(experiment.stages), 'stage')} not trained.")
     return " ".join(said)

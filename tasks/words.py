@@ -48,6 +48,15 @@ def points(change: float | None) -> str:
     return text.replace("-", MINUS) if float(text) else "0.0"
 
 
+def magnitude(change: float) -> str:
+    """How large a change of a share is, in percentage points without its sign.
+
+    >>> magnitude(-0.182), magnitude(0.0004)
+    ('18.2', '0.0')
+    """
+    return points(abs(change)).removeprefix("+")
+
+
 def span(bounds: Any, write: Any = points) -> str:
     """An interval, its ends written by `write`.
 

@@ -59,8 +59,8 @@ def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
     capsys.readouterr()
     assert main(["compare", *runs, "--output", output]) == 0
     text = capsys.readouterr().out
-    assert "lab_smoke-long-seed0 cannot be told from lab_smoke-short-seed0" in text
-    assert "less lab_smoke-short-seed0" in text and "lab_test at equal budgets" in text
+    assert "lab_smoke-long-seed0 cannot be told apart from lab_smoke-short-seed0" in text
+    assert "minus lab_smoke-short-seed0" in text and "lab_test at equal budgets" in text
     assert main(["compare", *runs, "--output", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lab_test"][runs[1]]["difference"]["mean"] == 0
     assert main(["compare", runs[0], "nothing", "--output", output]) == 2
@@ -83,8 +83,8 @@ def test_two_runs_are_compared_in_a_terminal(output, quick, capsys):
         capsys.readouterr()
         assert main(["compare", *runs, "--output", output]) == 2
         said = capsys.readouterr().err
-        assert f"{runs[1]} is of {folder}, which is not finished: " in said and why in said
-        assert "hint: make what is missing, and only that, with python -m flows." in said
+        assert f"{runs[1]} was made of {folder}, which is not finished: " in said and why in said
+        assert "hint: this makes what is missing, and only that: python -m flows." in said
     study("lab_smoke", overrides=["seeds=[0]"], output=output)
     assert quick.trained == ["2-L2-96"]
     assert main(["compare", *runs, "--output", output]) == 0

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.schema.study import Arm, Study
-from tasks.arm_runs import ArmRun
+from tasks.arm_runs import ArmRun, OnBenchmark
 from tasks.artifacts import read_json
 from tasks.comparison import compare, history
 from tasks.sharing import sharing
 from tasks.study_report import write_study_report
 from tasks.study_tables import average, differences, matched, targets
 from tasks.study_tables import scores as score_table
+from tasks.study_verdict import of_benchmark
 
 GAINS = {"plain": 0.05, "better": 0.11, "same": 0.05}
 
@@ -114,7 +115,7 @@ def test_a_target_passed_before_the_first_evaluation_is_marked_as_coarse(study_a
     assert seldom.arms["better"]["targets"]["updates"]["speed_up"]["coarse"]
     assert "~" not in targets(found, often).markdown()
     text = targets(compare(study, rarely), seldom).markdown()
-    assert "before an arm's first evaluation" in text and text.count("~") > 1
+    assert "Before the arm's first evaluation" in text and text.count("~") > 1
 
 
 def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
@@ -127,7 +128,7 @@ def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
         r"On lab, better is 2\d\.\d points above plain\.", report.summary["verdict"][0]
     )
     assert report.summary["verdict"][1].endswith(" by Holm, 120 problems, 3 seeds.")
-    assert "same cannot be told from plain" in " ".join(report.summary["verdict"])
+    assert "same cannot be told apart from plain" in " ".join(report.summary["verdict"])
     assert not re.search(r'(src|href)="https?:', page) and "@import" not in page
     assert page.count("<svg") >= 10 and "NaN" not in page
     for text in ("prefers-color-scheme: dark", "@media print", "python -m flows.pipeline"):
@@ -135,6 +136,18 @@ def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
     assert (tmp_path / "report" / "figures" / "lineage.png").stat().st_size > 1000
     assert json.loads((tmp_path / "report" / "summary.json").read_text())["arms"] == list(GAINS)
     assert "| better" in report.markdown
+
+
+def test_a_difference_below_a_tenth_of_a_point_keeps_its_zero(found):
+    arms = found.benchmarks["lab"].arms
+    small = {
+        name: arm | {"difference": arm["difference"] | {"mean": 0.0004, "detectable": 0.0}}
+        for name, arm in arms.items()
+        if arm["difference"]
+    }
+    apart, _, unresolved = of_benchmark(found.study, OnBenchmark("lab", arms=small))
+    assert apart == "On lab, better is 0.0 points above plain."
+    assert unresolved.endswith("true differences of 0.0 points.")
 
 
 def test_metrics_have_the_same_names_in_every_run(study_and_runs, found):
@@ -175,7 +188,7 @@ def test_evaluations_of_other_problems_are_refused_by_name(made_up_run, tmp_path
         folder / "responses.parquet",
     )
     note = compare(study, runs).benchmarks["lab"].arms["better"]["note"]
-    assert note == "Not compared: 2 problems are in one evaluation only, such as lab-3."
+    assert note == "Not compared: 2 problems in only one of the two evaluations, such as lab-3."
 
 
 def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_run, tmp_path):
@@ -196,7 +209,7 @@ def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_ru
         for run in runs
     ]
     found = compare(study, broken)
-    assert found.missing.pop(2).startswith("Two seeds: where seeds differ much")
+    assert found.missing.pop(2).startswith("Two seeds: if they differ much")
     assert found.missing == [
         "same seed 0 failed: out of memory",
         "same seed 1 failed: out of memory",
@@ -230,7 +243,7 @@ def test_problems_that_training_saw_are_left_out_of_a_score_of_their_own(study_a
 
 def test_tables_name_what_is_compared(found):
     on = found.benchmarks["lab"]
-    assert score_table(found, on).columns[:4] == ["arm", "avg@8", "less plain", "smallest seen"]
+    assert score_table(found, on).columns[:4] == ["arm", "avg@8", "minus plain", "detectable"]
     assert "published" in score_table(found, on).columns
     assert average(found) is None
     assert "at 32 optimizer updates" in matched(found, on).columns

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from conf.load import ConfigError, load
 from conf.schema import Data, Segmentation, Stage
 from tasks import pass_rates, preflight, prepare
 from tasks.artifacts import Dataset, read_json
-from tasks.datacard import write_card
+from tasks.datacard import facts, write_card
+from tasks.datacard_page import markdown
 from tasks.download import download
 from tasks.prompt_lengths import tokenizer_digest
 from tasks.segment import Measured, pruned, recorded, segment, segmented
@@ -256,9 +258,9 @@ def test_a_card_says_what_is_in_a_set_and_what_keeping_it_costs(settings):
     assert content["sets"]["L1"]["answers"] and content["benchmarks"] == {"test": 1}
     assert sum(content["sets"]["as downloaded"]["histogram"]["counts"]) == 13
     assert content["overlap"]["L2"]["test"]["overlap_exact"] == 1
-    assert "2 rows repeat another's question" in content["cost"]
-    assert "1 questions (2 rows) have answers that contradict each other" in content["cost"]
-    assert "training sees 1 evaluation problems (1 of test)" in content["cost"]
+    assert "2 repeats of another row's question" in content["cost"]
+    assert "contradictory answers to 1 question (2 rows)" in content["cost"]
+    assert "1 evaluation problem seen in training (1 of test)" in content["cost"]
     assert write_card(ready, tests, settings().output) == card
 
 
@@ -269,6 +271,16 @@ def test_a_card_shows_what_problems_say_as_text(settings):
     assert "<b>5</b>" not in page and "&lt;b&gt;5&lt;/b&gt; | `a`" in page
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     assert "`train-12: <b>5</b> | 'a'`" in card.markdown.replace("lab_train", "train")
+
+
+def test_a_card_s_tables_keep_their_shape_whatever_sets_are_called(settings):
+    ready, tests = prepared(settings())
+    content = facts(ready, tests)
+    for one in content["sets"].values():
+        one["sources"] = {"a|b": one["rows"]}
+    head, rule, *rows = markdown(content).split("## Sources")[1].split("\n\n")[1].split("\n")
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)]
+    assert r"a\|b" in head and set(cells) == {3}
 
 
 def test_a_card_of_cleaned_data_claims_no_cost(settings):

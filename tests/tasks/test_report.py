@@ -128,9 +128,12 @@ def test_command_versions_settings_checks_and_threshold_are_there(run, whole):
 def test_curves_run_over_all_stages_with_named_boundaries(whole):
     for title in ("Reward", "Entropy", "Response length", "Truncated responses", "Gradient norm"):
         assert title in whole.page.text
-    assert whole.page.text.count("training step, all stages") == 8
-    for name, context in (("short", 64), ("middle", 128), ("long", 192), ("last", 128)):
-        assert whole.page.text.count(f"{context} tok ") >= 8 and name in whole.page.text
+    figures = [Page(figure).words for figure in re.findall(r"<svg.*?</svg>", whole.html, re.DOTALL)]
+    curves = [words for words in figures if "training step, all stages" in words]
+    assert len(curves) == 8
+    above = ["short", "middle", "long", "last", "64 tok", "128 tok", "192 tok", "128 tok"]
+    for words in curves:
+        assert [word for word in words if word in above] == above
 
 
 def test_the_page_needs_no_network_and_ids_are_unique(whole):
@@ -195,7 +198,7 @@ def test_every_benchmark_has_its_verdict(small_run):
 def test_a_change_that_is_not_resolved_is_called_so(small_run):
     shown = written(small_run(gain=0.0, problems=60))
     headline, evidence, _ = shown.report.summary["verdict"]
-    assert "no change of avg@2 is resolved" in headline and "60 problems" in evidence
+    assert "no change in avg@2 is resolved" in headline and "60 problems" in evidence
 
 
 def rows_of(problems, gained):
@@ -215,7 +218,14 @@ def test_a_change_rises_only_where_the_test_says_so():
     rows = rows_of(30, 4)  # 4 better and none worse: one in eight by luck
     assert rows[1]["difference"]["low"] > 0
     headline, evidence = verdict({"few": rows}, [], TOTALS)
-    assert "no change of avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
+    assert "no change in avg@1 is resolved: +13.3 points" in headline and "p = 0.125" in evidence
+
+
+def test_a_change_below_a_tenth_of_a_point_keeps_its_zero():
+    base, last = rows_of(30, 6)
+    change = last["difference"] | {"mean": 0.0004, "p_value": 0.001}
+    headline, _ = verdict({"many": [base, last | {"difference": change}]}, [], TOTALS)
+    assert headline.startswith("On many, avg@1 rose by 0.0 points, ")
 
 
 def test_p_values_are_corrected_for_the_number_of_benchmarks():
@@ -223,7 +233,7 @@ def test_p_values_are_corrected_for_the_number_of_benchmarks():
     assert 0.025 < one[1]["difference"]["p_value"] < 0.05
     assert "rose by 20.0" in verdict({"one": one}, [], TOTALS)[0]
     both = verdict({"one": one, "two": rows_of(30, 0)}, [], TOTALS)
-    assert "no change of avg@1 is resolved" in both[0]
+    assert "no change in avg@1 is resolved" in both[0]
     assert "p = 0.062 by Holm over 2 benchmarks" in both[1]
 
 
@@ -307,8 +317,8 @@ def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluat
     run.given["stages"] = run.given["stages"][:1]
     run.given["stages"][0]["outcome"] = "interrupted"
     shown = written(run, evaluations=run.given["evaluations"][:evaluated])
-    assert "Stage short interrupted. 1 stage of 2 not trained." in shown.page.text
-    assert "1 stage of 2 not trained" in shown.report.markdown.replace("\\", "")
+    assert "Stage short: interrupted. 1 of 2 stages not trained." in shown.page.text
+    assert "1 of 2 stages not trained" in shown.report.markdown.replace("\\", "")
     assert terminal_summary(shown.report.summary)
 
 
@@ -316,7 +326,7 @@ def test_nothing_at_all_still_gives_a_page(small_run):
     run = small_run()
     shown = written(run, stages=[], evaluations=[], benchmarks=None, segments={})
     assert "Nothing was trained or evaluated." in shown.page.text
-    assert "2 stages of 2 not trained." in shown.page.text
+    assert "2 of 2 stages not trained." in shown.page.text
 
 
 def rewrite(evaluation, change):
@@ -331,7 +341,7 @@ def rewrite(evaluation, change):
         (lambda rows: rows[1:], "has 1 to 2 responses per problem"),
         (
             lambda rows: [r for r in rows if r["id"] != "lab-3"],
-            "Not compared to the base: 1 problems are in one of them only.",
+            "Not compared to the base: 1 problem in only one of the two.",
         ),
         (
             lambda rows: [{**r, "correct": True} for r in rows],
