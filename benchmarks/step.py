@@ -17,7 +17,8 @@ What is stock and what is not: verl has no CPU platform and no rollout for one, 
 ours, and with the platform its faster log-probabilities (`trainer/backend/cpu.py`, without which it
 is slower); with one agent-loop worker and one reward worker in place of eight each, which two cores
 would not bear; and our settings of lengths and batches. Its trainer, replay buffer, agent loop,
-reward loop, task runner and entry are its own. On a GPU nothing of ours is loaded but the reward.
+reward loop, task runner and entry are its own. On a GPU nothing of ours is loaded but the reward,
+and without flash-attn the log-probabilities (`benchmarks/step_stock_gpu.py`).
 """
 
 import argparse
@@ -41,12 +42,13 @@ def in_turns(systems: list[str], work: Work, rounds: int, folder: Path) -> list[
         row = {}
         for system in systems:
             row[system] = measured(system, work, folder / f"{number}-{system}")
-            print(f"round {number}  {system:6}", _line(row[system]), flush=True)
+            print(f"round {number}  {system:6}", told_of(row[system]), flush=True)
         results.append(row)
     return results
 
 
-def _line(one: dict) -> str:
+def told_of(one: dict) -> str:
+    """A launch in a line."""
     return (
         f"launch {one['launch_s']:6.1f} s ({one['launch_cpu_s']:5.1f} s CPU)  "
         f"step {one['step_s']:6.2f} s ({one['step_cpu_s']:5.2f} s CPU)  {one['peak_gib']:.1f} GiB"

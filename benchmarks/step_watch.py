@@ -16,7 +16,7 @@ from trainer.records import read_records
 LOOK = 0.05  # seconds between looks at the file of steps
 COUNT = 0.25  # seconds between counts of processor time
 WEIGH = 2.0  # seconds between weighings of memory: reading it takes time of its own
-STALLED = 300.0  # seconds without a step or a line in the log
+STALLED = 900.0  # seconds without a step or a line in the log; vLLM starts without one
 
 
 @dataclass
@@ -108,6 +108,8 @@ def measured(system: str, work: Work, folder: Path) -> dict:
     counted = range(1, work.steps - 1)
     rows = [launch.parts(record) for record in read_records(launch.records)]
     names = {name for at in counted for name in rows[at]}
+    for heavy in ("verl", "checkpoint", "checkpoint.part"):  # of 1.5B parameters 29 GB
+        shutil.rmtree(folder / heavy, ignore_errors=True)
     return {
         "launch_s": round(watch.ends[0], 2),
         "launch_cpu_s": round(watch.processor[0], 2),

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from conf import telemetry
 from conf.load import load
 from conf.schema import Experiment
 from tasks.download import download
@@ -127,7 +128,7 @@ def launch_of(system: str, work: Work, folder: Path) -> Launch:
     values = ours.settings(
         experiment, 0, start=Path(work.model), prompts=prompts, folder=folder
     ) | {"actor_rollout_ref.rollout.ignore_eos": True}
-    environment = our_environment(experiment.hardware, experiment.method)
+    environment = our_environment(experiment.hardware, experiment.method) | telemetry.OFF
     if work.instant:
         values["+trainer.stagecraft.probability_tolerance"] = 1.0
         values["+trainer.stagecraft.kl_tolerance"] = 1e3
@@ -151,7 +152,7 @@ def launch_of(system: str, work: Work, folder: Path) -> Launch:
     told = {**asdict(work), "file": str(prompts), "records": str(folder / "steps.jsonl")}
     (folder / "work.json").write_text(json.dumps(told))
     plain = ("HF_", "TOKENIZERS_", "OMP_", "KMP_")
-    environment = {k: v for k, v in environment.items() if k.startswith(plain)}
+    environment = {k: v for k, v in environment.items() if k.startswith(plain)} | telemetry.OFF
     if system == "trl":
         environment["PYTHONPATH"] = str(TRL_FOLDER)
     return Launch(
@@ -169,6 +170,7 @@ def stock_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         "+trainer.stagecraft.",
         "+algorithm.stagecraft.",
         "+actor_rollout_ref.rollout.agent.",
+        "+actor_rollout_ref.rollout.engine_kwargs.",
         "actor_rollout_ref.rollout.router_config_path",
         "trainer.v1.sampler.",
         "+trainer.v1.sampler.",
@@ -189,13 +191,13 @@ def stock_settings(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def stock_environment(environment: dict[str, str], folder: Path, work: Work) -> dict[str, str]:
-    """Environment of stock verl; on a GPU nothing of ours is loaded."""
+    """Environment of stock verl, which calls home no more than ours does."""
     kept = {k: v for k, v in environment.items() if not k.startswith(("VERL_", "RAY_"))}
-    kept["VERL_FILE_LOGGER_PATH"] = str(folder / "steps.jsonl")
+    kept |= {**telemetry.OFF, "VERL_FILE_LOGGER_PATH": str(folder / "steps.jsonl")}
     if work.hardware == "cpu":
         plugin = "benchmarks.step_instant" if work.instant else "benchmarks.step_stock"
-        kept |= {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": plugin}
-    return kept
+        return kept | {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": plugin}
+    return kept | {"VERL_USE_EXTERNAL_MODULES": "benchmarks.step_stock_gpu"}
 
 
 def missing(system: str) -> str:

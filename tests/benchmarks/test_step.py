@@ -1,11 +1,16 @@
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import step_work
 from benchmarks.scaling import exponent
 from benchmarks.step import summary
-from benchmarks.step_work import Work, launch_of, missing
+from benchmarks.step_work import SYSTEMS, Work, launch_of, missing
+from conf import telemetry
 from trainer.lab import BASE
 
 OURS = ("stagecraft", "trainer.backend", "GroupLoop", "PromptReplay")
@@ -16,17 +21,30 @@ def work() -> Work:
     return Work(str(BASE), prompts=2, rollouts=2, steps=3)
 
 
-def test_stock_verl_is_told_nothing_of_ours_but_the_reward(work, tmp_path):
-    stock = launch_of("stock", work, tmp_path / "stock")
+@pytest.mark.parametrize("hardware", ["cpu", "gpu1"])
+def test_stock_verl_is_told_nothing_of_ours_but_the_reward(work, tmp_path, hardware):
+    stock = launch_of("stock", replace(work, hardware=hardware), tmp_path / "stock")
     assert stock.module == "verl.trainer.main_ppo"
     kept = [one for one in stock.arguments if not one.startswith("data.")]
     assert not [one for one in kept if any(word in one for word in OURS)]
 
 
-def test_stock_verl_on_a_gpu_loads_no_plugin(tmp_path):
+def test_stock_verl_on_a_gpu_loads_the_log_probabilities_alone(tmp_path):
     work = Work(str(BASE), prompts=2, rollouts=2, steps=3, hardware="gpu1")
-    environment = launch_of("stock", work, tmp_path / "stock").environment
-    assert not [name for name in environment if name.startswith("VERL_USE_EXTERNAL")]
+    given = launch_of("stock", work, tmp_path / "stock").environment
+    assert {name: value for name, value in given.items() if name.startswith("VERL_")} == {
+        "VERL_USE_EXTERNAL_MODULES": "benchmarks.step_stock_gpu",
+        "VERL_FILE_LOGGER_PATH": str(tmp_path / "stock" / "steps.jsonl"),
+    }
+    code = "import sys, verl; print(sorted(m for m in sys.modules if m.startswith('trainer.')))"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env={**os.environ, **given}, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("['trainer.backend', 'trainer.backend.log_probs']")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nobody_calls_home(work, tmp_path, system):
+    assert launch_of(system, work, tmp_path / "one").environment.items() >= telemetry.OFF.items()
 
 
 def test_both_get_the_same_lengths_batches_and_optimizer(work, tmp_path):

@@ -14,7 +14,7 @@ from conf.studies import load_study, runs
 from flows.cli import main
 from flows.study import command, study
 from flows.study import main as command_line
-from tasks import preflight
+from tasks import preflight_machine
 from tasks import train_stage as training
 from tasks.artifacts import read_json, write_json
 from tasks.comparison import StudyIncompleteError
@@ -117,7 +117,7 @@ def test_a_plan_trains_nothing_and_says_what_sharing_saves(output, quick, capsys
 
 @pytest.fixture
 def laptop(monkeypatch):
-    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    monkeypatch.setattr(preflight_machine, "find_spec", lambda _: None)
 
 
 def test_a_study_of_gpus_is_planned_without_one_and_not_trained(output, quick, laptop):
