@@ -300,11 +300,11 @@ def score(work: Session, benchmarks: Mapping[str, Dataset], at: Milestone) -> li
 
 def scored(work: Session, given: Inputs, at: Milestone) -> list[dict[str, Any]]:
     """The checkpoint's evaluations that are on disk."""
-    there = [
+    kept = [
         evaluation.find(work.settings, benchmark, at.checkpoint, at.label, at.position)
         for benchmark in given.benchmarks.values()
     ]
-    return [one for one in there if one]
+    return [one for one in kept if one]
 
 
 def there(work: Session, given: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

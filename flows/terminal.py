@@ -90,7 +90,7 @@ def run(
         with temporary_server.answering():
             flow(**parameters, overrides=overrides)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 128 + (told[0] if told else signal.SIGINT)
     except ConfigError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)

@@ -99,8 +99,8 @@ def check_grader() -> None:
     found = grade(r"</think>\boxed{(x+1)^2}", ["x^2+2x+1"])
     if not found.correct:
         raise refusal(
-            f"the grader says {str(found.reason)!r} of an answer known to be right",
-            "look at the installation of math-verify",
+            f"the grader returned {str(found.reason)!r} for an answer known to be right",
+            "reinstall math-verify, or run make clean and make test",
         )
 
 
@@ -165,12 +165,12 @@ def _check_sizes(experiment: Experiment, segments: Mapping[str, Dataset]) -> Non
             raise refusal(
                 f"stages.{position}.prompts: found no prompt in {stage.prompts}, needed at least "
                 f"the {stage.batch_size} of a batch",
-                "set data.segmentation or gates otherwise, or another prompt set",
+                "change data.segmentation or gates, or choose another prompt set",
             )
         if rows < stage.batch_size:
             raise refusal(
-                f"stages.{position}.batch_size: found {stage.batch_size} prompts to a step, but "
-                f"{stage.prompts} holds {rows}",
+                f"stages.{position}.batch_size: found {stage.batch_size} prompts per step, but "
+                f"{stage.prompts} holds only {rows}",
                 f"set stages.{position}.batch_size to {rows} at most, or get more problems",
             )
 

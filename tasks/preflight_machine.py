@@ -128,13 +128,13 @@ def check_engines(hardware: Hardware) -> None:
     ranks = hardware.ranks * hardware.nodes
     if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
         raise refusal(
-            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
+            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks per engine, "
             "needed 1 with hardware.rollout=torch, which samples on each rank by itself",
             "set hardware.tensor_parallel=1, or hardware.rollout=vllm",
         )
     if ranks % hardware.tensor_parallel:
         raise refusal(
-            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks to an engine, "
+            f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks per engine, "
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
         )

@@ -53,23 +53,25 @@ def warnings(experiment: Experiment) -> list[str]:
     if reward.right <= reward.wrong:
         found.append(
             f"reward.right is {reward.right:g}, no more than reward.wrong, {reward.wrong:g}: "
-            "right answers are not what is learned"
+            "so right answers are not what training rewards"
         )
     for stage in experiment.stages:
         watched = {each.metric for each in (*stage.transition.when, *stage.alarm.when)}
         chosen = sorted(watched & OF_WHAT_TRAINS)
         if chosen and filters_equal_groups(experiment):
             found.append(
-                f"{stage.name}: its transition or alarm looks at {', '.join(chosen)}, which tell "
-                f"of the groups that selection={experiment.selection.name} lets train"
+                f"{stage.name}: its transition or alarm watches {', '.join(chosen)}, measured only "
+                f"on the groups that selection={experiment.selection.name} lets train"
             )
-        updates = stage.batch_size // stage.mini_batch_size
+        updates = experiment.selection.updates(
+            stage.batch_size, stage.mini_batch_size, stage.group_size
+        )
         usual = Method()
         clips = any(
             getattr(method, key) not in (None, getattr(usual, key))
             for key in ("clip_low", "clip_high", "dual_clip")
         )
-        if updates == 1 and clips and _all_train(experiment):
+        if updates == 1 and clips and _on_policy(experiment):
             found.append(
                 f"{stage.name}: one update a step, so the policy is still the one that sampled and "
                 f"the clip {method.clip_low:g}/{method.clip_high:g} never acts"
@@ -117,7 +119,7 @@ def _check_functions(method: Method) -> None:
     if method.advantage == "james_stein" and variant not in FEW_PROMPTS:
         raise refusal(
             f"method.advantage_settings.variant: found {variant!r}, needed published or corrected",
-            "choose one of these",
+            "set method.advantage_settings.variant=published",
         )
 
 
@@ -162,6 +164,6 @@ def _negative_rewards(experiment: Experiment) -> bool:
     return penalised or min(reward.right, reward.wrong, reward.malformed) < 0
 
 
-def _all_train(experiment: Experiment) -> bool:
+def _on_policy(experiment: Experiment) -> bool:
     """Whether the rollouts of a step are all of the policy that the step began with."""
     return experiment.selection.name in ("uniform", "mopps", "e2h")

@@ -83,8 +83,9 @@ def _check_positions(experiment: Experiment, folder: Path) -> None:
     for key, context in wanted.items():
         if prompt + context > positions:
             raise refusal(
-                f"{key}: found {context} tokens, with data.max_prompt_length {prompt} that is "
-                f"{prompt + context}, needed at most the model's {positions} positions",
+                f"{key}: found {context} tokens, {prompt + context} with "
+                f"data.max_prompt_length={prompt}, needed at most the {positions} positions "
+                "of the model",
                 f"set {key}={positions - prompt}"
                 if positions > prompt
                 else f"set data.max_prompt_length below {positions}",

@@ -179,7 +179,7 @@ def judged(folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, ""
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
-        return None, f"{checkpoint} is gone, though its stage was finished; it is made again"
+        return None, f"{checkpoint} is missing although its stage had finished; it is made again"
     if folder_digest(checkpoint) != manifest["checkpoint"].get("digest"):
         return None, f"{checkpoint} is not what its manifest says; it is made again"
     return manifest, ""
@@ -219,7 +219,7 @@ def alone(folder: Path) -> Iterator[None]:
             file.write(str(os.getpid()))
             file.flush()
             for name in at_work(folder):
-                print(f"{folder.name}: the {name} of a run that was killed still ends: waiting")
+                print(f"{folder.name}: the {name} of a killed run is still ending: waiting for it")
                 wait_for(folder, name)
             yield
             return

@@ -252,7 +252,7 @@ class Tracker:
             self._next_step = now + (now - began) * (1 / _SHARE - 1)
         if self._away:
             self._away = False
-            print(f"MLflow at {self.uri} answers again, and has what it missed.")
+            print(f"MLflow at {self.uri} answers again, and has caught up.")
 
     def _tell(self, journal: Journal, error: Exception) -> None:
         if not self._away:

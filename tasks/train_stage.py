@@ -267,8 +267,8 @@ def kept(stage: Stage, start: Checkpoint) -> tuple[dict[str, str], Path | None]:
     maker = start.maker
     if maker is None:
         raise ValueError(
-            f"{stage.name} keeps optimizer or reference of the stage before, but {start.path} was "
-            "made by none\n\nhint: optimizer=fresh and reference=start"
+            f"{stage.name} is to take over the optimizer or reference of the stage before, but no "
+            f"stage made {start.path}\n\nhint: set optimizer=fresh and reference=start"
         )
     reference = own if stage.reference == "start" else maker["reference"]
     if not has_weights(Path(reference["path"])):

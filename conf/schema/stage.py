@@ -23,13 +23,13 @@ class Stage(Knobs):
     )
     drop_solved: float | None = knob(
         None,
-        "Leave out prompts whose pass rate, when the stage before last drew them, was at least so.",
+        "Leave out prompts whose pass rate was at least this when the stage before drew them last.",
         "pass rate",
         gt=0,
         le=1,
     )
     drop_hopeless: float | None = knob(
-        None, "Leave out prompts whose pass rate there was at most so.", "pass rate", ge=0, lt=1
+        None, "Leave out prompts whose pass rate there was at most this.", "pass rate", ge=0, lt=1
     )
     context_length: int = knob(8192, "Longest response.", "tokens", gt=0)
     steps: int = knob(

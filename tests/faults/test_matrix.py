@@ -146,7 +146,7 @@ def test_a_flow_that_is_told_to_end_says_how_to_go_on(chain, row):
     row.sees = f"exit {code} after {time.monotonic() - began:.0f} s: {run.message()}"
     check_end(run, row)
     assert code == 143, run.text
-    assert "goes on from the last checkpoint" in run.text
+    assert "resumes from the last checkpoint" in run.text
     [manifest] = manifests(chain.output)
     assert manifest["outcome"] == "interrupted"
     jump = chain.output.parent / "jump"
@@ -242,8 +242,8 @@ def test_a_checkpoint_of_a_finished_stage_that_was_deleted_is_made_again(chain, 
     shutil.rmtree(before[0]["checkpoint"]["path"])
     run = chain.start()
     assert run.end(END) == 0, run.text
-    assert "is gone, though its stage was finished; it is made again" in run.text
-    row.sees = "the checkpoint is gone, though its stage was finished; it is made again"
+    assert "is missing although its stage had finished; it is made again" in run.text
+    row.sees = "the checkpoint is missing although its stage had finished; it is made again"
     row.kept = "every step, and the stage after it"
     row.then = resumed(run.text)
     check_end(run, row)

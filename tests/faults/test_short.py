@@ -135,9 +135,9 @@ def test_a_checkpoint_that_is_gone_with_what_it_came_from_is_trained_again(start
     shutil.rmtree(gone.with_name("verl"))
     run = start(finished, *SETTINGS)
     assert run.end(170) == 0, run.text
-    assert "is gone, though its stage was finished; it is made again" in run.text
+    assert "is missing although its stage had finished; it is made again" in run.text
     assert len(re.findall(r"1-L1-64  step ", run.text)) == 12
-    row.sees = "is gone, though its stage was finished; it is made again"
+    row.sees = "is missing although its stage had finished; it is made again"
     row.kept, row.then = "the stage after it", "12 steps of stage 1, and the same checkpoint"
     assert run.text.count("already trained") == 1  # the stage after it
     assert faults_of(finished) == []

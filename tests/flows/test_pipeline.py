@@ -191,7 +191,7 @@ def test_ctrl_c_ends_everything_within_ten_seconds(stopped):
     assert stopped.process.returncode == 130, stopped.text
     assert stopped.took < 10
     assert stopped.processes() == []
-    assert "goes on from the last checkpoint" in stopped.text
+    assert "resumes from the last checkpoint" in stopped.text
 
 
 def test_a_trainer_and_a_sampler_hold_their_folders_until_they_end(stopped, output):

@@ -93,8 +93,8 @@ SETTINGS = [
     # Prompt and response longer than the model's 512 positions.
     (
         ["stages.1.context_length=500"],
-        r"stages.1.context_length: found 500 tokens, with data.max_prompt_length 48 that is 548, "
-        "needed at most the model's 512 positions",
+        r"stages.1.context_length: found 500 tokens, 548 with data.max_prompt_length=48, "
+        "needed at most the 512 positions of the model",
     ),
     (["stages.1.context_length=500"], "hint: set stages.1.context_length=464"),
     (["evaluation.context_length=465"], "evaluation.context_length: found 465 tokens"),
@@ -111,12 +111,11 @@ SETTINGS = [
     ),
     (
         ["hardware.tensor_parallel=2", "hardware.ranks=2"],
-        "hardware.tensor_parallel: found 2 ranks to an engine, needed 1 with "
-        "hardware.rollout=torch",
+        "hardware.tensor_parallel: found 2 ranks per engine, needed 1 with hardware.rollout=torch",
     ),
     (
         ["hardware=gpu1", "hardware.tensor_parallel=2"],
-        "hardware.tensor_parallel: found 2 ranks to an engine, needed a divisor of the 1 ranks",
+        "hardware.tensor_parallel: found 2 ranks per engine, needed a divisor of the 1 ranks",
     ),
     # vLLM's probabilities of a nucleus are not the trainer's.
     (
@@ -469,7 +468,7 @@ def test_an_empty_prompt_set_that_a_stage_trains_on_is_refused(smoke, dataset):
 def test_a_prompt_set_smaller_than_a_batch_is_refused(smoke, dataset):
     segments = sets(dataset(), L1=dataset(count=7))
     message = refusal(check_data, smoke(), segments, {"t": dataset()}, BASE)
-    assert "stages.0.batch_size: found 8 prompts to a step, but L1 holds 7" in message
+    assert "stages.0.batch_size: found 8 prompts per step, but L1 holds only 7" in message
 
 
 def test_an_empty_benchmark_is_refused(smoke, dataset):
@@ -527,7 +526,7 @@ def test_a_grader_that_cannot_compare_is_noticed_where_it_is_needed(smoke, datas
     rows = problems(12, 0, "test")
     rows[0]["reward_model"]["ground_truth"] = "\\sqrt{2}"
     message = refusal(check_data, smoke(), sets(dataset()), {"t": dataset(rows)}, BASE)
-    assert "the grader says 'timed out' of an answer known to be right" in message
+    assert "the grader returned 'timed out' for an answer known to be right" in message
 
 
 def test_the_grader_of_this_machine_compares_expressions():

@@ -67,9 +67,9 @@ def test_what_works_is_not(overrides):
         ),
         (
             ["selection=dapo", "stages.1.alarm.when=[{metric:reward/mean,below:0.1,window:1}]"],
-            "2-L2-96: its transition or alarm looks at reward/mean",
+            "2-L2-96: its transition or alarm watches reward/mean",
         ),
-        (["reward.right=0"], "right answers are not what is learned"),
+        (["reward.right=0"], "so right answers are not what training rewards"),
         (["method=dapo"], "the clip 0.2/0.28 never acts"),
         (["method=dr_grpo", "method.overlong_filter=true"], "verl divides by all rollouts"),
     ],

@@ -203,7 +203,7 @@ def test_what_a_killed_flow_left_at_work_is_waited_for(tmp_path, capsys):
         waiting.join(20)
     assert held.is_set()
     said = capsys.readouterr().out
-    assert said == f"{tmp_path.name}: the trainer of a run that was killed still ends: waiting\n"
+    assert said == f"{tmp_path.name}: the trainer of a killed run is still ending: waiting for it\n"
     with held_for_deletion(tmp_path) as ours:
         assert ours
 

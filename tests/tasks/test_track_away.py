@@ -174,7 +174,7 @@ def test_a_database_that_is_locked_in_the_middle_gets_what_it_missed_in_the_same
     ids = train(tracker, folder, 9, at)
     assert_whole(tracker.uri, ids, 9)
     said = capsys.readouterr().out
-    assert said.count("WARNING") == 1 and said.count("and has what it missed") == 1
+    assert said.count("WARNING") == 1 and said.count("and has caught up") == 1
     assert all(Journal.read(each).delivered for each in journals(tmp_path / "out"))
 
 
@@ -362,7 +362,7 @@ def test_a_server_that_is_killed_twice_in_a_stage_has_each_step_once_in_the_end(
         pass
     assert_whole(server.uri, ids, 15)
     said = capsys.readouterr().out
-    assert said.count("WARNING") == 2 and said.count("and has what it missed") == 1
+    assert said.count("WARNING") == 2 and said.count("and has caught up") == 1
 
 
 @pytest.mark.slow
