@@ -43,6 +43,7 @@ POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 LOOK_AGAIN = 0.5  # the same, where a file of shared memory has come or gone
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
+LISTENING = ".listening"  # ending of the file beside the stop file, while that is looked for
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that tell a guard to stop
 
 
@@ -197,7 +198,7 @@ class Guard:
 
     def _ask(self, child: subprocess.Popen | _Fork, stop_file: Path) -> None:
         """Ask a command that listens to stop, and wait while it saves what it has."""
-        listening = stop_file.with_suffix(".listening")
+        listening = stop_file.with_suffix(LISTENING)
         deadline = time.monotonic() + self.stop_grace
         try:
             if listening.exists():
