@@ -482,7 +482,10 @@ def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its
     code = guarded(text, str(tmp_path / "pid"), progress=kill)
     assert how_it_ended(code) == "was killed by SIGKILL"
     assert not alive(tmp_path / "pid")
+    dead = [one for one in process._standing if not one.alive]
+    assert [one.pid for one in dead] == [killed[0].pid]
     assert guarded("print('goes on')") == 0
+    assert dead[0] not in process._standing and all(one.alive for one in process._standing)
 
 
 def test_what_began_to_stand_by_is_what_a_program_is_forked_of(programs, tmp_path, monkeypatch):
