@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,11 @@ class Daemon:
             pass
         return None
 
+    def session(self) -> list[psutil.Process]:
+        """What lives of its session: the program, and what it started, also where it has ended."""
+        leader = self.record.get("pid")
+        return [one for one in started_for(self.folder) if _session(one) == leader]
+
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], cwd: Path, port: int | None
     ) -> None:
@@ -78,15 +84,22 @@ class Daemon:
                 start_new_session=True,
                 preexec_fn=_hear_interrupts,
             )
-        write_json(
-            self.folder / f"{self.name}.json",
-            {
-                "pid": process.pid,
-                "born": psutil.Process(process.pid).create_time(),
-                "port": port,
-                "command": list(command),
-            },
-        )
+        born = psutil.Process(process.pid).create_time()
+        record = {"pid": process.pid, "born": born, "port": port, "command": list(command)}
+        try:
+            self.note(record)
+        except OSError:  # a full disk: nobody would find it again
+            process.kill()
+            process.wait()
+            raise
+
+    def note(self, record: dict) -> None:
+        """Write its record."""
+        write_json(self.folder / f"{self.name}.json", record)
+
+    def forget(self) -> None:
+        """Remove its record. The log stays."""
+        (self.folder / f"{self.name}.json").unlink(missing_ok=True)
 
     def wait_until(self, healthy: Callable[[], bool], timeout: float) -> float:
         """Wait until it is healthy.
@@ -113,9 +126,12 @@ class Daemon:
             time.sleep(POLL)
         return time.time() - self.record["born"]
 
-    def forget(self) -> None:
-        """Remove its record. The log stays."""
-        (self.folder / f"{self.name}.json").unlink(missing_ok=True)
+
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _hear_interrupts() -> None:
@@ -151,11 +167,12 @@ def started_for(folder: Path) -> list[psutil.Process]:
 
 def listeners(port: int) -> list[psutil.Process | None]:
     """Who listens on a TCP port of this machine; None stands for a process of another user."""
-    return [
-        psutil.Process(connection.pid) if connection.pid else None
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-    ]
+    found = []
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            with suppress(psutil.NoSuchProcess):  # it has ended since
+                found.append(psutil.Process(connection.pid) if connection.pid else None)
+    return found
 
 
 def tell(processes: Sequence[psutil.Process], number: int = signal.SIGTERM) -> None:

@@ -19,6 +19,8 @@ from flows.loopback import exempted
 
 HOST = "127.0.0.1"
 PORTS = {"prefect_port": 4200, "mlflow_port": 5000}
+OPTIONS = ("--prefect-port", "--mlflow-port")
+LAST_PORT = 65535
 POOL, QUEUE = "local", "gpu"
 HEARTBEAT = 30  # seconds between two signs of life of a flow run; Prefect allows no less
 SILENCE = 90  # seconds without one, after which a run counts as dead: two may get lost
@@ -61,6 +63,11 @@ class Services:
         """In the order in which they are shown."""
         return [self.server, self.mlflow, self.worker]
 
+    @cached_property
+    def servers(self) -> list[Daemon]:
+        """Those that listen on a port, in the order of `PORTS`."""
+        return [self.server, self.mlflow]
+
     def port(self, daemon: Daemon) -> int:
         """The port of a service: where it listens or last did, the one asked for, the default.
 
@@ -76,7 +83,7 @@ class Services:
                 f"{self.output} is in use on port {was}\n\n"
                 f"hint: stagecraft down --output {shlex.quote(str(self.output))}"
             )
-        return self.asked.get(name) or was or PORTS[name]
+        return self.asked.get(name, was or PORTS[name])
 
     @property
     def api(self) -> str:

@@ -24,8 +24,9 @@ from typing import Any
 
 import psutil
 
-from flows.daemons import Daemon, listeners, owner, started_for, tell, wait_for_end
-from flows.machine import PORTS, SILENCE, Services, answer
+from flows.daemons import Daemon, alive, listeners, owner, started_for, tell, wait_for_end
+from flows.machine import LAST_PORT, OPTIONS, PORTS, SILENCE, Services, answer
+from tasks.words import things
 
 ROOT = Path(__file__).parents[1]
 START = 180.0  # seconds that a service may take to become healthy
@@ -41,7 +42,7 @@ def up(given: argparse.Namespace) -> int:
         given: `output`, `prefect_port` and `mlflow_port`, a port None where none was asked for.
 
     Returns:
-        Exit code: 0 all healthy, 1 one does not start, 2 refused.
+        Exit code: 0 all healthy, 1 one does not start and those begun with it end, 2 refused.
     """
     return _told(_up, given)
 
@@ -55,7 +56,7 @@ def down(given: argparse.Namespace) -> int:
         given: `output`.
 
     Returns:
-        Exit code: 0 nothing is left, 1 a process did not end.
+        Exit code: 0 nothing is left, 1 a process did not end, 2 refused.
     """
     return _told(_down, given)
 
@@ -86,35 +87,29 @@ def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
         command.add_argument(
             "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
         )
-        for port, default in PORTS.items() if name == "up" else ():
-            command.add_argument(
-                f"--{port.replace('_', '-')}", type=int, metavar="PORT", help=f"default: {default}"
-            )
+        for option, default in zip(OPTIONS, PORTS.values(), strict=True) if name == "up" else ():
+            command.add_argument(option, type=int, metavar="PORT", help=f"default: {default}")
 
 
 def _up(services: Services) -> int:
-    servers = [services.server, services.mlflow]
-    port = services.port(services.server)
-    if port == services.port(services.mlflow):
-        raise ValueError(
-            f"found port {port} for prefect-server and for mlflow, needed one for each\n\n"
-            f"hint: take another port for one of them, as with --mlflow-port {port + 1}"
-        )
-    for daemon in servers:
-        _check_port(services, daemon)
+    _check_ports(services)  # before a folder is made for them
     (services.folder / "prefect").mkdir(parents=True, exist_ok=True)
     with _alone(services.folder):
+        _check_ports(services)  # another `up` or `down` may just have changed them
+        for daemon in services.servers:
+            _end_orphan(services, daemon)
         running = [daemon for daemon in services.all if daemon.process()]
-        # The servers need nothing of each other, so they start together; the worker needs a pool.
-        for daemon in servers:
-            if daemon not in running:
-                _start(services, daemon)
-        for daemon in servers:
-            _show_start(services, daemon, daemon in running)
-        names = _deploy(services)
-        if services.worker not in running:
-            _start(services, services.worker)
-        _show_start(services, services.worker, services.worker in running)
+        with _ended_where_it_fails([one for one in services.all if one not in running]):
+            # They need nothing of each other, so they start together; the worker needs a pool.
+            for daemon in services.servers:
+                if daemon not in running:
+                    _start(services, daemon)
+            for daemon in services.servers:
+                _show_start(services, daemon, daemon in running)
+            names = _deploy(services)
+            if services.worker not in running:
+                _start(services, services.worker)
+            _show_start(services, services.worker, services.worker in running)
     _show("deployments", ", ".join(names))
     _show("automation", f"a run that shows no sign of life for {SILENCE} s is marked Crashed")
     _show("logs", os.path.relpath(services.folder))
@@ -124,7 +119,7 @@ def _up(services: Services) -> int:
 
 def _down(services: Services) -> int:
     if not services.folder.is_dir():
-        print(f"nothing runs for {services.output}")
+        print(f"nothing is running for {services.output}")
         return 0
     started = time.monotonic()
     with _alone(services.folder):
@@ -141,12 +136,12 @@ def _down(services: Services) -> int:
     if left:
         raise RuntimeError(f"still alive: {', '.join(str(process.pid) for process in left)}")
     if not there:
-        print(f"nothing runs for {services.output}")
+        print(f"nothing is running for {services.output}")
         return 0
-    stopped = (
-        f", {runs} run{'s' * (runs != 1)} among them: run again, stages resume" if runs else ""
-    )
-    print(f"stopped {len(there)} processes in {time.monotonic() - started:.1f} s{stopped}")
+    again = "it again and its" if runs == 1 else "them again and their"
+    including = f", including {things(runs, 'run')}; start {again} stages resume" if runs else ""
+    stopped = things(len(there), "process", "processes")
+    print(f"stopped {stopped} in {time.monotonic() - started:.1f} s{including}")
     return 0
 
 
@@ -158,22 +153,62 @@ def _status(services: Services) -> int:
     return 0 if all(healthy) else 1
 
 
-def _check_port(services: Services, daemon: Daemon) -> None:
-    """Refuse a port that something else listens on; end what a killed service of ours left."""
-    port = services.port(daemon)
-    for process in listeners(port):
-        whose = owner(process) if process else ""
-        if whose != str(services.folder):
-            option = "--prefect-port" if daemon is services.server else "--mlflow-port"
+def _check_ports(services: Services) -> None:
+    """Refuse ports that do not exist, that are the same, or that something else listens on."""
+    ports = [services.port(daemon) for daemon in services.servers]
+    for port, option in zip(ports, OPTIONS, strict=True):
+        if not 1 <= port <= LAST_PORT:
+            raise ValueError(
+                f"found {option} {port}, needed a port from 1 to {LAST_PORT}\n\n"
+                f"hint: leave {option} out to take the usual one"
+            )
+    if ports[0] == ports[1]:
+        raise ValueError(
+            f"found port {ports[0]} for prefect-server and for mlflow, needed one for each\n\n"
+            f"hint: take another port for one of them, as with {_other(OPTIONS[1], ports[1])}"
+        )
+    for daemon, port, option in zip(services.servers, ports, OPTIONS, strict=True):
+        for process in listeners(port):
+            whose = owner(process) if process else ""
+            if whose == str(services.folder) or (process and not alive(process)):
+                continue
             what = f"process {process.pid} ({_words(process):.120})" if process else "another user"
             by = f", started for {Path(whose).parent}" if whose else ""
             raise ValueError(
                 f"port {port}, wanted for {daemon.name}, is held by {what}{by}\n\n"
-                f"hint: end it, or take another port with {option} {port + 1}"
+                f"hint: end it, or take another port with {_other(option, port)}"
             )
-        if daemon.process() is None:
-            tell([process], signal.SIGKILL)
-            wait_for_end([process], KILLED)
+
+
+def _other(option: str, port: int) -> str:
+    return f"{option} {port + 1 if port < LAST_PORT else port - 1}"
+
+
+def _end_orphan(services: Services, daemon: Daemon) -> None:
+    """End what a killed service of ours left on its port."""
+    if daemon.process() is None:
+        there = listeners(services.port(daemon))
+        left = [one for one in there if one and owner(one) == str(services.folder)]
+        tell(left, signal.SIGKILL)
+        wait_for_end(left, KILLED)
+
+
+@contextmanager
+def _ended_where_it_fails(daemons: Sequence[Daemon]) -> Iterator[None]:
+    """A block that starts some of these, none of which runs; if it fails, none does after it."""
+    before = [daemon.record for daemon in daemons]
+    try:
+        yield
+    except BaseException:  # Ctrl-C, too
+        for daemon, record in zip(daemons, before, strict=True):
+            if daemon.record != record:
+                process, there = daemon.process(), daemon.session()
+                tell([process] if process else [])
+                tell(wait_for_end(there, TOLD if process else 0), signal.SIGKILL)
+                wait_for_end(there, KILLED)
+                daemon.note(record) if record else daemon.forget()
+                _show(daemon.name, "ended again" if process else "has ended")
+        raise
 
 
 def _start(services: Services, daemon: Daemon) -> None:
@@ -183,16 +218,28 @@ def _start(services: Services, daemon: Daemon) -> None:
 
 def _deploy(services: Services) -> list[str]:
     """Names of the deployments of prefect.yaml, which are on the server now."""
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "flows.deployments"],
         cwd=ROOT,
         env=services.environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )
-    names = re.findall(r"Deployment '([\w-]+/[\w-]+)'", done.stdout)
-    if done.returncode or not names:
-        raise RuntimeError(f"prefect.yaml could not be deployed:\n{done.stdout}{done.stderr}")
+        process_group=0,
+    ) as deploying:
+        try:
+            said, errors = deploying.communicate(timeout=START)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(
+                f"prefect.yaml was not deployed within {START:.0f} s\n\n"
+                f"hint: see {services.server.log}"
+            ) from error
+        finally:
+            if deploying.poll() is None:
+                os.killpg(deploying.pid, signal.SIGKILL)  # what it has started, too
+    names = re.findall(r"Deployment '([\w-]+/[\w-]+)'", said)
+    if deploying.returncode or not names:
+        raise RuntimeError(f"prefect.yaml could not be deployed:\n{said}{errors}")
     return names
 
 
@@ -272,6 +319,13 @@ def _told(action: Callable[[Services], int], given: argparse.Namespace) -> int:
         return action(Services(Path(given.output).resolve(), asked))
     except ValueError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        found = f"{error.strerror}: {error.filename}" if error.filename else error
+        print(
+            f"\nfound {found}, needed a folder to write to\n\nhint: name one with --output",
+            file=sys.stderr,
+        )
         return 2
     except RuntimeError as error:
         print(f"\n{error}", file=sys.stderr)

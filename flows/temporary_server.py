@@ -40,7 +40,7 @@ class TemporaryServer:
     def __init__(self):
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/api"
-        self._unwanted = Event()
+        self._over = Event()  # of the block in which it is kept: a thread of each watches
         self._lock = Lock()
         self._begin()
         atexit.register(self.end)
@@ -85,14 +85,15 @@ class TemporaryServer:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """A block in which another takes its place where it dies."""
-        Thread(target=self._replace, daemon=True).start()
+        over = self._over = Event()
+        Thread(target=self._replace, args=(over,), daemon=True).start()
         try:
             yield
         finally:
             with self._lock:
-                self._unwanted.set()
+                over.set()
 
-    def _replace(self) -> None:
+    def _replace(self, over: Event) -> None:
         from prefect.logging import get_logger
 
         died = 0
@@ -101,19 +102,24 @@ class TemporaryServer:
             code = self.process.wait()
             died = 1 if time.monotonic() - begun > STARTED else died + 1
             with self._lock:
-                if self._unwanted.is_set():
+                if over.is_set():
                     return
-                if died > SERVERS:
-                    self._listening.close()  # nobody is to wait any more
-                    get_logger().error("%s %s, %d times%s", NAME, _how(code), died, HINT)
-                    return
-                get_logger().warning("%s %s: another takes its place", NAME, _how(code))
-                self._begin()
+                why = f"{died} times"
+                if died <= SERVERS:
+                    get_logger().warning("%s %s: another takes its place", NAME, _how(code))
+                    try:
+                        self._begin()
+                        continue
+                    except OSError as error:
+                        why = f"and no other can be started: {error}"
+                self._listening.close()  # nobody is to wait any more
+                get_logger().error("%s %s, %s%s", NAME, _how(code), why, HINT)
+                return
 
     def end(self) -> None:
         """End it, and wait for that."""
         with self._lock:
-            self._unwanted.set()
+            self._over.set()
         self._listening.close()
         self.process.terminate()
         try:

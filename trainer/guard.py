@@ -30,8 +30,8 @@ import signal
 import subprocess
 import sys
 import time
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 import psutil
 
@@ -43,6 +43,7 @@ POLL = 0.2  # seconds between looks at the command
 LOOK = 3.0  # seconds between looks at what it has started and mapped
 LOOK_AGAIN = 0.5  # the same, where a file of shared memory has come or gone
 STOPPED = 143  # exit code of a run that was told to stop, as a shell reports SIGTERM
+LISTENING = ".listening"  # ending of the file beside the stop file, while that is looked for
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that tell a guard to stop
 
 
@@ -75,7 +76,7 @@ def end_all(timeout: float = 5.0) -> None:
 class _Fork:
     """A fork of this process that runs a module: as much of `Popen` as the guard needs."""
 
-    def __init__(self, command: list[str], note: TextIO | None):
+    def __init__(self, command: list[str], note: FileIO | None):
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -137,7 +138,7 @@ class Guard:
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
-        self.note = (scratch / NOTE).open("a+") if scratch else None
+        self.note = _opened(scratch / NOTE) if scratch else None
         if self.note:
             fcntl.flock(self.note, fcntl.LOCK_EX)
 
@@ -197,7 +198,7 @@ class Guard:
 
     def _ask(self, child: subprocess.Popen | _Fork, stop_file: Path) -> None:
         """Ask a command that listens to stop, and wait while it saves what it has."""
-        listening = stop_file.with_suffix(".listening")
+        listening = stop_file.with_suffix(LISTENING)
         deadline = time.monotonic() + self.stop_grace
         try:
             if listening.exists():
@@ -217,10 +218,17 @@ class Guard:
         if not self.note:
             return
         known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
-        with contextlib.suppress(OSError):  # a full disk: what was noted before is most of it
-            self.note.truncate(0)
-            self.note.write(json.dumps(known))
-            self.note.flush()
+        text = json.dumps(known).encode()
+        with contextlib.suppress(OSError):
+            # A full disk refuses here, and what was noted before stays, which is most of it.
+            os.posix_fallocate(self.note.fileno(), 0, len(text))
+            os.pwrite(self.note.fileno(), text, 0)
+            os.ftruncate(self.note.fileno(), len(text))
+
+
+def _opened(note: Path) -> FileIO:
+    """The note to write to, with what it holds; without a buffer, which a fork would share."""
+    return FileIO(os.open(note, os.O_RDWR | os.O_CREAT, 0o666), "r+")
 
 
 def main(arguments: list[str]) -> int:

@@ -70,7 +70,7 @@ def sweep(parent: Path) -> list[Path]:
 
 def _swept(scratch: Path) -> bool:
     try:
-        file = (scratch / NOTE).open("r+")
+        file = (scratch / NOTE).open("rb+")
     except FileNotFoundError:  # whoever made it died before there was a guard, or is about it now
         return _forgotten(scratch)
     except OSError:  # of another user
@@ -81,17 +81,28 @@ def _swept(scratch: Path) -> bool:
         except BlockingIOError:
             return False
         text = file.read()
-        if not text:  # a guard that is about to take it
+        # Nothing is written but under the lock: what is empty may be a guard's about to take it.
+        if not text and time.time() - os.fstat(file.fileno()).st_mtime <= UNUSED:
             return False
+        pids, files = _noted(text)
         left = marked(scratch)
-        files = {Path(path) for path in json.loads(text)["files"]} | shared_memory_files(left)
-        pids = {*json.loads(text)["pids"], *(process.pid for process in left)}
+        files |= shared_memory_files(left)
+        pids |= {process.pid for process in left}
         deadline = time.monotonic() + 5
         while (left := marked(scratch)) and time.monotonic() < deadline:
             kill(left)
         remove_shared_memory(files, pids)
         shutil.rmtree(scratch, ignore_errors=True)
     return not scratch.exists()
+
+
+def _noted(text: bytes) -> tuple[set[int], set[Path]]:
+    """Pids and files of a note; none of one that a full disk cut short: marks tell who is left."""
+    try:
+        noted = json.loads(text)
+        return set(noted["pids"]), set(map(Path, noted["files"]))
+    except (ValueError, KeyError, TypeError):
+        return set(), set()
 
 
 def _forgotten(scratch: Path) -> bool:

@@ -208,6 +208,10 @@ _standing: list[Standby] = []
 def _standby(environment: Mapping[str, str]) -> Standby:
     """The process that stands by for this one, whose forks may have `environment`; started once."""
     with _lock:
+        for standby in [one for one in _standing if not one.alive]:
+            standby.end()  # its socket is still ours
+            atexit.unregister(standby.end)
+            _standing.remove(standby)
         for standby in _standing:
             if standby.fits(environment):
                 return standby

@@ -130,8 +130,7 @@ def _serve(listener: socket.socket, then: Sequence[str]) -> None:
                     become(request, files, afresh=True)
                 request["environment"] = {**settled, **request["environment"]}
                 become(request, files)
-            for file in files:
-                os.close(file)
+            _close(files)
 
 
 def _same(request: dict) -> list[str | None]:
@@ -161,12 +160,21 @@ def ready_to_fork() -> None:
 
 def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     text, files = receive_with_files(connection)
-    while not text.endswith(b"\n"):
-        more = connection.recv(LONGEST)
-        if not more:
-            raise ValueError("a request that was cut off")
-        text += more
-    return json.loads(text), files
+    try:
+        while not text.endswith(b"\n"):
+            more = connection.recv(LONGEST)
+            if not more:
+                raise ValueError("a request that was cut off")
+            text += more
+        return json.loads(text), files
+    except (OSError, ValueError):
+        _close(files)
+        raise
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def receive_with_files(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -11,9 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+
+from flows import services as command
+from flows.daemons import alive, listeners
+from flows.machine import Services
 
 ROOT = Path(__file__).parents[2]
 MARK = "STAGECRAFT_SERVICES"
@@ -266,6 +271,98 @@ def test_one_port_for_two_services_is_refused_before_anything_starts(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("option", ["--prefect-port", "--mlflow-port"])
+@pytest.mark.parametrize("port", ["70000", "65536", "0", "-1"])
+def test_a_port_that_there_is_none_of_is_refused_before_anything_starts(tmp_path, option, port):
+    done = services("up", "--output", str(tmp_path / "o"), option, port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"found {option} {port}, needed a port from 1 to 65535\n\nhint: " in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["/proc/none/o", "file/o"])
+def test_a_folder_that_can_not_be_written_is_refused_with_a_hint(tmp_path, name):
+    (tmp_path / "file").touch()
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    done = services("up", "--output", name, *ports, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needed a folder to write to\n\nhint: name one with --output" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+FAKED = """
+import json, sys
+from flows import machine, services
+
+broken = sys.argv.pop(1)
+asleep = "import time; time.sleep(600)"
+dies = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {asleep!r}])"
+machine.Services.command = lambda self, one: [
+    sys.executable, "-c", dies if one.name == broken else asleep
+]
+machine.Services.healthy = lambda self, one: one.process() is not None and one.name != broken
+services._deploy = lambda _: ["none/local"]
+sys.exit(services.main())
+"""
+
+
+@pytest.fixture
+def faked(tmp_path):
+    """`up` of programs that sleep, one of them ending at once but not what it has started."""
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    options = ["--output", str(tmp_path / "o")]
+
+    def up(broken: str) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-c", FAKED, broken, "up", *options, *ports]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    yield up
+    services("down", *options)
+
+
+@pytest.mark.parametrize("broken", ["mlflow", "worker"])
+def test_an_up_that_fails_leaves_nothing_running(faked, tmp_path, broken):
+    done = faked(broken)
+    folder = tmp_path / "o" / ".services"
+    assert done.returncode == 1 and f"{broken} has ended" in done.stderr, done.stderr
+    assert "prefect-server  ended again\n" in done.stdout
+    assert left_behind(folder) == [] and list(folder.glob("*.json")) == []
+
+
+def test_an_up_that_fails_leaves_alone_what_ran_before(faked, tmp_path):
+    assert (done := faked("none")).returncode == 0, done.stderr
+    record = tmp_path / "o" / ".services" / "mlflow.json"
+    noted = json.loads(record.read_text())
+    psutil.Process(noted["pid"]).kill()
+    done = faked("mlflow")
+    assert done.returncode == 1 and "ended again" not in done.stdout
+    assert len(left_behind(record.parent)) == 2 and json.loads(record.read_text()) == noted
+
+
+def test_a_deployment_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
+    hangs = tmp_path / "python"
+    hangs.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/pid\nwait\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(hangs))
+    monkeypatch.setattr(command, "START", 1.0)
+    with pytest.raises(RuntimeError, match=r"not deployed within 1 s\n\nhint: see .*server.log"):
+        command._deploy(Services(tmp_path, {}))
+    left = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(left) and alive(psutil.Process(left)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_listener_that_ends_while_it_is_looked_up_is_none(monkeypatch):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    address = SimpleNamespace(port=4200)
+    there = [SimpleNamespace(status=psutil.CONN_LISTEN, laddr=address, pid=ended.pid)]
+    monkeypatch.setattr(psutil, "net_connections", lambda _: there)
+    assert listeners(4200) == []
+
+
 @pytest.fixture
 def standing(tmp_path):
     """Starts a program as one of the worker's runs, for services of which nothing else is left."""
@@ -331,7 +428,7 @@ def test_a_run_is_told_to_end_however_long_the_path_of_its_python(standing, tmp_
     python.symlink_to(sys.executable)
     run = standing(str(python), "-c", "import time; time.sleep(60)", "prefect.engine")
     done = services("down", "--output", str(tmp_path / "out"))
-    assert ", 1 run among them" in done.stdout
+    assert ", including 1 run; start it again and its stages resume\n" in done.stdout
     assert run.wait() == -signal.SIGTERM
 
 
@@ -340,13 +437,13 @@ def test_a_folder_is_the_same_by_every_name(name, standing, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "out")
     run = standing(sys.executable, "-c", "import time; time.sleep(60)")
     done = services("down", "--output", str(tmp_path / name))
-    assert "stopped 1 processes" in done.stdout
+    assert re.fullmatch(r"stopped 1 process in \d\.\d s\n", done.stdout)
     assert run.wait() == -signal.SIGTERM
 
 
 def test_down_where_nothing_runs_does_nothing(tmp_path):
     done = services("down", "--output", str(tmp_path / "never"))
-    assert (done.returncode, done.stdout) == (0, f"nothing runs for {tmp_path / 'never'}\n")
+    assert (done.returncode, done.stdout) == (0, f"nothing is running for {tmp_path / 'never'}\n")
     assert not (tmp_path / "never").exists()
 
 
@@ -376,6 +473,6 @@ def test_down_ends_everything_within_15_seconds_runs_included(here, sleeping):
     done = services("down", *here.options)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 15
-    assert "1 run among them" in done.stdout
+    assert "including 1 run;" in done.stdout
     assert left_behind(here.folder) == []
-    assert "nothing runs" in services("down", *here.options).stdout
+    assert "nothing is running" in services("down", *here.options).stdout

@@ -121,6 +121,32 @@ def test_one_that_dies_whenever_it_is_replaced_is_given_up(started):
     assert said.count("another takes its place") == 3 and "4 times\n\nhint: " in said, said
 
 
+def test_one_that_is_killed_in_a_later_block_is_replaced_too(started):
+    then = "pass\nwith temporary_server.answering():" + KILLED + "    nothing()"
+    process = started(then=then)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and said.count("the flow ran") == 2, said
+    assert said.count("another takes its place") == 1
+
+
+def test_where_no_other_can_be_started_nobody_waits_for_it(started):
+    then = """
+    import socket
+    def refused():
+        raise OSError("no more processes")
+    temporary_server.begin()._begin = refused
+    """
+    asked = """
+    time.sleep(1)
+    port = int(server.url.split(":")[2].split("/")[0])
+    print("connected:", socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+    """
+    process = started(then=then + KILLED + asked)
+    said, _ = process.communicate(timeout=200)
+    assert "was killed by SIGKILL, and no other can be started: no more processes" in said, said
+    assert "hint: " in said and "connected: False" in said and "Traceback" not in said
+
+
 def test_servers_that_all_die_end_the_flow_with_a_hint(started):
     more = "temporary_server.under_guard = lambda: ['/bin/false']"
     begun = time.monotonic()

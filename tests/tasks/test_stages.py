@@ -138,7 +138,7 @@ def test_a_checkpoint_that_changed_or_went_makes_a_stage_unfinished(folder, caps
     weights.write_text(text)
     assert finished(folder)
     shutil.rmtree(folder / "checkpoint")
-    assert finished(folder) is None and "is gone" in capsys.readouterr().out
+    assert finished(folder) is None and "is missing" in capsys.readouterr().out
 
 
 def test_an_interrupted_stage_is_not_finished_and_needs_no_words(smoke, train, capsys):

@@ -1,6 +1,9 @@
 """A program under guard: its exit code, its stall, its stop, and nothing left of it."""
 
+import fcntl
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -180,9 +183,15 @@ def test_progress_keeps_a_silent_program_alive(run):
 
 
 def test_a_program_that_ignores_sigterm_is_killed_all_the_same(run, tmp_path):
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    deaf = """
+    import os, pathlib, signal, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+    time.sleep(600)
+    """
     with pytest.raises(StalledError):
-        run(deaf, stall_timeout=1.5)
+        run(deaf, str(tmp_path / "pid"), stall_timeout=1.5)
+    assert not alive(tmp_path / "pid")
 
 
 SAVER = """
@@ -346,6 +355,57 @@ def test_a_folder_that_no_guard_ever_took_is_removed_but_none_of_somebody_else(
         assert {path.name for path in scratch.iterdir()} == set(names)
 
 
+@pytest.fixture
+def scratch(tmp_path):
+    """A guard's scratch folder, and a process that the guard answered for."""
+    scratch = tmp_path / "stagecraft-1"
+    scratch.mkdir()
+    marked = {**os.environ, "RAY_TMPDIR": str(scratch)}
+    with subprocess.Popen(["sleep", "600"], env=marked) as left:
+        yield scratch, left
+        left.kill()
+
+
+@pytest.mark.parametrize("note", ['{"pids": [1, 2', '{"pids": []}', "[]", "7", "\0\0", "\udcff"])
+def test_a_note_that_a_full_disk_cut_short_keeps_nobody_from_sweeping(scratch, tmp_path, note):
+    folder, left = scratch
+    (folder / "guard.json").write_text(note, errors="surrogateescape")
+    assert leftovers.sweep(tmp_path) == [folder]
+    assert left.poll() is not None
+
+
+def test_an_empty_note_is_a_guards_that_is_about_it_until_it_is_old(scratch, tmp_path):
+    folder, left = scratch
+    note = folder / "guard.json"
+    note.touch()
+    assert leftovers.sweep(tmp_path) == [] and note.exists() and left.poll() is None
+    long_ago = time.time() - leftovers.UNUSED - 1
+    os.utime(note, (long_ago, long_ago))
+    with note.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # a guard that could note nothing: the disk is full
+        assert leftovers.sweep(tmp_path) == [] and left.poll() is None
+    assert leftovers.sweep(tmp_path) == [folder]
+    assert left.poll() is not None
+
+
+def test_what_was_noted_stays_where_the_disk_takes_no_more(tmp_path):
+    keeper = guard.Guard([], grace=0.0, scratch=tmp_path)
+    keeper.pids = {4711}
+    keeper._write_note()
+    noted = (tmp_path / "guard.json").read_text()
+    keeper.pids |= {4712}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(noted), before[1]))
+    try:
+        keeper._write_note()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "guard.json").read_text() == noted
+    keeper._write_note()
+    assert json.loads((tmp_path / "guard.json").read_text())["pids"] == [4711, 4712]
+    keeper.note.close()
+
+
 def test_shared_memory_of_a_program_that_dies_at_once_is_removed(run, tmp_path):
     end = "    print(path, flush=True); time.sleep(1); os.kill(os.getpid(), 9)"
     code = run("    import os, time\n" + SHARED + end)
@@ -422,7 +482,10 @@ def test_a_standby_that_was_killed_ends_what_it_has_become_and_another_takes_its
     code = guarded(text, str(tmp_path / "pid"), progress=kill)
     assert how_it_ended(code) == "was killed by SIGKILL"
     assert not alive(tmp_path / "pid")
+    dead = [one for one in process._standing if not one.alive]
+    assert [one.pid for one in dead] == [killed[0].pid]
     assert guarded("print('goes on')") == 0
+    assert dead[0] not in process._standing and all(one.alive for one in process._standing)
 
 
 def test_what_began_to_stand_by_is_what_a_program_is_forked_of(programs, tmp_path, monkeypatch):

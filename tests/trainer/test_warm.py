@@ -175,12 +175,19 @@ def test_it_ends_with_the_process_it_was_forked_of(server):
 def test_a_request_that_is_cut_off_is_let_go(server, tmp_path):
     import socket
 
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(tmp_path / "warm"))
-        socket.send_fds(connection, [b'{"command": ['], [0, 1, 2])
+    (standing,) = psutil.Process(server[0].pid).children()
+    held = standing.num_fds()
+    for text in (b'{"command": [', b"no request\n"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "warm"))
+            socket.send_fds(connection, [text], [0, 1, 2])
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(tmp_path / "warm"))
     assert start(server[1], tmp_path, "after")["imported"]
+    deadline = time.monotonic() + 10
+    while standing.num_fds() > held:
+        assert time.monotonic() < deadline, "it holds files of those that are gone"
+        time.sleep(0.02)
 
 
 def test_who_leaves_says_what_it_had_to_say_and_takes_nothing_apart():

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.backend.ahead import LOG, ray_settings, take_ahead
-from trainer.backend.stop import LISTENING, STOP
+from trainer.backend.stop import STOP
+from trainer.guard import LISTENING
 from trainer.process import how_it_ended, last_lines, run_guarded
 from trainer.records import read_records
 

@@ -47,10 +47,11 @@ from trainer.backend.rows import (
     waiting_rows,
     without_padding,
 )
-from trainer.backend.stop import LISTENING, STOP, StopRequestedError, check_stop
+from trainer.backend.stop import STOP, StopRequestedError, check_stop
 from trainer.backend.temporary import removed_after
 from trainer.backend.worker import StageWorker
 from trainer.checkpoint import eos_ids
+from trainer.guard import LISTENING
 from trainer.records import append_record, keep_steps
 from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
 

@@ -6,7 +6,6 @@ A signal reaches the guard only. The trainer's loop runs in a Ray actor, perhaps
 from pathlib import Path
 
 STOP = "stop"  # in the stage's folder
-LISTENING = ".listening"  # ending of the file beside it, there while somebody looks for it
 
 
 class StopRequestedError(Exception):
