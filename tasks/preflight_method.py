@@ -1,5 +1,7 @@
 """Refuse method settings that cannot work, or that nothing would look at; warn of doubtful ones."""
 
+from collections.abc import Callable
+
 from conf.load import ConfigError, refusal
 from conf.schema import Experiment, Method
 from conf.schema.method import ADVANTAGES, LOSSES
@@ -29,7 +31,7 @@ def check(experiment: Experiment) -> None:
         ConfigError: for the first thing that is wrong.
     """
     method = experiment.method
-    _check_functions(method)
+    _check_functions(experiment)
     _check_ignored(experiment)
     for position, stage in enumerate(experiment.stages):
         needs = _rollouts_needed(method)
@@ -101,7 +103,15 @@ def filters_equal_groups(experiment: Experiment) -> bool:
     return experiment.selection.name in ("dapo", "greso", "speed", "speed_mopps")
 
 
-def _check_functions(method: Method) -> None:
+def _check_functions(experiment: Experiment) -> None:
+    """Refuse an advantage or a loss that is not there, or that fails on a few made-up rollouts."""
+    method = experiment.method
+    variant = method.advantage_settings.get("variant", "published")
+    if method.advantage == "james_stein" and variant not in FEW_PROMPTS:
+        raise refusal(
+            f"method.advantage_settings.variant: found {variant!r}, needed published or corrected",
+            "set method.advantage_settings.variant=published",
+        )
     for key, ours in (("advantage", ADVANTAGES), ("loss", LOSSES)):
         name, settings = getattr(method, key), getattr(method, f"{key}_settings")
         if name in ours and not settings:
@@ -115,11 +125,24 @@ def _check_functions(method: Method) -> None:
             check_arguments(function, settings, given, f"method.{key}_settings")
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    variant = method.advantage_settings.get("variant", "published")
-    if method.advantage == "james_stein" and variant not in FEW_PROMPTS:
-        raise refusal(
-            f"method.advantage_settings.variant: found {variant!r}, needed published or corrected",
-            "set method.advantage_settings.variant=published",
+        try:
+            _try(key, function, experiment)
+        except ValueError as error:
+            raise ConfigError(f"method.{key}: {error}") from error
+
+
+def _try(key: str, function: Callable, experiment: Experiment) -> None:
+    """Call it as training will, with the smallest prompt groups of the experiment."""
+    from trainer import trial
+
+    settings = getattr(experiment.method, f"{key}_settings")
+    if key == "loss":
+        trial.try_loss(function, settings)
+        return
+    smallest = min(stage.group_size for stage in experiment.stages)
+    if smallest >= _rollouts_needed(experiment.method):  # refused after this, with a hint
+        trial.try_advantage(
+            function, settings, smallest, equal=not filters_equal_groups(experiment)
         )
 
 

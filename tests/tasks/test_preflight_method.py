@@ -15,6 +15,7 @@ def smoke(*overrides):
         (["method.loss=clop"], "did you mean clip?"),
         (["method.advantage_settings.epsilo=1"], "did you mean epsilon?"),
         (["method=rloo", "method.advantage_settings.epsilon=1"], "which rloo does not take"),
+        (["method.advantage_settings.epsilon=abc"], "method.advantage: grpo fails, given rewards"),
         (["method=james_stein", "method.advantage_settings.variant=best"], "found 'best'"),
         (["method=james_stein", "stages.0.group_size=1"], "found 1 rollout, needed 2"),
         (["method=rloo", "stages.1.group_size=1"], "a rollout has no baseline"),

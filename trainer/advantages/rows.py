@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 
+def per_token(function: Callable) -> bool:
+    """Whether an estimator wants a reward for each token rather than one for each rollout."""
+    first = next(iter(inspect.signature(function).parameters), "")
+    return first == "token_rewards"
+
+
 def by_prompt(
     estimator: Callable[..., Tensor],
     rewards: Tensor,
@@ -38,7 +44,8 @@ def by_prompt(
 
     Raises:
         ValueError: lengths of the arguments differ; a reward is not finite; groups are unequal and
-            the estimator takes no `present`; or it gives another shape than it got.
+            the estimator takes no `present`; or it gives another shape than it got, or advantages
+            that are not finite.
 
     >>> from trainer.advantages import dr_grpo
     >>> by_prompt(dr_grpo, Tensor([1, 3, 0, 1]), ["a", "b", "b", "a"])
@@ -82,4 +89,11 @@ def by_prompt(
         )
     result = torch.empty(len(values), dtype=torch.float64)
     result[torch.from_numpy(order)] = advantages[group, column].to(torch.float64)
+    if not torch.isfinite(result).all():
+        first = group[~torch.isfinite(result[torch.from_numpy(order)]).numpy()][0]
+        told = ", ".join(f"{value:g}" for value in values[order][group == first][:8])
+        raise ValueError(
+            f"{estimator.__name__}: found an advantage that is not finite, of a prompt group with "
+            f"rewards {told}\n\nhint: rewards of a group may all be equal"
+        )
     return result

@@ -4,7 +4,6 @@ verl computes advantages in the process of its task runner, which imports this. 
 order, since verl balances lengths before: groups are told by verl's `uid`.
 """
 
-import inspect
 from collections.abc import Callable
 from itertools import compress
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from trainer.advantages import ESTIMATORS, PER_TOKEN, by_prompt
+from trainer.advantages.rows import per_token
 from trainer.functions import find
 
 
@@ -30,12 +30,6 @@ def register(config) -> None:
 def estimator(name: str) -> Callable[..., Tensor]:
     """The estimator of that name, in its form for tokens where it has one."""
     return find(name, {**ESTIMATORS, **PER_TOKEN})
-
-
-def per_token(function: Callable) -> bool:
-    """Whether an estimator wants a reward for each token rather than one for each rollout."""
-    first = next(iter(inspect.signature(function).parameters), "")
-    return first == "token_rewards"
 
 
 def for_verl(function: Callable[..., Tensor], settings: dict) -> Callable:

@@ -51,10 +51,19 @@ def export(verl_folder: Path, start: Path, target: Path, steps: int, dtype: str)
     probe = json.loads((verl_folder.parent / "probe.json").read_text())
     result = check(aside, start, probe, dtype)
     (aside / "handoff.json").write_text(json.dumps(result, indent=2))
+    _readable(aside)
     if target.exists():
         shutil.rmtree(target)
     os.replace(aside, target)
     return result
+
+
+def _readable(folder: Path) -> None:
+    """Let others read what they may: safetensors makes its files for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~umask)
 
 
 def check(folder: Path, start: Path, probe: dict, dtype: str) -> dict:

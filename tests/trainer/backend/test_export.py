@@ -1,6 +1,7 @@
 """Out of verl's folders: whole, loaded back, and refused where something is missing."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -71,6 +72,21 @@ def test_an_export_replaces_what_an_earlier_one_left(verl_folder, tmp_path):
     (target / "old").write_text("")
     export(verl_folder, BASE, target, steps=3, dtype="float32")
     assert not (target / "old").exists() and has_weights(target)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_it_where_they_may_read_what_is_written_there(
+    verl_folder, tmp_path, umask, mode
+):
+    for path in verl_folder.rglob("*.safetensors"):
+        path.chmod(0o600)  # as safetensors writes it
+    before = os.umask(umask)
+    try:
+        export(verl_folder, BASE, tmp_path / "checkpoint", steps=3, dtype="float32")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "checkpoint").iterdir()}
+    assert modes == {mode}
 
 
 @pytest.mark.parametrize("wrong", [0.01, float("nan")])
