@@ -282,8 +282,8 @@ def _explain(
     planned.changes = [explained(change, makers) for change in changes]
     if not changes:
         planned.why.append(
-            f"matches {planned.nearest} in all that is known yet, and is that stage if its "
-            f"{' and '.join(unknown)} turn out the same"
+            f"matches {planned.nearest} in all that is known yet: used again if it gets "
+            f"the same {' and '.join(unknown)}"
         )
 
 

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 
 import pytest
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.temporary_server import TemporaryServer
@@ -69,6 +70,8 @@ def prefect_server(prefect_home) -> str:
         patch.delenv("PREFECT_API_URL", raising=False)
         server = TemporaryServer()
     yield server.wait()
+    # What Prefect has yet to send it would try to send for a minute, to a server that is gone.
+    APILogWorker.drain_all(timeout=60)
     server.end()
 
 

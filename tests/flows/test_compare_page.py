@@ -28,7 +28,7 @@ QUIET = [
 
 
 @pytest.fixture
-def compared(tmp_path, quick, prefect, monkeypatch):
+def compared(tmp_path, quick, prefect, plain_figures, monkeypatch):
     """Address of the compare page of two arms, on a server of their store."""
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)

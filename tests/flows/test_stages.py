@@ -24,7 +24,7 @@ from tasks import preflight_machine
 from tasks.artifacts import read_json
 from trainer.lab import BASE
 
-pytestmark = pytest.mark.usefixtures("prefect")
+pytestmark = pytest.mark.usefixtures("prefect", "plain_figures")
 
 SMOKE = "lab/smoke"
 

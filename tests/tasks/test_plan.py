@@ -144,8 +144,8 @@ def test_a_stage_whose_checkpoint_is_gone_is_to_be_made_again_and_says_so(smoke,
     assert first.state == "resume" and first.after_step == 2 and "is missing" in first.why[0]
     assert second.state == "to run"
     assert second.why[1] == (
-        f"matches {stages[1]['folder'].name} in all that is known yet, and is that stage if its "
-        "start turn out the same"
+        f"matches {stages[1]['folder'].name} in all that is known yet: used again if it gets "
+        "the same start"
     )
 
 
