@@ -95,7 +95,7 @@ def timed(
     own = Journal.read(journals(output)[-1]).run
     took = {
         "seconds": round(seconds, 1),
-        "in_trainers_s": round(seconds - sum(without), 1),
+        "in_trainers_s": round(max(0.0, seconds - sum(without)), 1),
         "outside_s": round(sum(without), 1),
         "outside_share": round(sum(without) / seconds, 4),
         "outside_each_s": [round(one, 1) for one in without],
