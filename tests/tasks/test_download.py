@@ -111,11 +111,36 @@ def test_an_instruction_is_added_where_a_chat_has_none():
 
 
 @pytest.mark.parametrize(
-    ("level", "number"), [(3, 3), (3.0, 3), ("Level 5", 5), ("hard", None), (None, None)]
+    ("level", "number"),
+    [
+        (3, 3),
+        (3.0, 3),
+        (-2, -2),
+        ("3", 3),
+        ("3.0", 3),
+        ("-2", -2),
+        ("Level 5", 5),
+        ("level3", 3),
+        (None, None),
+        (float("nan"), None),  # as pandas writes no level
+        ("", None),
+        ("Level ?", None),  # MATH
+    ],
 )
 def test_levels_become_numbers(level, number):
     rows = [{"question": "q", "answer": "a", "level": level}]
     assert to_columns(rows, "toy", "")["level"].to_pylist() == [number]
+
+
+@pytest.mark.parametrize(
+    "level",
+    [0.06, "0.75", "1.5", "hard", "AIME 2024", "Level 3 of 5", "Level-3", True, [3], "1e3", "٣"],
+)
+def test_a_level_that_is_no_whole_number_is_refused_with_its_row_and_value(level):
+    rows = [{"question": "q", "answer": "a", "level": each} for each in (1, level)]
+    with pytest.raises(ValueError, match=r"toy: row 1, column level: found .*whole") as refusal:
+        to_columns(rows, "toy", "")
+    assert repr(level) in str(refusal.value)
 
 
 def test_rows_of_several_files_come_in_the_order_of_their_indices(tmp_path):
