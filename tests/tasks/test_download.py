@@ -247,12 +247,16 @@ GOOD = {"problem": "1+1?", "answer": "2"}
 REFUSED = [
     # (file, its content, message)
     ("none.json", None, r"toy: no file .*none\.json\n\nhint: set its path"),
+    (
+        "a.jsonl",
+        '\n{"a": 1}\n{"a": x}',
+        r"jsonl file: line 3, column 7: Expecting value\n\nhint: mend",
+    ),
+    ("a.jsonl", "{}\n\n[3]\n", r"a\.jsonl holds '\[3\]' in line 3, which is no object"),
     ("a.csv", "a,b", r"ends in '\.csv', needed one of \.parquet, \.json, \.jsonl"),
     ("a.parquet", "no parquet", r"a\.parquet is no readable parquet file"),
     ("a.json", "[", r"a\.json is no readable json file"),
-    ("a.jsonl", "{}\n{", r"a\.jsonl is no readable jsonl file"),
-    ("a.json", '{"a": 1}', r"a\.json holds no list of objects"),
-    ("a.jsonl", "3\n", r"a\.jsonl holds a line that is no object"),
+    ("a.json", '{"a": 1}', r"toy: .*a\.json holds no list of objects"),
     ("a.json", "[]", r"toy: found no rows in .*a\.json, needed at least one"),
     ("a.json", [{"text": "q"}], r"row 0 has the columns text; needed prompt and reward_model"),
     ("a.json", [GOOD, {"problem": "q"}], r"row 1 has the columns problem; needed prompt"),
