@@ -54,7 +54,8 @@ def unknown(row: Mapping[str, Any], needed: str) -> UnfitError:
     """The refusal of a row whose columns are of another schema."""
     return UnfitError(
         f" has the columns {', '.join(row) or '(none)'}; needed {needed}, none of them empty\n\n"
-        "hint: rename the columns of the source"
+        "hint: say which is which, as in columns={question:input,answer:target} beside its path; "
+        "docs/data.md shows what a file may look like"
     )
 
 
