@@ -89,7 +89,7 @@ def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     text = str(annotation).replace("typing.", "").replace("collections.abc.", "")
-    return text.removeprefix("Literal[").removesuffix("]") if "Literal" in text else text
+    return text[len("Literal[") : -1] if text.startswith("Literal[") else text
 
 
 def _default(field: FieldInfo) -> str:

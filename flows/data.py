@@ -1,7 +1,7 @@
 """Bring an experiment's data alone: download, gates, prompt sets, and the data card.
 
 python -m flows.data data=lab
-python -m flows.data data=fastcurl_files evaluation=fastcurl_files gates=as_published
+python -m flows.data data=fastcurl evaluation=fastcurl gates=as_published
 python -m flows.data experiment=fastcurl hardware=cpu
 """
 

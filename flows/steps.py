@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from conf.schema import Experiment
-from tasks import again, pass_rates, preflight, prepare
+from tasks import again, doubts, pass_rates, preflight, prepare
 from tasks import evaluate as evaluation
 from tasks.artifacts import Dataset, digest_of
 from tasks.datacard import Card, write_card
@@ -174,6 +174,9 @@ def prepared(
     known = prepare.measured(work.settings, kept, base.path, rates)
     segments = step(segment)(kept, data, work.output, known)
     ready = prepare.Prepared(train, kept, segments)
+    tested = {one.name: compared[one.name] for one in work.settings.evaluation.benchmarks}
+    for doubt in (*doubts.without_level(segments), *doubts.repeated(tested)):
+        print(f"warning: {doubt}")
     card = step(write_card)(ready, compared, work.output)
     work.tracker.log_report(work.run, card.folder)
     create_markdown_artifact(card.markdown, key="data-card", description=str(card.html))
@@ -196,10 +199,13 @@ def prompts_of(work: Session, given: Inputs, position: int, before: Milestone) -
 
 def benchmarks_of(work: Session) -> dict[str, Dataset]:
     """The test sets, on disk."""
-    return {
+    found = {
         source.name: step(download)(source, work.settings.data, work.output)
         for source in work.settings.evaluation.benchmarks
     }
+    for doubt in doubts.repeated(found):
+        print(f"warning: {doubt}")
+    return found
 
 
 def milestones(work: Session, given: Inputs, stage_at: StageAt) -> Iterator[Milestone]:

@@ -8,6 +8,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from tasks.tables import Table
+from tasks.words import number
 
 _PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
     """<!doctype html>
@@ -23,6 +24,8 @@ code { font-size: 13px; overflow-wrap: anywhere }
 <h1>Data card: {{ name }}</h1>
 <p>{{ origin }}</p>
 {% if cost %}<p><strong>{{ cost }}</strong></p>{% endif %}
+{% for doubt in doubts %}<p><strong>{{ doubt }}</strong></p>
+{% endfor %}
 {% for title, table in tables.items() %}
 <h2>{{ title }}</h2>
 <table><tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
@@ -33,8 +36,8 @@ code { font-size: 13px; overflow-wrap: anywhere }
 {% for figure in figures %}
 <figure>{{ figure.svg }}<figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
-<h2>Examples</h2>
 {% for gate in gates if gate.examples %}
+{% if loop.first %}<h2>Examples</h2>{% endif %}
 <h3>{{ gate.gate }}</h3>
 <ul>{% for example in gate.examples %}<li><code>{{ example }}</code></li>{% endfor %}</ul>
 {% endfor %}
@@ -60,13 +63,15 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts = [f"# Data card: {Table.literal(content['name'])}", Table.literal(_origin(content))]
     if content["cost"]:
         parts.append(Table.literal(content["cost"]))
+    parts += map(Table.literal, content["doubts"])
     for title, table in _tables(content).items():
         parts += [f"## {title}", table.markdown()]
-    parts.append("## Examples")
-    for one in content["gates"]:
-        if one["examples"]:
-            examples = "\n".join(f"* {_code(example)}" for example in one["examples"])
-            parts += [f"{Table.literal(one['gate'])}:", examples]
+    shown = [one for one in content["gates"] if one["examples"]]
+    if shown:
+        parts.append("## Examples")
+    for one in shown:
+        examples = "\n".join(f"* {_code(example)}" for example in one["examples"])
+        parts += [f"{Table.literal(one['gate'])}:", examples]
     return "\n\n".join(parts) + "\n"
 
 
@@ -121,9 +126,32 @@ def _tables(content: Mapping[str, Any]) -> dict[str, Table]:
         if kinds:
             rows = [[n, *(f"{one[key].get(k, 0):,}" for k in kinds)] for n, one in sets.items()]
             tables[title] = _table(["set", *kinds], rows)
-    rule = content["segmentation"]
-    shown = [[key, str(rule[key])] for key in rule if key != "segmentation"]
-    return tables | {"Division": _table(["setting", "value"], shown)}
+    return tables | {"Division": _table(["setting", "value"], _division(content["segmentation"]))}
+
+
+def _division(facts: Mapping[str, Any]) -> list[list[str]]:
+    """The rule of the division by the names of its knobs, then the numbers that came of it."""
+    knobs = facts["segmentation"]
+    rule = {"rule": knobs["rule"]}
+    if knobs["rule"] == "length":
+        rule["length_of"] = knobs["length_of"].replace("_", " ")
+    found = {key: value for key, value in facts.items() if key not in ("segmentation", "rule")}
+    return [[key.replace("_", " "), _told(key, value)] for key, value in (rule | found).items()]
+
+
+def _told(key: str, value: Any) -> str:
+    """What a division says of itself, as people read it.
+
+    >>> _told("mean", 247.24184), _told("counts", {"L1": 24976, "L3": 9}), _told("bands", [0, 0.2])
+    ('247.24', 'L1 24,976, L3 9', '0, 0.2')
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(name, one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(_told(key, one) for one in value)
+    if isinstance(value, int | float):
+        return number(value, digits=5)
+    return str(value)[:12] if key.endswith("digest") else str(value)
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:

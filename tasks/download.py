@@ -11,7 +11,7 @@ from tasks import adapters, hub, readers
 from tasks.artifacts import MANIFEST, Dataset, digest_of, file_digest, folder_digest
 from tasks.held_out import HELD_OUT_VERSION, held_out
 from tasks.readers import READERS, Rows
-from tasks.upstream import to_table
+from tasks.upstream import called, to_table
 
 # Raise it when a change of ours alters the columns that come of the same files.
 READER_VERSION = 2
@@ -39,7 +39,8 @@ def download(source: Source, data: Data, output: Path | str) -> Dataset:
     if (folder / MANIFEST).is_file():
         return Dataset.load(folder)
     parts, files, revision = _opened(source)
-    table = to_table(parts, source.name, data.instruction, source.format)
+    format_ = "plain" if source.columns else source.format
+    table = to_table(parts, source.name, data.instruction, format_)
     if source.held_out:
         table = held_out(table, source.held_out, source.seed, source.part)
     return Dataset.write(
@@ -77,15 +78,24 @@ def paths(source: Source) -> list[Path]:
         raise ValueError(f"{source.name}: found no path, needed a file\n\nhint: set its path")
     for file in files:
         if not file.is_file():
-            raise ValueError(
-                f"{source.name}: no file {file}\n\nhint: set its path; now in {Path.cwd()}"
-            )
+            raise ValueError(f"{source.name}: no file {file}\n\nhint: {_where(file)}")
         if file.suffix not in READERS:
             raise ValueError(
                 f"{source.name}: {file} ends in {file.suffix or 'nothing'!r}, needed one of "
                 f"{', '.join(READERS)}\n\nhint: convert the file"
             )
     return files
+
+
+def _where(missing: Path) -> str:
+    """What to set that a local file may be found."""
+    # Where conf/data/fastcurl_files.yaml looks, and that of conf/evaluation, unless they are told.
+    if missing.parts[:1] == ("fastcurl",):
+        return (
+            "set STAGECRAFT_FASTCURL_DATA to the folder that holds train_L1.parquet and test/, or "
+            "take data=fastcurl evaluation=fastcurl, from the Hub"
+        )
+    return f"set its path; now in {Path.cwd()}"
 
 
 def _folder(source: Source, data: Data, output: Path | str, upstream: str) -> Path:
@@ -118,9 +128,14 @@ def _opened(source: Source) -> tuple[Iterator[tuple[str, Rows]], list[Path], str
 
 
 def _read(source: Source, files: list[Path]) -> Iterator[tuple[str, Rows]]:
+    # Those that the source names have to be there: all are read, for the message that lists them.
+    wanted = () if source.columns else adapters.columns(source.format)
     found = 0
     for file in files:
-        for place, rows in readers.parts(file, source.name, adapters.columns(source.format)):
+        before = found
+        for place, rows in readers.parts(file, source.name, wanted):
+            if source.columns:
+                rows = called(rows, source.columns, place, found - before)
             found += len(rows)
             yield place, rows
     if not found:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from conf.schema import GATES, Gates
 from tasks import overlap
+from tasks.words import things
 from trainer.answers import number
 from trainer.grading.pool import Limits, Outcome, Pool
 from trainer.rewards import answer_is_parsable, grade
@@ -152,15 +153,15 @@ def _same_rows(questions: Sequence[str], answers: Sequence[Sequence[str]]) -> li
             "exact_duplicates",
             _flat(same),
             same,
-            note=f"{len(set(pairs)):,} different pairs of question and answers, "
-            f"{len(set(questions)):,} different questions",
+            note=f"{len(set(pairs)):,} distinct pairs of question and answers, "
+            f"{len(set(questions)):,} distinct questions",
         ),
         Finding(
             "normalized_duplicates",
             _flat(alike),
             alike,
-            note=f"{len(questions) - sum(len(g) - 1 for g in alike):,} different questions but "
-            "for case, spaces and typesetting",
+            note=f"{len(questions) - sum(len(g) - 1 for g in alike):,} distinct questions where "
+            "case, spaces and typesetting do not count",
         ),
     ]
 
@@ -180,9 +181,9 @@ def _conflicts(questions: Sequence[str], answers: Sequence[Sequence[str]]) -> Fi
         "conflicting_answers",
         _flat(real),
         real,
-        note=f"{len(alike):,} questions have answers of different text "
-        f"({len(differing(questions)):,} if their texts must be the same, too), of which the "
-        f"grader tells {len(real):,} apart",
+        note=f"{things(len(alike), 'question')} with answers that are written differently "
+        f"({len(differing(questions)):,} where the question is the same to the letter), and "
+        f"{len(real):,} with answers that the grader finds unequal",
     )
 
 
@@ -209,7 +210,7 @@ def _ungradable(answers: Sequence[Sequence[str]]) -> Finding:
         if not known[accepted]:
             rows.append(row)
     empty = sum(not accepted for accepted in answers)
-    return Finding("ungradable_answers", rows, note=f"{empty:,} rows have no answer at all")
+    return Finding("ungradable_answers", rows, note=f"{things(empty, 'row')} without any answer")
 
 
 def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
@@ -226,8 +227,8 @@ def _unparsable(answers: Sequence[Sequence[str]], workers: int) -> Finding:
     return Finding(
         "unparsable_answers",
         rows,
-        note=f"{len(asked):,} different answers are no plain numbers; of {len(bad):,} the symbolic "
-        f"parser makes nothing ({slow:,} took too long)",
+        note=f"of {things(len(asked), 'distinct answer')} that are not plain numbers, the symbolic "
+        f"parser cannot read {len(bad):,}{f' ({slow:,} took too long)' if slow else ''}",
     )
 
 
@@ -251,7 +252,7 @@ def _overlong(table: pa.Table, tokens: Callable[[Mapping], int], limit: int) -> 
         for row in batch.to_pylist()
     ]
     rows = [row for row, length in enumerate(lengths) if length > limit]
-    longest = f", the longest {max(lengths):,}" if rows else ""
+    longest = f", the longest has {max(lengths):,}" if rows else ""
     return Finding("overlong_prompts", rows, note=f"limit {limit:,} tokens{longest}")
 
 
@@ -272,10 +273,10 @@ def _overlaps(
         "overlap_minhash": overlap.near_duplicates(questions, texts, gates.similarity),
     }
     notes = {
-        "overlap_exact": "the same letters and digits",
-        "overlap_ngrams": f"at least {gates.ngram_share:.0%} of the {gates.ngram}-grams of words "
-        "of an evaluation problem",
-        "overlap_minhash": f"word triples of Jaccard similarity {gates.similarity:g} or more",
+        "overlap_exact": "same letters and digits as an evaluation problem",
+        "overlap_ngrams": f"{gates.ngram_share:.0%} or more of an evaluation problem's "
+        f"{gates.ngram}-grams of words",
+        "overlap_minhash": f"Jaccard similarity of word triples {gates.similarity:g} or more",
     }
     return [
         Finding(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 Rows = list[dict[str, Any]]
 
 _TOGETHER = 1024  # rows of a parquet that are in memory at one time
+_UTF_8 = "utf-8-sig"  # with or without the mark that some editors put first
 # A small parquet can hold a page that unpacks to all of the memory there is.
 LARGEST_GROUP = 4 << 30  # bytes of a row group, as its footer gives them
 LARGEST_PART = 1 << 30  # bytes of `_TOGETHER` rows in memory
@@ -21,13 +22,17 @@ class BombError(ValueError):
     """A file that would take more memory than any set of problems needs."""
 
 
+class FormError(ValueError):
+    """A file that is not what its name says, to be put after its place."""
+
+
 def parts(file: Path, name: str, columns: Collection[str]) -> Iterator[tuple[str, Rows]]:
     """The rows of a file, in parts, each with the place that messages name.
 
     Args:
         file: A file that ends in one of `READERS`.
         name: The set, for messages.
-        columns: Columns that are wanted; of a parquet no others are read.
+        columns: Columns that are wanted, of a parquet no others are read; none: all.
 
     Raises:
         ValueError: when the file cannot be read, or is of a form that no set has.
@@ -36,12 +41,13 @@ def parts(file: Path, name: str, columns: Collection[str]) -> Iterator[tuple[str
     try:
         for rows in READERS[file.suffix](file, columns):
             yield place, rows
-    except BombError as error:
+    except (BombError, FormError) as error:
         raise ValueError(f"{place} {error}") from error
     # Of a damaged parquet Arrow says one or the other.
     except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{place} is no readable {file.suffix[1:]} file: {error}\n\nhint: fetch the file again"
+            f"{place} is no readable {file.suffix[1:]} file: {error}\n\n"
+            "hint: write the file again, or download it again"
         ) from error
 
 
@@ -71,14 +77,14 @@ def _check_groups(metadata: pq.FileMetaData) -> None:
 
 def _json(file: Path, columns: Collection[str]) -> Iterator[Rows]:
     _check_size(file)
-    rows = _parsed(file.read_text(encoding="utf-8"))
+    rows = _parsed(file.read_text(encoding=_UTF_8))
     if isinstance(rows, list) and rows and all(isinstance(row, list) for row in rows):
         # Conversations: turns under the names that the Hub gives them.
         rows = [{str(number): turn for number, turn in enumerate(row)} for row in rows]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            f"{file} holds no list of objects\n\nhint: a json file is [{{...}}, ...], a jsonl "
-            "file one object a line"
+        raise FormError(
+            "holds no list of objects\n\n"
+            "hint: a json file is [{...}, ...], a jsonl file one object a line"
         )
     yield rows
 
@@ -86,20 +92,29 @@ def _json(file: Path, columns: Collection[str]) -> Iterator[Rows]:
 def _jsonl(file: Path, columns: Collection[str]) -> Iterator[Rows]:
     _check_size(file)
     rows: Rows = []
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            row = _parsed(line)
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{file} holds a line that is no object\n\nhint: one object a line"
-                )
-            rows.append(row)
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            rows += _line(line, number)
             if len(rows) == _TOGETHER:
                 yield rows
                 rows = []
     yield rows
+
+
+def _line(line: bytes, number: int) -> Rows:
+    """The row in a line of a jsonl file, none in an empty one."""
+    hint = f"\n\nhint: mend line {number}; a jsonl file is one object a line"
+    try:
+        text = line.decode(_UTF_8 if number == 1 else "utf-8").rstrip()
+        row = _parsed(text) if text else {}
+    except UnicodeDecodeError as error:
+        raise FormError(f"is no readable jsonl file: line {number}: {error}{hint}") from error
+    except json.JSONDecodeError as error:
+        where = f"line {number}, column {error.colno}"
+        raise FormError(f"is no readable jsonl file: {where}: {error.msg}{hint}") from error
+    if not isinstance(row, dict):
+        raise FormError(f"holds {text!r:.60} in line {number}, which is no object{hint}")
+    return [row] if text else []
 
 
 def _parsed(text: str) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.schema import Experiment
+from tasks import doubts
 from tasks.artifacts import Dataset
 from tasks.results import COSTS
 from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span, table
@@ -147,6 +148,7 @@ def data(
             f"L1 has prompts of up to {rule['threshold']:,} characters of {of}, L3 the longer "
             f"ones, L2 all; their mean length is {rule.get('mean', float('nan')):,.2f}."
         )
+    notes += doubts.repeated(benchmarks)
     return Table(["set", "problems", "digest"], lines, notes=notes)
 
 

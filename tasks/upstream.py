@@ -11,7 +11,7 @@ from tasks.adapters import adapter_of
 from tasks.adapters.row import UnfitError, answers, without_instruction
 from tasks.artifacts import COLUMNS
 
-__all__ = ["answers", "check_rows", "to_columns", "to_table", "without_instruction"]
+__all__ = ["answers", "called", "check_rows", "to_columns", "to_table", "without_instruction"]
 
 Row = Mapping[str, Any]
 _TOGETHER = 4096  # rows that are Python objects at one time
@@ -81,6 +81,31 @@ def check_rows(rows: Sequence[Row], place: str, format_: str = "auto", first: in
             adapter_of(row, format_).check(row)
         except UnfitError as fault:
             raise ValueError(f"{place}: row {position}{fault}") from None
+
+
+def called(
+    rows: Sequence[Row], columns: Mapping[str, str], place: str, first: int = 0
+) -> list[dict[str, Any]]:
+    """Rows whose columns are called as the format `plain` has them, and only those that are named.
+
+    Args:
+        rows: Upstream rows.
+        columns: Our names to theirs, see `conf.schema.Source`.
+        place: Where they are from, the start of the message.
+        first: Number of the first of them there.
+
+    Raises:
+        ValueError: a row lacks one, with those that it has.
+    """
+    for position, row in enumerate(rows, first):
+        missing = [ours for ours, theirs in columns.items() if theirs not in row]
+        if missing:
+            raise ValueError(
+                f"{place}: row {position} has the columns {', '.join(row) or '(none)'}; needed "
+                f"{columns[missing[0]]}, its {missing[0]}\n\n"
+                f"hint: set columns.{missing[0]} to one that every row has"
+            )
+    return [{ours: row[theirs] for ours, theirs in columns.items()} for row in rows]
 
 
 def _converted(

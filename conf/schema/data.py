@@ -11,11 +11,25 @@ Characters = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+# Which kinds read a knob. Those that a file of conf/data sets for its own kind (rows, split, seed)
+# are not here: they are left over where the command line gives another.
+_READ_BY = {
+    "path": ("file", "hub"),
+    "files": ("hub",),
+    "mirror": ("hub",),
+    "revision": ("hub",),
+    "columns": ("file", "hub"),
+}
+
+
 class Source(Knobs):
     """Where a set of problems comes from."""
 
     name: str = knob(
-        "train", "Name of the set, used in folders, tables and metric names.", "name", pattern=NAME
+        "train",
+        "Name of the set, used in folders, tables and metric names; a test set needs its own.",
+        "name",
+        pattern=NAME,
     )
     kind: Literal["lab", "hub", "file"] = knob(
         "lab", "lab: made by seeded code; hub: a Hugging Face dataset; file: local files.", "choice"
@@ -45,6 +59,14 @@ class Source(Knobs):
         "numina",
         "olympiad",
     ] = knob("auto", "Columns that upstream has, see tasks/adapters; auto: by their names.", "name")
+    columns: dict[Literal["question", "answer", "source", "index", "level"], str] = knob(
+        dict,
+        "Where a file calls its columns otherwise: ours to its, no others are read, such as "
+        "{question:input,answer:target}; see docs/data.md.",
+        "names",
+        # What does not set it keeps the digest that it had before there was this knob.
+        exclude_if=lambda columns: not columns,
+    )
     rows: int = knob(2048, "lab: problems to make.", "problems", gt=0)
     held_out: int = knob(
         0, "Questions that are kept back for evaluation; 0: none.", "questions", ge=0
@@ -55,6 +77,39 @@ class Source(Knobs):
     seed: int = knob(0, "Seed of the lab's problems, and of which are held out.", "seed", **SEEDS)
 
     @model_validator(mode="after")
+    def _kind_reads_what_is_set(self) -> "Source":
+        given = self.model_dump(exclude_defaults=True)
+        for key, kinds in _READ_BY.items():
+            if key in given and self.kind not in kinds:
+                raise ValueError(
+                    f"found {key} {given[key]!r}, which kind={self.kind} does not read, needed "
+                    f"{' or '.join(f'kind={kind}' for kind in kinds)}\n\n"
+                    f"hint: set its kind to {' or '.join(kinds)}, or leave {key} out"
+                )
+        if self.kind == "hub" and not (self.path and isinstance(self.path, str)):
+            raise ValueError(
+                f"found kind=hub with path {self.path!r}, needed the name of one dataset"
+                "\n\nhint: set path to it, as in owner/name; files says which of its files"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_make_problems(self) -> "Source":
+        if not self.columns:
+            return self
+        if not {"question", "answer"} <= self.columns.keys() or not all(self.columns.values()):
+            raise ValueError(
+                f"found columns {self.columns}, needed one for question and one for answer"
+                "\n\nhint: as in columns={question:input,answer:target}"
+            )
+        if self.format not in ("auto", "plain"):
+            raise ValueError(
+                f"found columns and format={self.format}, needed one of the two"
+                "\n\nhint: leave format out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _part_is_there(self) -> "Source":
         if self.part == "held_out" and not self.held_out:
             raise ValueError(
@@ -62,6 +117,28 @@ class Source(Knobs):
                 "hint: set held_out to the number of questions, here and in the training set"
             )
         return self
+
+
+def named(sources: list[Source]) -> list[Source]:
+    """Sources of which each was given a name of its own.
+
+    Raises:
+        ValueError: one has none, or that of another.
+    """
+    for source in sources:
+        if "name" not in source.model_fields_set:
+            raise ValueError(
+                f"found a set without a name (kind={source.kind}, path={source.path!r}), needed "
+                "one for folders, tables and metrics\n\nhint: as in {name:my_test,kind:file,...}"
+            )
+    names = [source.name for source in sources]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"found {names.count(twice[0])} sets of the name {twice[0]!r}, needed one\n\n"
+            "hint: give each its own name"
+        )
+    return sources
 
 
 class Segmentation(Knobs):

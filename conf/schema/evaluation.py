@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from conf.schema.data import Source
+from pydantic import field_validator
+
+from conf.schema.data import Source, named
 from conf.schema.knobs import SEEDS, Knobs, knob
 
 
@@ -24,3 +26,5 @@ class Evaluation(Knobs):
     batch_size: int = knob(
         256, "Responses sampled together by the torch engine.", "responses", gt=0
     )
+
+    _names = field_validator("benchmarks")(named)

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from conf.schema.data import Source
+from pydantic import field_validator
+
+from conf.schema.data import Source, named
 from conf.schema.knobs import Knobs, knob
 
 Of = Literal["drop", "flag", "fail"]
@@ -62,6 +64,8 @@ class Gates(Knobs):
     workers: int = knob(
         2, "Grading processes that work side by side; no result depends on it.", "processes", gt=0
     )
+
+    _names = field_validator("against")(named)
 
     def action(self, gate: str) -> str:
         """The action of a gate by its name."""

@@ -10,6 +10,10 @@ from trainer.answers import last_boxed
 LONGEST = 100_000
 """Characters of a question; the longest of the public sets has a few thousand."""
 
+# Whole, so that neither 0.75 nor "AIME 2024" is a level; MATH has "Level ?" where it is unknown.
+_LEVEL = re.compile(r"\s*(?:level\s*(?=[0-9]))?(-?[0-9]{1,20})(?:\.0+)?\s*", re.IGNORECASE)
+_UNKNOWN = re.compile(r"\s*(?:level)?\s*\??\s*", re.IGNORECASE)
+
 
 class UnfitError(ValueError):
     """What is wrong with a row, to be put after its place."""
@@ -41,15 +45,17 @@ def need_others(
         need(row.get(key), key, lambda it: it is None or is_text(it), "text", hint)
     hint = "leave it out, and rows are numbered as they come"
     need(numbers.get("index"), f"{prefix}index", is_index, "a whole number of 64 bits", hint)
-    hint = "leave it out, or write a small number or a text such as Level 3"
-    need(numbers.get("level"), f"{prefix}level", is_level, "a whole number of 32 bits", hint)
+    hint = "write whole numbers, such as 1 for easy and 2 for hard, and null where it is unknown"
+    needed = "a whole number of 32 bits, such as 3, '3' or 'Level 3'"
+    need(numbers.get("level"), f"{prefix}level", is_level, needed, hint)
 
 
 def unknown(row: Mapping[str, Any], needed: str) -> UnfitError:
     """The refusal of a row whose columns are of another schema."""
     return UnfitError(
         f" has the columns {', '.join(row) or '(none)'}; needed {needed}, none of them empty\n\n"
-        "hint: rename the columns of the source"
+        "hint: say which is which, as in columns={question:input,answer:target} beside its path; "
+        "docs/data.md shows what a file may look like"
     )
 
 
@@ -72,8 +78,12 @@ def is_index(value: Any) -> bool:
 
 def is_level(value: Any) -> bool:
     """Whether a value is no level, or one of 32 bits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # as pandas has no value
+        return True
+    if isinstance(value, str) and _UNKNOWN.fullmatch(value):
+        return True
     found = level(value)
-    return found is None or -(2**31) <= found < 2**31
+    return found is not None and -(2**31) <= found < 2**31
 
 
 def whole(value: Any) -> int | None:
@@ -84,11 +94,15 @@ def whole(value: Any) -> int | None:
 
 
 def level(value: Any) -> int | None:
-    """Difficulty as a number: 3, 3.0, "3" and "Level 3" are 3; anything else is unknown."""
-    if isinstance(value, int | float):
+    """Difficulty as a whole number, None where it is unknown or `is_level` refuses it.
+
+    >>> [level(value) for value in (3, 3.0, "3", "3.0", "Level 3", "Level ?", "", None, "hard")]
+    [3, 3, 3, 3, 3, None, None, None, None]
+    """
+    if not isinstance(value, str):
         return whole(value)
-    found = re.search(r"\d+$", str(value).strip()) if value is not None else None
-    return int(found[0][:20]) if found else None  # Python reads 4,300 digits at most
+    found = _LEVEL.fullmatch(value)
+    return int(found[1]) if found else None
 
 
 def answers(truth: Any) -> list[str]:

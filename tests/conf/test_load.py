@@ -114,6 +114,7 @@ def test_the_lab_keeps_the_shape_of_fastcurl():
     assert len(ratio) == 1
 
 
+OWN_FILE = ["experiment=lab/smoke", "data.train.kind=file", "data.train.path=a.json"]
 REFUSED = [
     # An experiment that is not there: near names, by the last part too.
     (["experiment=fastcrl"], r"(?s)experiment: found 'fastcrl', needed one of .*lab/fastcurl"),
@@ -168,6 +169,42 @@ REFUSED = [
     (["experiment=lab/smoke", "hardware.memory_share=1.1"], r"needed less than or equal to 1"),
     (["experiment=lab/smoke", "selection.greso.explore=0"], r"explore: found 0, needed greater"),
     (["experiment=lab/smoke", "name=a/b"], r"name: found 'a/b', needed letters, digits"),
+    # A source of which something would not be read.
+    (
+        ["experiment=lab/smoke", "data.train.path=a.parquet"],
+        r"data\.train: found path 'a\.parquet', which kind=lab does not read",
+    ),
+    (["experiment=lab/smoke", "data.train.files=[a]"], r"found files \['a'\], which kind=lab"),
+    (["experiment=lab/smoke", "data.train.mirror=/m"], r"found mirror '/m', which kind=lab"),
+    (["experiment=fastcurl", "data.train.kind=file"], r"found files .*, which kind=file does not"),
+    (["experiment=lab/smoke", "data.train.kind=hub"], r"kind=hub with path '', needed the name"),
+    (
+        ["experiment=lab/smoke", "evaluation.benchmarks=[{name:test,path:a.jsonl}]"],
+        r"evaluation\.benchmarks\.0: found path 'a\.jsonl', which kind=lab does not read",
+    ),
+    # Columns that make no problem.
+    (
+        [*OWN_FILE, "data.train.columns={question:input}"],
+        r"data\.train: found columns .*, needed one for question and one for answer",
+    ),
+    (
+        [*OWN_FILE, "data.train.columns={question:a,answer:b,text:c}"],
+        r"data\.train\.columns: found 'text', needed 'question', 'answer'",
+    ),
+    (
+        [*OWN_FILE, "data.train.columns={question:a,answer:b}", "data.train.format=dapo"],
+        r"found columns and format=dapo, needed one of the two",
+    ),
+    # Sets that nothing would tell apart.
+    (
+        ["experiment=lab/smoke", "evaluation.benchmarks=[{kind:file,path:a.jsonl}]"],
+        r"evaluation\.benchmarks: found a set without a name \(kind=file, path='a\.jsonl'\)",
+    ),
+    (["experiment=lab/smoke", "gates.against=[{rows:2}]"], r"gates\.against: found a set without"),
+    (
+        ["experiment=lab/smoke", "evaluation.benchmarks=[{name:a},{name:b},{name:a}]"],
+        r"evaluation\.benchmarks: found 2 sets of the name 'a'",
+    ),
     # Values that do not go together.
     (
         ["experiment=lab/smoke", "stages.0.mini_batch_size=99"],
@@ -234,7 +271,8 @@ TRICKY = st.sampled_from([*"$'\"\\~&#;!,=:[]{}()% /.", "${", "???", "null", "1"]
 @example("\\\\${oc.env:HOME}\\")
 def test_any_folder_can_be_named_in_an_override(name):
     listed = f"data.train.files=[{written(name)},{written(name)}]"
-    made = load("experiment=lab/smoke", f"output={written(name)}", listed)
+    hub = ["data.train.kind=hub", "data.train.path=owner/name"]
+    made = load("experiment=lab/smoke", f"output={written(name)}", *hub, listed)
     assert (made.output, made.data.train.files) == (name, [name, name])
 
 

@@ -19,9 +19,13 @@ def manifests(output):
     return {one["name"]: one for one in found}
 
 
-def test_data_alone_is_brought_inspected_and_divided(tmp_path):
-    path = data("lab/smoke", ["gates=default"], str(tmp_path))
+def test_data_alone_is_brought_inspected_and_divided(tmp_path, caplog):
+    twice = tmp_path / "twice.json"
+    twice.write_text(json.dumps([{"problem": "1+1?", "answer": "2"}] * 2))
+    tests = f"evaluation.benchmarks=[{{name:lab_test,kind:file,path:'{twice}'}}]"
+    path = data("lab/smoke", ["gates=default", tests], str(tmp_path))
     assert path.endswith("data_card.html")
+    assert "warning: lab_test: 1 of 2 rows repeats another's question" in caplog.text
     found = manifests(tmp_path)
     assert {"lab_train", "lab_train-L1", "lab_train-L2", "lab_train-L3", "lab_test"} == set(found)
     assert not (tmp_path / "stages").exists() and not (tmp_path / "evaluations").exists()

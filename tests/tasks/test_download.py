@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from conf.load import load
 from conf.schema import Data, Source
 from tasks.artifacts import COLUMNS, Dataset
-from tasks.download import download
+from tasks.download import download, paths
 from tasks.upstream import answers, to_columns, without_instruction
 from trainer.rewards import answer_is_parsable
 
@@ -111,11 +112,36 @@ def test_an_instruction_is_added_where_a_chat_has_none():
 
 
 @pytest.mark.parametrize(
-    ("level", "number"), [(3, 3), (3.0, 3), ("Level 5", 5), ("hard", None), (None, None)]
+    ("level", "number"),
+    [
+        (3, 3),
+        (3.0, 3),
+        (-2, -2),
+        ("3", 3),
+        ("3.0", 3),
+        ("-2", -2),
+        ("Level 5", 5),
+        ("level3", 3),
+        (None, None),
+        (float("nan"), None),  # as pandas writes no level
+        ("", None),
+        ("Level ?", None),  # MATH
+    ],
 )
 def test_levels_become_numbers(level, number):
     rows = [{"question": "q", "answer": "a", "level": level}]
     assert to_columns(rows, "toy", "")["level"].to_pylist() == [number]
+
+
+@pytest.mark.parametrize(
+    "level",
+    [0.06, "0.75", "1.5", "hard", "AIME 2024", "Level 3 of 5", "Level-3", True, [3], "1e3", "٣"],
+)
+def test_a_level_that_is_no_whole_number_is_refused_with_its_row_and_value(level):
+    rows = [{"question": "q", "answer": "a", "level": each} for each in (1, level)]
+    with pytest.raises(ValueError, match=r"toy: row 1, column level: found .*whole") as refusal:
+        to_columns(rows, "toy", "")
+    assert repr(level) in str(refusal.value)
 
 
 def test_rows_of_several_files_come_in_the_order_of_their_indices(tmp_path):
@@ -222,12 +248,16 @@ GOOD = {"problem": "1+1?", "answer": "2"}
 REFUSED = [
     # (file, its content, message)
     ("none.json", None, r"toy: no file .*none\.json\n\nhint: set its path"),
+    (
+        "a.jsonl",
+        '\n{"a": 1}\n{"a": x}',
+        r"jsonl file: line 3, column 7: Expecting value\n\nhint: mend",
+    ),
+    ("a.jsonl", "{}\n\n[3]\n", r"a\.jsonl holds '\[3\]' in line 3, which is no object"),
     ("a.csv", "a,b", r"ends in '\.csv', needed one of \.parquet, \.json, \.jsonl"),
     ("a.parquet", "no parquet", r"a\.parquet is no readable parquet file"),
     ("a.json", "[", r"a\.json is no readable json file"),
-    ("a.jsonl", "{}\n{", r"a\.jsonl is no readable jsonl file"),
-    ("a.json", '{"a": 1}', r"a\.json holds no list of objects"),
-    ("a.jsonl", "3\n", r"a\.jsonl holds a line that is no object"),
+    ("a.json", '{"a": 1}', r"toy: .*a\.json holds no list of objects"),
     ("a.json", "[]", r"toy: found no rows in .*a\.json, needed at least one"),
     ("a.json", [{"text": "q"}], r"row 0 has the columns text; needed prompt and reward_model"),
     ("a.json", [GOOD, {"problem": "q"}], r"row 1 has the columns problem; needed prompt"),
@@ -243,6 +273,53 @@ REFUSED = [
         r"column problem: found str .*needed text",
     ),
 ]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    text = json.dumps([GOOD] if suffix == "json" else GOOD)
+    path.write_text(text, encoding="utf-8-sig")
+    assert download(file_source(path), Data(), tmp_path / "out").rows == 1
+
+
+def test_a_files_own_names_of_columns_are_read_and_no_others(tmp_path):
+    row = {"input": "1+1?", "target": "2", "level": "easy", "question": "else"}
+    source = file_source(tmp_path / "a.json", columns={"question": "input", "answer": "target"})
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    (got,) = download(source, Data(), tmp_path / "out").table().to_pylist()
+    assert (got["question"], got["answers"], got["level"]) == ("1+1?", ["2"], None)
+    pq.write_table(pa.Table.from_pylist([row | {"text": "q"}]), tmp_path / "a.parquet")
+    names = {"question": "input", "answer": "target", "level": "difficulty"}
+    source = file_source(tmp_path / "a.parquet", columns=names)
+    needed = "columns input, target, level, question, text; needed difficulty, its level"
+    with pytest.raises(ValueError, match=f"a.parquet: row 0 has the {needed}"):
+        download(source, Data(), tmp_path / "out")
+
+
+def test_the_lines_that_the_docs_show_are_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    plain, own = re.findall(r"(?:^    |`)({\".*?})`?", text, re.MULTILINE)
+    names = re.search(r"'data\.train\.columns={question:(\w+),answer:(\w+)}'", text).groups()
+    columns = dict(zip(("question", "answer"), names, strict=True))
+    for line, settings in ((plain, {}), (own, {"columns": columns})):
+        (tmp_path / "a.jsonl").write_text(line)
+        source = file_source(tmp_path / "a.jsonl", **settings)
+        assert download(source, Data(), tmp_path / "out").table()["answers"].to_pylist() == [["2"]]
+
+
+def test_only_a_source_that_names_columns_is_another_for_it():
+    assert "columns" not in Source().model_dump()
+    names = {"question": "input", "answer": "target"}
+    named = Source(kind="file", path="a.json", columns=names).model_dump()
+    assert named["columns"] == names and Source(**named).columns == names
+
+
+def test_files_that_are_looked_for_by_a_variable_are_missing_by_its_name(monkeypatch):
+    monkeypatch.delenv("STAGECRAFT_FASTCURL_DATA", raising=False)
+    source = load("experiment=lab/smoke", "data=fastcurl_files").data.train
+    with pytest.raises(ValueError, match="hint: set STAGECRAFT_FASTCURL_DATA to the folder"):
+        paths(source)
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED)

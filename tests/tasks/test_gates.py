@@ -33,7 +33,7 @@ def found(table, gates=FLAG, benchmarks=None, limit=1000):
 def test_the_same_question_with_the_same_answer_is_a_duplicate():
     gates = found(table_of(("1+1?", "2"), ("1+2?", "3"), ("1+1?", "2"), ("1 + 1 ?", "2")))
     assert gates["exact_duplicates"].groups == [[0, 2]]
-    assert "3 different pairs" in gates["exact_duplicates"].note
+    assert "3 distinct pairs" in gates["exact_duplicates"].note
     assert gates["normalized_duplicates"].groups == [[0, 2, 3]]
     assert gates["normalized_duplicates"].rows == [0, 2, 3]
     assert gates["conflicting_answers"].rows == []
@@ -44,8 +44,8 @@ def test_answers_conflict_only_where_the_grader_tells_them_apart():
     conflict = found(table_of(*rows))["conflicting_answers"]
     assert conflict.groups == [[2, 3]]
     assert conflict.note == (
-        "2 questions have answers of different text (2 if their texts must be the same, too), of "
-        "which the grader tells 1 apart"
+        "2 questions with answers that are written differently (2 where the question is the same "
+        "to the letter), and 1 with answers that the grader finds unequal"
     )
 
 
@@ -54,7 +54,8 @@ def test_of_alike_questions_with_other_answers_none_stays():
     findings = found(table)
     assert findings["conflicting_answers"].groups == [[0, 1]]
     assert (
-        "1 questions have answers of different text (0 if" in findings["conflicting_answers"].note
+        "1 question with answers that are written differently (0 where"
+        in findings["conflicting_answers"].note
     )
     verdict = judge(3, findings.values(), Gates(), table["id"].to_pylist())
     assert verdict.keep == [False, False, True]
@@ -69,7 +70,9 @@ def test_an_answer_that_the_symbolic_parser_does_not_read_is_found():
     rows = [("a?", "7"), ("b?", r"\frac{x}{2}"), ("c?", r"\odot\odot"), ("d?", "")]
     unparsable = found(table_of(*rows))["unparsable_answers"]
     assert unparsable.rows == [2]
-    assert unparsable.note.startswith("2 different answers are no plain numbers; of 1 the symbolic")
+    assert unparsable.note == (
+        "of 2 distinct answers that are not plain numbers, the symbolic parser cannot read 1"
+    )
 
 
 def test_a_prompt_over_the_limit_is_found():
@@ -184,15 +187,15 @@ def test_fastcurls_set_has_the_faults_that_are_known_of_it(tmp_path, monkeypatch
     }
     gates = {one.gate: one for one in inspect(train, experiment.gates, tests, lambda row: 0, 1024)}
     note = gates["exact_duplicates"].note
-    assert note == "39,616 different pairs of question and answers, 39,387 different questions"
+    assert note == "39,616 distinct pairs of question and answers, 39,387 distinct questions"
     conflicts = gates["conflicting_answers"]
     assert conflicts.note == (
-        "219 questions have answers of different text (171 if their texts must be the same, too), "
-        "of which the grader tells 171 apart"
+        "219 questions with answers that are written differently (171 where the question is the "
+        "same to the letter), and 171 with answers that the grader finds unequal"
     )
     assert (len(conflicts.groups), len(conflicts.rows)) == (171, 591)
     assert len(gates["normalized_duplicates"].groups) == 1136
-    assert gates["normalized_duplicates"].note.startswith("38,800 different questions")
+    assert gates["normalized_duplicates"].note.startswith("38,800 distinct questions")
     assert len(gates["ungradable_answers"].rows) == 8
 
     def problems(gate, benchmark):

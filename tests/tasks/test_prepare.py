@@ -9,7 +9,7 @@ import pytest
 
 from conf.load import ConfigError, load
 from conf.schema import Data, Segmentation, Stage
-from tasks import pass_rates, preflight, prepare
+from tasks import doubts, pass_rates, preflight, prepare, tables
 from tasks.artifacts import Dataset, read_json
 from tasks.datacard import facts, write_card
 from tasks.datacard_page import markdown
@@ -289,3 +289,42 @@ def test_a_card_of_cleaned_data_claims_no_cost(settings):
     assert content["cost"] == ""
     assert content["overlap"]["after the gates"]["test"]["overlap_exact"] == 0
     assert content["sets"]["as downloaded"]["answers"]["none"] == 1
+
+
+def test_a_card_shows_no_examples_where_there_are_none(tmp_path):
+    experiment = load("experiment=lab/smoke", f"output={tmp_path}")
+    ready, tests = prepared(experiment)
+    card = write_card(ready, tests, tmp_path)
+    assert "Examples" not in card.markdown and "Examples" not in card.html.read_text()
+
+
+def test_a_card_tells_the_division_by_its_knobs_and_in_numbers_people_read(settings):
+    ready, tests = prepared(settings())
+    text = markdown(facts(ready, tests)).split("## Division")[1]
+    rows = dict(re.findall(r"^\| ([^|]+?) +\| ([^|]+?) +\|$", text, re.MULTILINE))
+    assert (rows["rule"], rows["length of"]) == ("length", "raw question")
+    assert rows["mean"] == "8" and rows["counts"] == "L1 8, L2 8, L3 0"
+    assert rows["parent digest"] == ready.kept.digest[:12]
+
+
+def test_test_problems_that_stand_there_twice_are_told(settings, tmp_path):
+    problem = {"problem": "1 + 1?", "answer": "2"}
+    rows = [problem, problem, {"problem": "1+1 ?", "answer": "2"}, {"problem": "1?", "answer": "1"}]
+    ready, tests = prepared(settings())
+    assert doubts.repeated(tests) == [] and facts(ready, tests)["doubts"] == []
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    ready, tests = prepared(settings())
+    (told,) = doubts.repeated(tests)
+    assert told.startswith("test: 2 of 4 rows repeat another's question; ")
+    card = write_card(ready, tests, settings().output)
+    assert told in card.html.read_text().replace("&#39;", "'") and told in card.markdown
+    report = tables.data(ready.kept, ready.segments, settings(), tests)
+    assert told in report.notes
+
+
+def test_prompts_without_a_level_are_told_where_levels_divide_them(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "1", "level": n % 2 or "?"} for n in range(6)]
+    train = Dataset.write(tmp_path / "train", "toy", to_columns(rows, "toy", ""))
+    by_level = segment(train, Data(segmentation=Segmentation(rule="level")), tmp_path)
+    assert doubts.without_level(by_level) == ["3 of 6 prompts have no level: in `all` alone."]
+    assert doubts.without_level(segment(train, Data(), tmp_path)) == []

@@ -57,7 +57,9 @@ def test_text_that_is_no_utf_8_is_refused(tmp_path, suffix):
         pq.write_table(pa.table({"problem": text, "answer": ["2", "2"]}), path)
     else:
         path.write_bytes(b'[{"problem": "\xff", "answer": "2"}]')
-    assert f"is no readable {suffix} file: 'utf-8' codec can't decode" in refused(path, tmp_path)
+    line = "line 1: " if suffix == "jsonl" else ""
+    told = refused(path, tmp_path)
+    assert f"is no readable {suffix} file: {line}'utf-8' codec can't decode" in told
 
 
 def test_a_prompt_of_a_megabyte_is_refused_with_its_row(tmp_path):
