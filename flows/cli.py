@@ -154,7 +154,7 @@ def _status(given: argparse.Namespace) -> int:
     runs += [
         [
             f"{run.name} seed {run.seed}",
-            f"{run.finished}/{run.begun}",
+            f"{run.finished}/{'?' if run.stages is None else run.stages}",
             run.report or ABSENT,
         ]
         for run in found.runs
@@ -193,18 +193,25 @@ def _gc(given: argparse.Namespace) -> int:
         _say(json.dumps([asdict(one) for one in found], indent=2))
         return 0
     if not found:
-        _say(f"{given.output} holds nothing that is not needed")
+        newer = unreferenced(given.output, keep=keep, older_than=0) if given.older_than else []
+        newer = [one for one in newer if not one.spared]
+        old = f"older than {given.older_than:g} h " if newer else ""
+        young = f"; {_size(newer)} is newer (--older-than 0)" if newer else ""
+        _say(f"{given.output} holds nothing {old}that is not needed{young}")
         return 0
     rows = [["size", "what", "why"]]
     rows += [
         [readable(one.bytes), one.path + (f" [{one.spared}]" if one.spared else ""), one.why]
         for one in found
     ]
-    goes = [one for one in found if not one.spared]
-    total = f"{readable(sum(one.bytes for one in goes))} in {things(len(goes), 'place')}"
+    total = _size([one for one in found if not one.spared])
     last = f"deleted {total}" if given.delete else f"{total}; nothing deleted, add --delete"
     _say("\n".join([*table(rows, left=3), "", last]))
     return 0
+
+
+def _size(found: Sequence[Any]) -> str:
+    return f"{readable(sum(one.bytes for one in found))} in {things(len(found), 'place')}"
 
 
 def _reindex(given: argparse.Namespace) -> int:

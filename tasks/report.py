@@ -13,15 +13,9 @@ import yaml
 
 from conf.schema import Experiment
 from tasks import pictures, results
-from tasks.artifacts import (
-    Dataset,
-    digest_of,
-    file_digest,
-    new_folder,
-    read_json,
-    write_json,
-)
+from tasks.artifacts import Dataset, digest_of, file_digest, new_folder, write_json
 from tasks.page import page, without_nan
+from tasks.reports import PAGE, SUMMARY, folder_of, keep_aside, read_summary
 from tasks.tables import Table, cost, data, handoff, scores, versions
 from tasks.verdict import outcome, terminal_summary, tiles, verdict
 from tasks.words import things
@@ -42,13 +36,16 @@ class Report:
         markdown: The same content without figures.
         folder: Folder of report.html, report.md, summary.json and figures/.
         summary: The numbers: `verdict` sentences, `benchmarks` with a row per checkpoint,
-            `stages`, `totals`, `experiment`, `seed`, `command`, `written`, and `made_of`, a digest.
+            `stages`, `totals`, `unscored` benchmarks, `experiment`, `seed`, `command`, `written`,
+            and `made_of`, a digest.
+        aside: Which report of before was kept and why, in lines, or "": see `tasks.reports`.
     """
 
     html: Path
     markdown: str
     folder: Path
     summary: dict[str, Any]
+    aside: str = ""
 
 
 def write_report(
@@ -66,7 +63,7 @@ def write_report(
 
     What a stage or an evaluation did not record is shown as missing, and what does not fit
     together is said beside the number: neither stops the report. One that was made of the same,
-    by the same code, is left as it is.
+    by the same code, is left as it is; one that shows what this one does not is kept aside.
 
     Args:
         experiment: What was run.
@@ -91,6 +88,11 @@ def write_report(
         "written": datetime.now().astimezone().isoformat(timespec="seconds"),
         "verdict": verdict(by_benchmark, stage_rows, totals),
         "benchmarks": by_benchmark,
+        "unscored": [
+            source.name
+            for source in experiment.evaluation.benchmarks
+            if source.name not in by_benchmark
+        ],
         "stages": [
             {key: value for key, value in row.items() if key != "metrics"} for row in stage_rows
         ],
@@ -101,7 +103,7 @@ def write_report(
             "evaluations": [_kept(each, output) for each in evaluations],
         },
     }
-    final = Path(output) / "reports" / f"{experiment.name}-seed{experiment.seed}"
+    final = folder_of(output, experiment.name, experiment.seed)
     summary["made_of"] = _made_of(
         [experiment, command],
         [train, *segments.values(), *(benchmarks or {}).values()],
@@ -109,7 +111,7 @@ def write_report(
     )
     if (before := _before(final)).get("made_of") == summary["made_of"]:
         text = (final / "report.md").read_text(encoding="utf-8")
-        return Report(final / "report.html", text, final, summary | {"written": before["written"]})
+        return Report(final / PAGE, text, final, summary | {"written": before["written"]})
     sets = [data(train, segments, experiment, benchmarks or {})]
     checks = [table for table in [handoff(stage_rows)] if table]
     environments = [*stages, *evaluations]
@@ -147,10 +149,11 @@ def write_report(
             file = folder / "figures" / f"{picture.name}.svg"
             file.write_text(picture.svg, encoding="utf-8")
             file.with_suffix(".png").write_bytes(picture.png)
-        (folder / "report.html").write_text(page("report.html.j2", content), encoding="utf-8")
+        (folder / PAGE).write_text(page("report.html.j2", content), encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
-        write_json(folder / "summary.json", without_nan(summary))
-    return Report(final / "report.html", text, final, summary)
+        write_json(folder / SUMMARY, without_nan(summary))
+        aside = keep_aside(final, summary)
+    return Report(final / PAGE, text, final, summary, aside)
 
 
 def _made_of(
@@ -184,11 +187,8 @@ def _made_of(
 
 def _before(folder: Path) -> dict[str, Any]:
     """The summary of the report that is there, if it is all there."""
-    try:
-        found = read_json(folder / "summary.json")
-    except (OSError, ValueError):
-        return {}
-    whole = all((folder / name).is_file() for name in ("report.html", "report.md"))
+    found = read_summary(folder)
+    whole = all((folder / name).is_file() for name in (PAGE, "report.md"))
     return found if whole and any(folder.glob("figures/*.svg")) else {}
 
 
@@ -207,6 +207,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content["outcome"]:
         parts.append(f"**{_literal(content['outcome'])}**")
     parts.append("## Accuracy")
+    if unscored := summary["unscored"]:
+        names = _literal(", ".join(unscored))
+        parts.append(f"No checkpoint was evaluated on {names} with these settings.")
     parts += [each["table"].markdown() for each in content["accuracy"]]
     parts += ["## Cost", content["cost"].markdown(), "## Data"]
     parts += [table.markdown() for table in content["data"]]

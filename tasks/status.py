@@ -1,13 +1,20 @@
 """What runs and stages lie in an output folder, and how far each is."""
 
-from collections import Counter
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks import disk
+from tasks.journal import Journal, journals
+from tasks.reports import PAGE, reports
 from tasks.stages import experiment_of, holder, read_manifests
 from trainer.records import read_records
+
+Manifest = dict[str, Any]
+NOT_TRAINED_BY = ("evaluation.", "output")
+"""Settings that two runs which train the same stages may differ in."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,16 @@ class RunStatus:
     Attributes:
         name: The experiment.
         seed: Its seed.
-        begun: Stages that it began. One shared with another experiment counts for the one that
-            trained it.
-        finished: Those of them that are finished.
+        stages: Stages of its curriculum, by the settings of its last run; None where no run is
+            recorded.
+        finished: Those of them that are there and finished, whoever trained them. Where no run is
+            recorded: finished stages of this experiment by their place in a curriculum.
         report: Its report's page, or "".
     """
 
     name: str
     seed: int | None
-    begun: int
+    stages: int | None
     finished: int
     report: str
 
@@ -79,23 +87,61 @@ def status(output: Path | str) -> Status:
     manifests, remarks = read_manifests(output)
     stages = [_stage(folder, manifest or {}) for folder, manifest in manifests.items()]
     stages.sort(key=lambda stage: (stage.when is None, stage.when, stage.folder))
-    begun = Counter((stage.experiment, stage.seed) for stage in stages)
-    ended = Counter((s.experiment, s.seed) for s in stages if s.outcome == "finished")
-    reports = {page.parent.name: page for page in output.glob("reports/*/report.html")}
-    runs = [
-        RunStatus(
-            name or "unknown",
-            seed,
-            begun[name, seed],
-            ended[name, seed],
-            str(reports.pop(f"{name}-seed{seed}", "")),
-        )
-        for name, seed in begun
-    ]
-    for folder, page in reports.items():  # all of its stages were trained by others
+    return Status(_runs(output, manifests, stages), stages, remarks)
+
+
+def _runs(
+    output: Path, manifests: Mapping[Path, Manifest | None], stages: Sequence[StageStatus]
+) -> list[RunStatus]:
+    """The experiments by seed: of stages, in order of time, then of runs and of reports alone."""
+    whole = {folder: m for folder, m in manifests.items() if m and m["outcome"] == "finished"}
+    digests = {manifest["digest"] for manifest in whole.values()}
+    last, pages = _last_runs(output), {folder.name: folder / PAGE for folder in reports(output)}
+    found = []
+    for name, seed in dict.fromkeys([*((s.experiment, s.seed) for s in stages), *last]):
+        if run := last.get((name, seed)):
+            total, finished = len(run.stages), sum(run.made.get(s) in digests for s in run.stages)
+        else:
+            mine = [m for f, m in whole.items() if experiment_of(f, m) == (name, seed)]
+            total, finished = None, len({manifest.get("position") for manifest in mine})
+        page = pages.pop(f"{name}-seed{seed}", "")
+        found.append(RunStatus(name or "unknown", seed, total, finished, str(page)))
+    for folder, page in pages.items():
         name, _, seed = folder.rpartition("-seed")
-        runs.append(RunStatus(name, int(seed) if seed.isdigit() else None, 0, 0, str(page)))
-    return Status(runs, stages, remarks)
+        found.append(RunStatus(name, int(seed) if seed.isdigit() else None, None, 0, str(page)))
+    return found
+
+
+@dataclass
+class _LastRun:
+    """Settings of a run that trains, names of its stages, and by name the digests of those made."""
+
+    settings: dict[str, Any]
+    stages: list[str]
+    made: dict[str, str]
+
+
+def _last_runs(output: Path) -> dict[tuple[str, int], _LastRun]:
+    """The last run of each experiment and seed that trained, or was to."""
+    found: dict[tuple[str, int], _LastRun] = {}
+    for folder in journals(output):
+        try:
+            journal = Journal.read(folder)
+        except (ValueError, OSError):  # its stages are there to see all the same
+            continue
+        params, made = journal.run.params, {}
+        for child in journal.children:
+            if child.kind == "stage":
+                made[child.name] = child.tags.get("stagecraft.config_digest", "")
+        name, seed = params.get("name"), params.get("seed")
+        if not made and journal.run.name != f"{name} seed {seed}":
+            continue  # it scored, reported or looked at data
+        stages = [params[key] for key in params if re.fullmatch(r"stages\.\d+\.name", key)]
+        settings = {key: params[key] for key in params if not key.startswith(NOT_TRAINED_BY)}
+        if (before := found.get((name, seed))) and before.settings == settings:
+            made = before.made | made  # one stage after another, each by a run of its own
+        found[name, seed] = _LastRun(settings, stages, made)
+    return found
 
 
 def _stage(folder: Path, manifest: dict[str, Any]) -> StageStatus:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.journal import Journal, Run
 from tasks.labels import metric_name, param
+from tasks.reports import of_settings
 from tasks.track_reach import FILES, follow, reached
 
 # Limits of MLflow's stores; `log_batch` takes at most so many entries of a kind at once.
@@ -91,7 +92,9 @@ class Store:
             self._send(parent, journal.run.metrics)
             self._end(parent, journal.run, experiment)
             if journal.run.report and journal.run.outcome != "running":
-                self._report(parent, journal.output / journal.run.report)
+                place = journal.output / journal.run.report
+                digest = journal.run.tags.get("stagecraft.config_digest", "")
+                self._report(parent, of_settings(place, digest))
 
     def told(self, experiment: str) -> list[tuple[str, dict[str, str]]]:
         """Status and tags of every run of an experiment.

@@ -155,7 +155,7 @@ def test_status_shows_runs_stages_and_why_one_failed(smoke, output, train, capsy
     capsys.readouterr()
     assert main(["status", "--output", output]) == 0
     text = capsys.readouterr().out
-    assert "lab_smoke seed 0" in text and " 1/2" in text
+    assert "lab_smoke seed 0" in text and " 1/?" in text
     assert "failed" in text and "the disk is full" in text and "more" not in text
     assert main(["status", "--output", output, "--json"]) == 0
     assert [stage["outcome"] for stage in json.loads(capsys.readouterr().out)["stages"]] == [
@@ -192,7 +192,11 @@ def test_gc_spares_what_is_young(smoke, output, train, capsys):
     hours_ago = time.time() - 5 * 3_600
     for path in (folder, *folder.rglob("*")):
         os.utime(path, (hours_ago, hours_ago))
+    capsys.readouterr()
     assert main(["gc", "--output", output, "--delete"]) == 0 and folder.is_dir()
+    said = capsys.readouterr().out
+    assert said.startswith(f"{output} holds nothing older than 24 h that is not needed; ")
+    assert said.endswith(" MiB in 1 place is newer (--older-than 0)\n")
     assert main(["gc", "--output", output, "--delete", "--older-than", "4"]) == 0
     assert not folder.exists() and "deleted" in capsys.readouterr().out
 

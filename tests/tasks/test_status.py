@@ -1,11 +1,14 @@
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from conf.load import load
 from tasks.artifacts import read_json, write_json
+from tasks.journal import Journal, journals
+from tasks.labels import flat
 from tasks.stages import alone, stage_folders
 from tasks.status import status
 
@@ -35,9 +38,49 @@ def test_finished_stages_and_their_run_are_shown_in_order(smoke, train, tmp_path
     assert first.reward == 0.25 and first.checkpoint == "there" and first.reason == ""
     assert first.bytes > 100 and first.seconds >= 0 and first.when > 1.7e9
     [run] = found.runs
-    assert (run.name, run.seed, run.begun, run.finished, run.report) == (
-        "lab_smoke", 0, 2, 2, str(page)
+    # No run is recorded here, so how many stages it was to have is not known.
+    assert (run.name, run.seed, run.stages, run.finished, run.report) == (
+        "lab_smoke", 0, None, 2, str(page)
     )  # fmt: skip
+
+
+def recorded(settings, stages, what="") -> None:
+    """The journal of a run that made or found stages."""
+    name = f"{settings.name} seed {settings.seed}{what}"
+    journal = Journal.begin(Path(settings.output), settings.name, "", name=name)
+    journal.folder = journal.folder.with_name(f"{len(journals(Path(settings.output))):02}")
+    journal.run.params = flat(settings)
+    for stage in stages:
+        tags = {"stagecraft.config_digest": stage["digest"]}
+        journal.child("stage", stage["name"], tags=tags).end("finished")
+    journal.write()
+
+
+def counted(output) -> list[tuple]:
+    return [(run.name, run.finished, run.stages) for run in status(output).runs]
+
+
+def test_stages_are_counted_of_those_that_the_last_run_has(smoke, train, tmp_path):
+    output = tmp_path / "out"
+    recorded(smoke(), [])  # interrupted before its first stage
+    assert counted(output) == [("lab_smoke", 0, 2)]
+    before = train(smoke("seed=0", "stages.1.steps=3"))
+    recorded(smoke("stages.1.steps=3"), before)
+    mine = train(smoke())
+    recorded(smoke(), mine)
+    recorded(smoke("evaluation.samples=9"), [], ", evaluation")  # trains nothing
+    assert len(stage_folders(output)) == 3
+    assert counted(output) == [("lab_smoke", 2, 2)]
+    recorded(smoke("name=twin"), mine)
+    assert counted(output) == [("lab_smoke", 2, 2), ("twin", 2, 2)]
+    shutil.rmtree(mine[1]["folder"])
+    assert counted(output) == [("lab_smoke", 1, 2), ("twin", 1, 2)]
+
+
+def test_stages_that_were_trained_one_by_one_count_together(smoke, train, tmp_path):
+    for stage in train(smoke()):
+        recorded(smoke(), [stage], f", stage {stage['name']}")
+    assert counted(tmp_path / "out") == [("lab_smoke", 2, 2)]
 
 
 def test_why_a_stage_failed_is_told_in_one_line(smoke, train, tmp_path):
@@ -84,4 +127,4 @@ def test_a_report_of_stages_that_others_trained_is_shown(smoke, tmp_path):
     page.parent.mkdir(parents=True)
     page.write_text("<p>")
     [run] = status(tmp_path / "out").runs
-    assert (run.name, run.seed, run.begun) == ("twin", 3, 0)
+    assert (run.name, run.seed, run.stages, run.finished) == ("twin", 3, None, 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tasks.artifacts import digest_of, write_json
 from tasks.journal import Journal, Run, journals
 from tasks.track import Tracker, flat, lineage_tags, metric_name, store_uri
 from trainer.records import append_record
@@ -304,6 +305,19 @@ def test_the_report_is_kept_and_its_summary_shown(tracker, output):
     kept = {file.path for file in client(tracker).list_artifacts(run.info.run_id, "report")}
     assert kept == {"report/figures", "report/report.html", "report/report.md"}
     assert run.data.tags["mlflow.note.content"] == "# lab\n\nBetter.\n\n## Accuracy\n\n|a|\n"
+
+
+def test_a_run_keeps_its_own_report_though_another_took_its_place(tracker, output):
+    place = output / "reports" / "mine-seed0"
+    for folder, settings in ((place, {"seed": 1}), (f"{place}.before-1", {"seed": 0})):
+        write_json(f"{folder}/summary.json", {"settings": settings})
+        Path(folder, f"of-{settings['seed']}").touch()
+    tags = lineage_tags(config_digest=digest_of({"seed": 0}))
+    with tracker.pipeline_run({}, tags) as pipeline:
+        tracker.log_report(pipeline, place)
+    run = run_of(tracker, pipeline)
+    kept = {file.path for file in client(tracker).list_artifacts(run.info.run_id, "report")}
+    assert kept == {"report/of-0", "report/summary.json"}
 
 
 def test_a_deleted_experiment_is_restored(tracker):
