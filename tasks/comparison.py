@@ -4,7 +4,7 @@ Every score is of the checkpoint after a run's last stage: none is selected by i
 are fractions, lengths tokens, times seconds; None is "not known", and a note says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -43,6 +43,16 @@ class Comparison:
     def of_arm(self, arm: str) -> list[ArmRun]:
         """The arm's runs, by seed."""
         return [run for run in self.runs if run.arm == arm]
+
+    def seeds(self) -> list[int]:
+        """The seeds that the runs were trained with; of a pair, each has its own."""
+        return list(dict.fromkeys(run.settings.seed for run in self.runs))
+
+    def seeds_of(self, arm: str, among: Collection[int]) -> str:
+        """Of an arm's runs with seeds `among` the study's: "seeds 0, 1", or "no seed finished"."""
+        own = [str(run.settings.seed) for run in self.of_arm(arm) if run.seed in among]
+        many = "s" if len(own) > 1 else ""
+        return f"seed{many} {', '.join(own)}" if own else "no seed finished"
 
 
 def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
@@ -106,7 +116,7 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
     }
     if finals:
         estimate, note = attempt(_over_seeds, finals, study.level)
-        found["estimate"] = estimate and estimate._asdict()
+        found["estimate"] = estimate and _of_shares(estimate)
         notes.append(note)
         found |= {name: _mean_of(finals, name) for name in MEANS}
         clean = [point.clean for point in finals.values()]
@@ -145,6 +155,11 @@ def _over_seeds(finals: Mapping[int, Point], level: float) -> metrics.Estimate:
     for point in points[1:]:
         same_evaluation(points[0], point)
     return metrics.over_seeds([point.responses.correct for point in points], level=level)
+
+
+def _of_shares(estimate: metrics.Estimate) -> dict[str, Any]:
+    """No score is below 0 or above 1, though the interval of a mean over seeds may reach beyond."""
+    return {**estimate._asdict(), "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
 
 
 def same_evaluation(one: Point, other: Point) -> None:
@@ -203,7 +218,7 @@ def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
     estimate, note = attempt(_over_seeds, {0: first}, study.level)
     values = first.evaluation["metrics"]
     return {
-        "estimate": estimate and estimate._asdict(),
+        "estimate": estimate and _of_shares(estimate),
         "note": note,
         "k": values.get("k"),
         "avg_at_k_clean": first.clean,
@@ -215,15 +230,15 @@ def _missing(
     study: Study, runs: Sequence[ArmRun], benchmarks: Mapping[str, OnBenchmark]
 ) -> list[str]:
     said = [
-        f"{run.arm} seed {run.seed} failed: {run.failure.splitlines()[0]}"
+        f"{run.arm} seed {run.settings.seed} failed: {run.failure.splitlines()[0]}"
         for run in runs
         if run.failure
     ]
     for run in runs:
         if not run.failure and not run.complete:
             said.append(
-                f"{run.arm} seed {run.seed}: {len(run.stages)} of {len(run.settings.stages)} "
-                "stages trained."
+                f"{run.arm} seed {run.settings.seed}: {len(run.stages)} of "
+                f"{len(run.settings.stages)} stages trained."
             )
     if len(study.seeds) == 2:
         said.append(
@@ -232,13 +247,15 @@ def _missing(
         )
     for on in benchmarks.values():
         for arm in study.arms:
-            absent = [seed for seed in study.seeds if seed not in on.arms[arm.name]["seeds"]]
-            known = {run.seed for run in runs if run.arm == arm.name and run.complete}
-            lacking = [seed for seed in absent if seed in known]
+            lacking = [
+                str(run.settings.seed)
+                for run in runs
+                if run.arm == arm.name
+                and run.complete
+                and run.seed not in on.arms[arm.name]["seeds"]
+            ]
             if lacking:
-                said.append(
-                    f"{arm.name} has no score on {on.name} for seed {', '.join(map(str, lacking))}."
-                )
+                said.append(f"{arm.name} has no score on {on.name} for seed {', '.join(lacking)}.")
     return said
 
 

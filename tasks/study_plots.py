@@ -71,6 +71,8 @@ def scores(found: Comparison, on: OnBenchmark) -> Figure:
             label="starting model",
         )  # fmt: skip
     _arms(axes, [arm.name for arm in found.study.arms])
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(-3, left), min(103, right))  # a mark at an end is whole
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=""))
     legend(figure)
     return figure

@@ -74,7 +74,7 @@ def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]
             "question": study.question,
             "arms": [arm.name for arm in study.arms],
             "baseline": study.reference.name,
-            "seeds": study.seeds,
+            "seeds": found.seeds(),
             "command": command,
             "written": datetime.now().astimezone().isoformat(timespec="seconds"),
             "verdict": verdict(found, shared),
@@ -118,7 +118,7 @@ def _on(found: Comparison, name: str) -> dict[str, Any]:
         (
             f"accuracy-{file}",
             plots.scores(found, on),
-            f"Lines are {100 * found.study.level:g} % intervals.",
+            f"Lines are {100 * found.study.level:g} % intervals, cut at 0 and 100 %.",
         ),
         (
             f"difference-{file}",
@@ -149,7 +149,7 @@ def _on(found: Comparison, name: str) -> dict[str, Any]:
 def _run(run: Any) -> dict[str, Any]:
     return {
         "arm": run.arm,
-        "seed": run.seed,
+        "seed": run.settings.seed,
         "command": run.command,
         "failure": run.failure,
         "stages": [Path(stage["folder"]).name for stage in run.stages],

@@ -9,7 +9,18 @@ from tasks.budgets import BUDGETS
 from tasks.comparison import Comparison
 from tasks.labels import flat
 from tasks.tables import Table
-from tasks.words import ABSENT, count, duration, magnitude, number, p_value, percent, points, span
+from tasks.words import (
+    ABSENT,
+    count,
+    duration,
+    magnitude,
+    number,
+    p_value,
+    percent,
+    points,
+    span,
+    things,
+)
 
 OPTIONAL = {"published": "published", "maj_at_k": "maj@k", "avg_at_k_clean": "no overlap"}
 """Columns that a table has only where some row has a number for them."""
@@ -39,7 +50,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
     for arm in study.arms:
         row = on.arms[arm.name]
         estimate, change = row["estimate"], row["difference"]
-        seeds = f"seeds {', '.join(map(str, row['seeds']))}" if row["seeds"] else "no seed finished"
+        seeds = found.seeds_of(arm.name, row["seeds"])
         about = "baseline; " if arm.name == reference else ""
         rows.append(
             [
@@ -89,12 +100,15 @@ def budgets(found: Comparison) -> Table:
     columns = ["arm", "steps", *BUDGETS.values(), "time"]
     rows = []
     for arm in found.study.arms:
-        ends = [max(run.costs().items())[1] for run in found.of_arm(arm.name) if run.complete]
+        ended = {run.seed: run for run in found.of_arm(arm.name) if run.complete}
+        ends = [max(run.costs().items())[1] for run in ended.values()]
         cells = [
             (_written(key, _mean([end.get(key) for end in ends])), "")
             for key in ("steps", *BUDGETS, "seconds")
         ]
-        rows.append([(arm.name, f"{len(ends)} of {len(found.study.seeds)} seeds"), *cells])
+        share = f"{len(ends)} of {len(found.study.seeds)} seeds"
+        one = len(found.study.seeds) == 1
+        rows.append([(arm.name, found.seeds_of(arm.name, ended) if one else share), *cells])
     return Table(columns, rows, "Spent by a run, shared stages included")
 
 
@@ -104,7 +118,9 @@ def matched(found: Comparison, on: OnBenchmark) -> Table:
     for budget, name in BUDGETS.items():
         at = [arm["at_budget"][budget] for arm in on.arms.values() if arm["at_budget"][budget]]
         columns.append(
-            f"at {_written(budget, at[0]['budget'])} {name}" if at else f"at equal {name}"
+            f"at {things(round(at[0]['budget']), name.removesuffix('s'))}"
+            if at
+            else f"at equal {name}"
         )
     rows = []
     for arm in found.study.arms:
@@ -115,11 +131,10 @@ def matched(found: Comparison, on: OnBenchmark) -> Table:
             small = span(spread, percent) if at and len(at["scores"]) > 1 else ""
             cells.append((_coarse(at) + percent(at and at["score"]), small))
         rows.append([(arm.name, ""), *cells])
-    note = (
-        "Interpolated between the evaluations before and after the budget; mean over seeds. Small "
-        "print: lowest and highest seed."
-    )
-    return Table(columns, rows, f"{on.name} at equal budgets", [note, *_warning(rows)])
+    note = "Interpolated between the evaluations before and after the budget"
+    if len(found.study.seeds) > 1:
+        note += "; mean over seeds, with the lowest and the highest seed"
+    return Table(columns, rows, f"{on.name} at equal budgets", [f"{note}.", *_warning(rows)])
 
 
 def targets(found: Comparison, on: OnBenchmark) -> Table | None:
@@ -135,9 +150,9 @@ def targets(found: Comparison, on: OnBenchmark) -> Table | None:
             cells.append(_to_target(at, budget))
         rows.append([(arm.name, _reached(on.arms[arm.name]["targets"])), *cells])
     notes = [
-        f"Small print: how many times less than {found.study.reference.name}, with interval over "
-        "seeds. A run that never reached the target counts with all it spent; the true cost is "
-        "higher (>)."
+        f"With each cost: how many times less than {found.study.reference.name}, with interval "
+        "over seeds. A run that never reached the target counts with all it spent; the true cost "
+        "is higher (>)."
     ]
     notes += _warning(rows)
     columns = ["arm", *BUDGETS.values()]
@@ -193,7 +208,7 @@ def differences(found: Comparison) -> Table:
     rows = []
     for name in fields:
         values = [str(one.get(name, ABSENT)) for one in settings.values()]
-        if name not in ("name", "seed", "output") and len(set(values)) > 1:
+        if name not in ("name", "output") and len(set(values)) > 1:
             rows.append([(name, ""), *((value, "") for value in values)])
     notes = [] if rows else ["All arms have the same settings."]
     return Table(["setting", *settings], rows, notes=notes)
@@ -201,7 +216,7 @@ def differences(found: Comparison) -> Table:
 
 def commands(found: Comparison) -> Table:
     """The command of each run alone."""
-    rows = [[(run.arm, f"seed {run.seed}"), (run.command, "")] for run in found.runs]
+    rows = [[(run.arm, f"seed {run.settings.seed}"), (run.command, "")] for run in found.runs]
     return Table(["run", "command"], rows, text=True)
 
 
@@ -224,8 +239,7 @@ def _others(row: dict[str, Any], shown: Sequence[str]) -> list[tuple[str, str]]:
 def _interval(estimate: dict[str, Any] | None) -> str:
     if not estimate:
         return ""
-    ends = [min(1.0, max(0.0, estimate[end])) for end in ("low", "high")]
-    return span(ends, percent)
+    return span((estimate["low"], estimate["high"]), percent)
 
 
 def _by_seed(estimate: dict[str, Any] | None) -> str:

@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.schema.study import Arm, Study
+from tasks import comparison, study_plots
 from tasks.arm_runs import ArmRun, OnBenchmark
 from tasks.artifacts import read_json
 from tasks.comparison import compare, history
 from tasks.sharing import sharing
 from tasks.study_report import write_study_report
-from tasks.study_tables import average, differences, matched, targets
+from tasks.study_tables import average, budgets, differences, matched, targets
 from tasks.study_tables import scores as score_table
-from tasks.study_verdict import of_benchmark
+from tasks.study_verdict import of_benchmark, terminal
+from trainer.metrics import Estimate
 
 GAINS = {"plain": 0.05, "better": 0.11, "same": 0.05}
 
@@ -241,10 +243,47 @@ def test_problems_that_training_saw_are_left_out_of_a_score_of_their_own(study_a
     assert compare(study, runs).benchmarks["lab"].arms["plain"]["avg_at_k_clean"] is None
 
 
-def test_tables_name_what_is_compared(found):
+def test_an_interval_of_scores_ends_where_scores_do_in_table_and_picture(
+    study_and_runs, monkeypatch
+):
+    wide = Estimate(0.9, 0.7, 1.09, (0.85, 0.9, 0.95), 120)
+    monkeypatch.setattr(comparison.metrics, "over_seeds", lambda *_, **__: wide)
+    found = compare(*study_and_runs)
+    on = found.benchmarks["lab"]
+    assert "70.0 to 100.0 %" in score_table(found, on).markdown()
+    axes = study_plots.scores(found, on).axes[0]
+    assert max(max(line.get_xdata()) for line in axes.lines) == 100
+    assert 100 <= axes.get_xlim()[1] <= 103
+
+
+def test_runs_of_a_pair_are_named_by_the_seeds_they_were_trained_with(study_and_runs, tmp_path):
+    study, runs = study_and_runs
+    pair = study.model_copy(update={"seeds": [0]})
+    own = [
+        replace(run, settings=run.settings.model_copy(update={"seed": seed}))
+        for run, seed in zip([run for run in runs if run.seed == 0], (4, 5, 6), strict=True)
+    ]
+    found = compare(pair, own)
+    text = terminal(found, shared(own))
+    for row in ("plain (gains 0.05 a stage)", "better (gains 0.11 a stage)"):
+        assert row in text
+    cells = [row[0] for row in budgets(found).rows]
+    assert cells == [("plain", "seed 4"), ("better", "seed 5"), ("same", "seed 6")]
+    rows = score_table(found, found.benchmarks["lab"]).rows
+    assert [row[0][1].splitlines()[-1] for row in rows[1:]] == [
+        "baseline; seed 4", "seed 5", "seed 6"
+    ]  # fmt: skip
+    assert [row[0] for row in differences(found).rows] == [("seed", "")]
+
+
+def test_tables_name_what_is_compared(found, study_and_runs):
     on = found.benchmarks["lab"]
     assert score_table(found, on).columns[:4] == ["arm", "avg@8", "minus plain", "detectable"]
     assert "published" in score_table(found, on).columns
     assert average(found) is None
     assert "at 32 optimizer updates" in matched(found, on).columns
+    once = {budget: {**at, "budget": 1} for budget, at in on.arms["plain"]["at_budget"].items()}
+    one = replace(on, arms={name: {**arm, "at_budget": once} for name, arm in on.arms.items()})
+    assert matched(found, one).columns[1] == "at 1 optimizer update"
+    assert "Small print" not in terminal(found, shared(study_and_runs[1]))
     assert differences(found).notes == ["All arms have the same settings."]
