@@ -9,6 +9,7 @@ be repeated, on a fresh store or on one that lost some runs.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
         store: URI of the MLflow store; default: `store_uri(output)`.
 
     Raises:
-        ValueError: there is no such folder, or MLflow cannot be reached.
+        ValueError: there is no such folder, or MLflow cannot be reached, or the folder cannot be
+            written to: a run is held while it is sent, and MLflow's files lie there.
     """
     output = Path(output).absolute()
     if not output.is_dir():
@@ -76,6 +78,13 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
         raise ValueError(
             f"MLflow at {done.store} takes nothing: {error}\n\n"
             "hint: start it, or name another store with --store; then run this again"
+        ) from error
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EROFS):
+            raise
+        raise ValueError(
+            f"{error.filename} cannot be written ({error.strerror}): each run is held while it is "
+            f"sent, so that no two send it\n\nhint: copy {output}, and reindex the copy"
         ) from error
     done.stages, done.evaluations = target.made["stage"], target.made["evaluation"]
     done.found -= done.stages + done.evaluations

@@ -248,7 +248,7 @@ def _evaluations(
     output: Path,
 ) -> list[Unreferenced]:
     """Scores and responses of checkpoints that neither a stage made nor one started from."""
-    known = set()
+    known, made = set(), _made(output)
     for manifest in manifests.values():
         if manifest:
             known |= {manifest["identity"].get("start")}
@@ -258,13 +258,25 @@ def _evaluations(
     for folder, manifest in scored.items():
         checkpoint = manifest.get("checkpoint", {})
         made_in = Path(checkpoint.get("path", "")).parent
-        # A base model lies elsewhere, and what a damaged manifest said is not known.
-        if made_in.parent != output / "stages" or made_in.name in unreadable:
+        # A base model lies elsewhere, and what a damaged manifest said is not known. Where this
+        # folder was moved, a path leads to its old place, but runs know which checkpoints are ours.
+        ours = made_in.parent == output / "stages" or checkpoint.get("digest") in made
+        if not ours or made_in.name in unreadable:
             continue
         if checkpoint.get("digest") not in known:
             what = "a score" if manifest.get("kind") == "evaluation" else "responses"
             why = f"{what} of a checkpoint that is gone ({made_in.name})"
             found.append(_of(folder, why, folder if (folder / LOCK).is_file() else None))
+    return found
+
+
+def _made(output: Path) -> set[str]:
+    """Digests of the checkpoints that runs in this folder made or found."""
+    found = set()
+    for folder in journals(output):
+        with suppress(ValueError, OSError):
+            children = Journal.read(folder).children
+            found |= {run.checkpoint["digest"] for run in children if run.checkpoint}
     return found
 
 

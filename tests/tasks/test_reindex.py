@@ -1,5 +1,6 @@
 """Against real stores, sqlite files."""
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ from tasks.again import move_aside
 from tasks.artifacts import folder_digest, read_json, write_json
 from tasks.download import download
 from tasks.evaluate import evaluation_digest
+from tasks.journal import Journal
 from tasks.reindex import reindex
 from tasks.track import Tracker
 
@@ -322,6 +324,17 @@ def test_a_run_that_is_at_work_is_left_to_its_process(smoke, store, train):
 def test_a_store_that_is_away_is_refused_in_a_sentence(done, smoke):
     with pytest.raises(ValueError, match=r"MLflow at http://127.0.0.1:9 takes nothing: .*refused"):
         reindex(smoke.output, "http://127.0.0.1:9")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_a_sentence(smoke, store, monkeypatch):
+    Journal.begin(Path(smoke.output), "lab", store, name="run").write()
+
+    def held(folder):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder / "lock"))
+
+    monkeypatch.setattr("tasks.reindex.held_for_deletion", held)
+    with pytest.raises(ValueError, match=r"/lock cannot be written \(Read-only.*\n\nhint: copy "):
+        reindex(smoke.output, store)
 
 
 def test_a_score_from_before_the_grader_counted_is_found_by_its_folder(smoke, store, done):

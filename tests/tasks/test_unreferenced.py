@@ -220,6 +220,17 @@ def test_a_score_is_not_needed_once_its_checkpoint_is_gone(smoke, train, output)
     assert listed(output) == set()
 
 
+def test_a_score_of_a_checkpoint_that_is_gone_is_known_where_the_folder_was_moved(output):
+    old = "/nowhere/out/stages/a-1/checkpoint"
+    journal = Journal.begin(output, "lab", "", name="run")
+    child = journal.child("stage", "a", tags={"stagecraft.config_digest": "y"})
+    child.checkpoint = {"path": old, "digest": "x", "step": 2}
+    journal.write()
+    score(output, "gone", {"path": old, "digest": "x"})
+    score(output, "of-another-folder", {"path": old, "digest": "z"})
+    assert listed(output, older_than=0) == {"evaluations/gone"}
+
+
 def test_scores_of_a_stage_with_a_damaged_manifest_stay(smoke, train, output):
     [stage] = train(smoke(), stages=1)
     score(output, "first", stage["checkpoint"])
