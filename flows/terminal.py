@@ -4,6 +4,7 @@ import gc
 import inspect
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +36,9 @@ EXPLAINED = (
     EvaluationFailedError,
     StudyIncompleteError,
 )
+# What Prefect says of a run that did not end well.
+ENDED = re.compile(r"Finished in state (Failed|Crashed)\(")
+INTERRUPTED = "Execution was aborted by an interrupt signal."
 
 
 def run(
@@ -76,7 +80,7 @@ def run(
             overrides.append(argument)
     told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_trace)
+        logging.getLogger(name).addFilter(_in_a_line)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
         asked = flow.validate_parameters({**parameters, "overrides": overrides})
@@ -157,8 +161,18 @@ def _value(text: str) -> Any:
         return text
 
 
-def _without_trace(record: logging.LogRecord) -> bool:
-    """Log an error that explains itself without its traceback."""
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Log in a line that a run failed or was interrupted; `run` says why, once and at the end.
+
+    An error that does not explain itself keeps its line, with the trace.
+    """
+    message = record.getMessage()
     if record.exc_info and isinstance(record.exc_info[1], EXPLAINED):
-        record.exc_info = record.exc_text = None
+        return False
+    if message == f"Crash detected! {INTERRUPTED}":
+        return False
+    if ended := ENDED.match(message):
+        record.msg, record.args = f"Finished in state {ended[1]}()", ()
+        if INTERRUPTED in message:
+            record.msg, record.levelno, record.levelname = "Interrupted", logging.INFO, "INFO"
     return True

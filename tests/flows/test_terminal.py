@@ -1,13 +1,15 @@
 import gc
 import json
+import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 
 from flows import terminal
 
@@ -28,6 +30,64 @@ if "flows.report" in " ".join(sys.orig_argv):
 @flow
 def nothing(experiment: str, overrides: list[str]) -> None:
     """A flow."""
+
+
+@task
+def refuse() -> None:
+    raise ValueError("found a\n\nhint: b")
+
+
+@flow
+def refused(experiment: str, overrides: list[str]) -> None:
+    """A flow with a task that fails."""
+    refuse()
+
+
+@flow
+def interrupted(experiment: str, overrides: list[str]) -> None:
+    """A flow that Ctrl-C ends."""
+    raise KeyboardInterrupt
+
+
+@flow
+def broken(experiment: str, overrides: list[str]) -> None:
+    """A flow with a fault of ours."""
+    raise ZeroDivisionError("by zero\nin two lines")
+
+
+@pytest.fixture
+def lines(prefect, monkeypatch) -> list[str]:
+    """What runs log, but that they begin and where to see them."""
+    found = []
+    handler = logging.Handler()
+    handler.addFilter(lambda record: not record.getMessage().startswith(("Beginning", "View at")))
+    handler.emit = lambda record: found.append(record.getMessage())
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [handler])
+    yield found
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "logged", "told"),
+    [
+        (refused, 1, ["Finished in state Failed()"] * 2, "\nfound a\n\nhint: b\n"),
+        (interrupted, 130, ["Interrupted"], "interrupted; the same command resumes from"),
+    ],
+)
+def test_why_a_run_ended_is_told_once_and_below_its_log(
+    which, code, logged, told, lines, uncollected, capsys
+):
+    assert terminal.run(which, [], check=lambda: None) == code
+    assert lines == logged
+    assert told in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_logged_with_its_trace(lines, uncollected):
+    assert terminal.run(broken, [], check=lambda: None) == 1
+    fault, end = lines
+    assert fault.startswith("Encountered exception") and "by zero" in fault
+    assert end == "Finished in state Failed()"
 
 
 @pytest.fixture
