@@ -6,6 +6,7 @@ python -m flows.evaluate checkpoint=Nickyang/FastCuRL-1.5B-Preview evaluation=so
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from prefect import flow
 
 from conf.load import ConfigError, load
 from conf.schema import Experiment, Model
-from flows import parameters, steps
+from flows import parameters, shown, steps
 from flows.terminal import run
 from tasks import preflight, preflight_machine, preflight_model
 from tasks.model import starting_model
@@ -71,18 +72,21 @@ def evaluate(
         return _one(settings, experiment, checkpoint, stage, overrides, output)
     wanted = None if stage is None else parameters.position_of(settings, stage)
     command = ["python", "-m", "flows.evaluate", *([] if stage is None else [f"stage={stage}"])]
-    scores = {}
-    with steps.session(
-        settings, [*command, *parameters.lines(experiment, overrides, output)], "evaluation"
-    ) as work:
+    settings_lines = parameters.lines(experiment, overrides, output)
+    scores, stages, evaluations = {}, [], []
+    with steps.session(settings, [*command, *settings_lines], "evaluation") as work:
         given = steps.inputs(work, trains=False)
         stage_at = steps.found if wanted is None else steps.required
         for at in steps.milestones(work, given, stage_at):
             if wanted in (None, at.position):
                 results = steps.score(work, given.benchmarks, at)
                 scores[at.label] = {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}
+                stages += [at.stage] if at.stage else []
+                evaluations += results
             if wanted == at.position:
                 break
+    shown.scores(settings, stages, evaluations)
+    print(f"for a report: {shlex.join(['python', '-m', 'flows.report', *settings_lines])}")
     return scores
 
 
@@ -111,6 +115,9 @@ def _one(
         steps.step(preflight_model.check_scored_model)(settings, benchmarks.values(), model.path)
         at = steps.Milestone(label, steps.BASE, model)
         results = steps.score(work, benchmarks, at)
+    shown.scores(settings, [], results)
+    for result in results:
+        print(f"responses: {result['folder'] / 'responses.parquet'}")
     return {label: {r["benchmark"]: r["metrics"]["avg_at_k"] for r in results}}
 
 

@@ -9,7 +9,7 @@ import sys
 
 from prefect import flow
 
-from flows import parameters, steps
+from flows import parameters, shown, steps
 from flows.terminal import run
 
 
@@ -45,7 +45,7 @@ def pipeline(
             stages += [at.stage] if at.stage else []
             evaluations += steps.score(work, given.benchmarks, at)
         written = steps.report(work, given, stages, evaluations)
-    return steps.show(written, settings)
+    return shown.report(written, settings)
 
 
 def main(arguments: list[str]) -> int:

@@ -3,13 +3,16 @@
 python -m flows.report experiment=lab/fastcurl
 """
 
+import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 from prefect import flow
 
-from flows import parameters, steps
+from flows import parameters, shown, steps
 from flows.terminal import run
+from tasks import reports
 
 settings_of = partial(parameters.settings_of, trains=False, samples=False)
 
@@ -32,10 +35,11 @@ def report(
 
     Raises:
         ConfigError: an unknown experiment or setting, or a value out of bounds.
-        ValueError: nothing of it is finished.
+        ValueError: nothing of it is finished, or no score of it, where its report has some.
     """
     settings = settings_of(experiment, overrides, output)
-    command = ["python", "-m", "flows.pipeline", *parameters.lines(experiment, overrides, output)]
+    settings_lines = parameters.lines(experiment, overrides, output)
+    command = ["python", "-m", "flows.pipeline", *settings_lines]
     with steps.session(settings, command, "report") as work:
         given = steps.inputs(work, trains=False)
         stages, evaluations = steps.there(work, given)
@@ -44,8 +48,31 @@ def report(
                 f"{work.output} holds no finished stage and no score of {settings.name} seed "
                 f"{settings.seed}\n\nhint: run it first, or give the overrides it ran with"
             )
+        scoring = shlex.join(["python", "-m", "flows.evaluate", *settings_lines])
+        if not evaluations:
+            _check_nothing_scored_before(work, list(given.benchmarks), scoring)
         written = steps.report(work, given, stages, evaluations)
-    return steps.show(written, settings)
+    page = shown.report(written, settings)
+    if unscored := written.summary["unscored"]:
+        print(f"no scores of {', '.join(unscored)} with these settings; to make them: {scoring}")
+    return page
+
+
+def _check_nothing_scored_before(
+    work: steps.Session, benchmarks: Sequence[str], scoring: str
+) -> None:
+    """Raise ValueError where the report that is there has scores, and the next one would not."""
+    settings = work.settings
+    folder = reports.folder_of(work.output, settings.name, settings.seed)
+    before = reports.read_summary(folder)
+    if not before.get("benchmarks"):
+        return
+    changed = reports.changes(before, {"settings": settings.model_dump(mode="json")})
+    told = f"no scores of {', '.join(benchmarks)} with these settings, but {folder} has some"
+    told = "\n".join([f"{told} with others:", *changed]) if changed else told
+    raise ValueError(
+        f"{told}\n\nhint: {scoring} makes them; or give the settings that the report has"
+    )
 
 
 if __name__ == "__main__":

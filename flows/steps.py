@@ -26,7 +26,7 @@ from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
 from tasks.plan import plan
-from tasks.report import Report, terminal_summary, write_report
+from tasks.report import Report, write_report
 from tasks.segment import pruned, recorded, segment
 from tasks.track import Tracker
 from tasks.train_stage import begin, end_begun, train_stage
@@ -338,15 +338,3 @@ def report(
     shutil.copytree(given.card.folder, written.folder / "data", dirs_exist_ok=True)
     work.tracker.log_report(work.run, written.folder)
     return written
-
-
-def show(written: Report, settings: Experiment) -> str:
-    """Show a report's numbers in the terminal and on the run's page in Prefect.
-
-    Returns:
-        The report's path.
-    """
-    create_markdown_artifact(written.markdown, key="report", description=str(written.html))
-    print(terminal_summary(written.summary))
-    print(f"report: {written.html}\nall runs: make ui OUTPUT={shlex.quote(settings.output)}")
-    return str(written.html)

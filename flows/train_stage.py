@@ -67,6 +67,7 @@ def train_stage(
     ) as work:
         for at in steps.milestones(work, steps.inputs(work), stage_at):
             if at.position == wanted:
+                print(f"checkpoint: {at.checkpoint.path}")
                 return str(at.stage["folder"])
 
 

@@ -81,8 +81,14 @@ def terminal_summary(summary: Mapping[str, Any], *, ascii_only: bool = True) -> 
         summary: `Report.summary`.
         ascii_only: Whether to write ASCII, for terminals that know nothing else.
     """
-    parts = ["\n".join(summary["verdict"])]
-    for name, rows in summary["benchmarks"].items():
+    text = "\n\n".join(["\n".join(summary["verdict"]), *score_tables(summary["benchmarks"])])
+    return plain(text) if ascii_only else text
+
+
+def score_tables(by_benchmark: Mapping[str, Sequence[dict]]) -> list[str]:
+    """The scores of checkpoints, a table of text for each benchmark."""
+    tables = []
+    for name, rows in by_benchmark.items():
         k = rows[0]["k"]
         header = ["checkpoint", "context", "steps", f"avg@{k} (95 %)", f"pass@{k}"]
         header += ["cut off", "length", "tokens", "time"]
@@ -101,9 +107,8 @@ def terminal_summary(summary: Mapping[str, Any], *, ascii_only: bool = True) -> 
             for row in rows
         ]
         title = f"{name}, {things(rows[0]['problems'], 'problem')}"
-        parts.append("\n".join([title, *table([header, *lines], left=1)]))
-    text = "\n\n".join(parts)
-    return plain(text) if ascii_only else text
+        tables.append("\n".join([title, *table([header, *lines], left=1)]))
+    return tables
 
 
 def tiles(

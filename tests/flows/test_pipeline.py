@@ -343,7 +343,7 @@ def test_every_response_of_every_evaluation_is_kept(finished, output):
 def test_progress_summary_and_report_are_shown(finished, output):
     assert re.search(r"step 2/4 +reward \d.* tokens/s +left \d", finished.text)
     assert re.search(r"^base ", finished.text, re.M)
-    assert "make ui" in finished.text
+    assert f"all runs: make -C {ROOT} ui OUTPUT={output}\n" in finished.text
     page = (output / "reports" / "lab_smoke-seed0" / "report.html").read_text()
     assert "2-L2-" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from prefect.exceptions import TerminationSignal
 
 from conf.load import ConfigError, load
-from flows import parameters, steps
+from flows import parameters, shown, steps
 from flows.evaluate import evaluate
 from flows.parameters import settings_of
 from flows.pipeline import pipeline
@@ -226,6 +226,51 @@ def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
     assert [row["label"] for row in summary["benchmarks"]["lab_test"]] == ["base", "1-L1-64"]
     assert summary["command"] == f"python -m flows.pipeline experiment={SMOKE} output={output}"
     assert (quick.trained, quick.scored) == before
+
+
+def test_a_report_without_scores_says_so_and_replaces_none_that_has_some(
+    output, quick, monkeypatch
+):
+    said = []
+    monkeypatch.setattr("flows.report.print", said.append, raising=False)
+    train_stage(SMOKE, stage=1, output=output)
+    report(SMOKE, output=output)
+    [told] = said
+    command = f"python -m flows.evaluate experiment={SMOKE} output={output}"
+    assert told == f"no scores of lab_test with these settings; to make them: {command}"
+    evaluate(SMOKE, output=output)
+    page = Path(report(SMOKE, output=output))
+    before = page.read_text()
+    with pytest.raises(
+        ValueError, match=r"has some with others:\n  evaluation.temper.*: 1.0 -> 0.7"
+    ):
+        report(SMOKE, ["evaluation.temperature=0.7"], output)
+    assert page.read_text() == before and len(said) == 1
+
+
+def test_what_a_flow_made_and_what_to_do_with_it_is_told(output, quick, monkeypatch):
+    said = []
+    for module in ("flows.train_stage", "flows.evaluate", "flows.shown"):
+        monkeypatch.setattr(f"{module}.print", said.append, raising=False)
+    folder = train_stage(SMOKE, stage=1, output=output)
+    assert said == [f"checkpoint: {folder}/checkpoint"]
+    said.clear()
+    evaluate(SMOKE, output=output)
+    table, command = [text for text in said if "is not finished" not in text]
+    assert [line.split()[0] for line in table.splitlines()[3:]] == ["base", "1-L1-64"]
+    assert command == f"for a report: python -m flows.report experiment={SMOKE} output={output}"
+
+
+def test_all_runs_are_shown_from_where_one_is(output, tmp_path, monkeypatch):
+    assert shown.all_runs(output) == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert shown.all_runs(output) == "http://127.0.0.1:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    root = Path(shown.__file__).parents[1]
+    assert shown.all_runs("my runs") == f"make -C {root} ui OUTPUT='{tmp_path}/my runs'"
+    monkeypatch.chdir(root)
+    assert shown.all_runs("outputs") == "make ui OUTPUT=outputs"
 
 
 @pytest.mark.parametrize("flow", [partial(train_stage, stage=1), pipeline])
