@@ -1,11 +1,12 @@
 """Refuse method settings that cannot work, or that nothing would look at; warn of doubtful ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from conf.load import ConfigError, refusal
-from conf.schema import Experiment, Method
+from conf.schema import Experiment, Method, Reward
 from conf.schema.method import ADVANTAGES, LOSSES
 from trainer.functions import check_arguments, find
+from trainer.reward_functions import GIVEN as GIVEN_TO_REWARDS
 
 # Arguments that the trainer gives; all others are the user's settings.
 GIVEN_TO_ESTIMATORS = ("rewards", "present", "lengths", "token_rewards", "mask")
@@ -32,6 +33,7 @@ def check(experiment: Experiment) -> None:
     """
     method = experiment.method
     _check_functions(experiment)
+    _check_reward(experiment.reward)
     _check_ignored(experiment)
     for position, stage in enumerate(experiment.stages):
         needs = _rollouts_needed(method)
@@ -52,7 +54,7 @@ def check(experiment: Experiment) -> None:
 def warnings(experiment: Experiment) -> list[str]:
     """What will run, but perhaps not as meant: one sentence each."""
     method, reward, found = experiment.method, experiment.reward, []
-    if reward.right <= reward.wrong:
+    if reward.right <= reward.wrong and not reward.function:
         found.append(
             f"reward.right is {reward.right:g}, no more than reward.wrong, {reward.wrong:g}: "
             "so right answers are not what training rewards"
@@ -117,14 +119,7 @@ def _check_functions(experiment: Experiment) -> None:
         if name in ours and not settings:
             continue  # nothing to look up, which would import torch
         functions, given = _functions(key)
-        try:
-            function = find(name, functions)
-        except ValueError as error:
-            raise ConfigError(f"method.{key}: {error}") from error
-        try:
-            check_arguments(function, settings, given, f"method.{key}_settings")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        function = _function(f"method.{key}", name, settings, functions, given)
         try:
             _try(key, function, experiment)
         except ValueError as error:
@@ -144,6 +139,40 @@ def _try(key: str, function: Callable, experiment: Experiment) -> None:
         trial.try_advantage(
             function, settings, smallest, equal=not filters_equal_groups(experiment)
         )
+
+
+def _check_reward(reward: Reward) -> None:
+    """Refuse a function of the user's that is not there, or that fails on made-up rollouts."""
+    name, settings = reward.function, reward.function_settings
+    if settings and not name:
+        raise refusal(
+            f"reward.function_settings: found {', '.join(settings)}, but no function to take them",
+            "set reward.function=file.py:function",
+        )
+    if not name:
+        return
+    function = _function("reward.function", name, settings, {}, GIVEN_TO_REWARDS)
+    from trainer import trial
+
+    try:
+        trial.try_reward(function, settings)
+    except ValueError as error:
+        raise ConfigError(f"reward.function: {error}") from error
+
+
+def _function(
+    knob: str, name: str, settings: Mapping[str, object], ours: dict, given: Collection[str]
+) -> Callable:
+    """The function that a knob names, whose settings are those that it takes."""
+    try:
+        function = find(name, ours)
+    except ValueError as error:
+        raise ConfigError(f"{knob}: {error}") from error
+    try:
+        check_arguments(function, settings, given, f"{knob}_settings")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return function
 
 
 def _functions(key: str) -> tuple[dict, tuple[str, ...]]:

@@ -45,7 +45,7 @@ def identity(
         upstream: Digest of the stage that made it. Part of the identity only where the stage takes
             over more of that one than its checkpoint: the optimizer, or the reference policy.
     """
-    hardware = experiment.hardware
+    hardware, reward = experiment.hardware, experiment.reward
     kept = stage.optimizer == "carry" or stage.reference == "keep"
     # Left out where they are the usual ones: stages of before there were any keep their digests.
     usual = {key for key, value in _USUAL.items() if getattr(stage, key) == value}
@@ -59,7 +59,10 @@ def identity(
             "advantage": functions.source(experiment.method.advantage),
             "loss": functions.source(experiment.method.loss),
         },
-        "reward": experiment.reward.model_dump(mode="json", exclude={"name", "workers"}),
+        "reward": {
+            **reward.model_dump(mode="json", exclude={"name", "workers"}),
+            **({"function": functions.source(reward.function)} if reward.function else {}),
+        },
         "selection": experiment.selection.identity(),
         "seed": experiment.seed_of(stage),
         "data": data,

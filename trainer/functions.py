@@ -32,10 +32,10 @@ def find(name: str, ours: Mapping[str, Callable]) -> Callable:
     if not place:
         if name not in ours:
             near = get_close_matches(name, ours, n=1)
+            shipped = f"one of {', '.join(ours)}, or " if ours else ""
             raise ValueError(
-                f"found {name!r}, needed one of {', '.join(ours)}, or module:function, or "
-                "file.py:function\n\n"
-                + (f"hint: did you mean {near[0]}?" if near else "hint: choose one of these")
+                f"found {name!r}, needed {shipped}module:function, or file.py:function\n\n"
+                + (f"hint: did you mean {near[0]}?" if near else "hint: see docs/method.md")
             )
         return ours[name]
     try:

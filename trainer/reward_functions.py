@@ -4,12 +4,30 @@
 
 The published rewards are settings of this one: 1/0, DeepScaleR's and FastCuRL's 1/0 with both
 think tags and a box required, AReaL's ±5, DAPO's ±1 with the penalty, and a third value for
-responses that are wrong in form.
+responses that are wrong in form. What none of them says, a function of the user's does.
 """
 
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from trainer.rewards import DEEPSCALER, Form, Grade
+
+GIVEN = (
+    "reward",
+    "correct",
+    "reason",
+    "answer",
+    "answers",
+    "response",
+    "tokens",
+    "context_length",
+    "source",
+)
+"""Arguments that a function of the user's may ask for; all others are settings of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +89,39 @@ def soft_overlong(tokens: int, longest: int, buffer: float) -> float:
     [0.0, -0.5, -1.0, -1.0]
     """
     return max(-1.0, min(0.0, (longest - buffer - tokens) / buffer))
+
+
+def of_function(
+    function: Callable[..., float], given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> float:
+    """The reward that a function of the user's gives a rollout.
+
+    Args:
+        function: Theirs.
+        given: What it may ask for, see `GIVEN`.
+        settings: Its own settings.
+
+    Raises:
+        ValueError: it returned no finite number.
+
+    >>> of_function(lambda correct, bonus: correct + bonus, {"correct": True}, {"bonus": 0.5})
+    1.5
+    """
+    value = function(
+        **{key: given[key] for key in _arguments(function) if key in given}, **settings
+    )
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"reward.function returned {value!r:.60}, needed a finite number\n\n"
+            "hint: return 0.0 for what is worth nothing"
+        )
+    return number
+
+
+@lru_cache
+def _arguments(function: Callable) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)

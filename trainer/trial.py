@@ -1,14 +1,16 @@
-"""Try an advantage or a loss on a few made-up rollouts, before a run depends on it."""
+"""Try an advantage, a loss or a reward on made-up rollouts, before a run depends on it."""
 
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.advantages import by_prompt
 from trainer.advantages.rows import per_token
+from trainer.reward_functions import of_function
 
 
 def try_advantage(
@@ -72,16 +74,40 @@ def try_loss(function: Callable[..., Tensor], settings: Mapping[str, object]) ->
         )
 
 
+def try_reward(function: Callable[..., float], settings: Mapping[str, object]) -> None:
+    """Call a reward as grading does: with a right rollout, and with one cut off, without an answer.
+
+    Args:
+        function: See `trainer.reward_functions.of_function`.
+        settings: Its own settings.
+
+    Raises:
+        ValueError: it raises, or returns no finite number.
+    """
+    right = {
+        "reward": 1.0,
+        "correct": True,
+        "reason": "equal as text",
+        "answer": "2",
+        "answers": ["2"],
+        "response": r"1+1=2</think>\boxed{2}",
+        "tokens": 20,
+        "context_length": 64,
+        "source": "made up",
+    }
+    cut_off = {"reward": 0.0, "correct": False, "reason": "truncated", "answer": None, "tokens": 64}
+    for facts in (right, {**right, **cut_off, "response": "1+1"}):
+        _called(
+            function,
+            f"a rollout with reason {facts['reason']!r}",
+            lambda facts=facts: of_function(function, facts, settings),
+        )
+
+
 def _check(
     function: Callable, given: str, call: Callable[[], Tensor], wanted: tuple[int, ...]
 ) -> Tensor:
-    try:
-        made = call()
-    except Exception as error:  # the user's own code: whatever it raises is told
-        raise ValueError(
-            f"{_name(function)} fails, given {given}: {type(error).__name__}: {error}"
-            f"{_place(error)}\n\nhint: it is called as docs/method.md says"
-        ) from error
+    made = _called(function, given, call)
     found = tuple(getattr(made, "shape", ())) if isinstance(made, Tensor) else type(made).__name__
     if found != wanted:
         raise ValueError(
@@ -94,6 +120,17 @@ def _check(
             "hint: rewards of a group may all be equal, and then their deviation is 0"
         )
     return made
+
+
+def _called(function: Callable, given: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # the user's own code: whatever it raises is told
+        fact = str(error).partition("\n\nhint: ")[0]
+        raise ValueError(
+            f"{_name(function)} fails, given {given}: {type(error).__name__}: {fact}"
+            f"{_place(error)}\n\nhint: it is called as docs/method.md says"
+        ) from error
 
 
 def _name(function: Callable) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Value = bool | int | float | str  # of a setting of the user's own function
 SEEDS = {"ge": 0, "le": 2**31 - 1}  # what torch, numpy and vLLM all take
 # Names become folders, run names and metric names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

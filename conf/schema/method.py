@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from conf.schema.knobs import Knobs, knob
+from conf.schema.knobs import Knobs, Value, knob
 
 # Those that ship with Stagecraft, in trainer.advantages and trainer.losses.
 ADVANTAGES = (
@@ -17,7 +17,6 @@ ADVANTAGES = (
     "maxrl",
 )
 LOSSES = ("clip", "clip_unless_far")
-Value = bool | int | float | str
 
 
 class Method(Knobs):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from conf.schema.knobs import Knobs, knob
+from conf.schema.knobs import Knobs, Value, knob
 
 
 class Reward(Knobs):
@@ -13,6 +13,19 @@ class Reward(Knobs):
     """
 
     name: str = knob("deepscaler", "Name of the reward, for tables.", "name")
+    function: str = knob(
+        "",
+        "A function of yours that makes a reward of a graded rollout, module:function or "
+        "file.py:function; none: the values below.",
+        "function",
+        exclude_if=lambda name: not name,  # what does not set it keeps the digest of before
+    )
+    function_settings: dict[str, Value] = knob(
+        dict,
+        "Its own settings, by the names of its arguments.",
+        "settings",
+        exclude_if=lambda settings: not settings,
+    )
     right: float = knob(1.0, "Reward of a right response.", "reward")
     wrong: float = knob(0.0, "Reward of a wrong response.", "reward")
     malformed: float = knob(

@@ -1,11 +1,14 @@
-"""What a trial of an advantage or a loss finds before a run does."""
+"""What a trial of an advantage, a loss or a reward finds before a run does."""
+
+import inspect
 
 import pytest
 import torch
 
 from trainer.advantages import ESTIMATORS, PER_TOKEN
 from trainer.losses import LOSSES
-from trainer.trial import try_advantage, try_loss
+from trainer.reward_functions import GIVEN
+from trainer.trial import try_advantage, try_loss, try_reward
 
 
 @pytest.mark.parametrize("name", [*ESTIMATORS, *PER_TOKEN])
@@ -74,3 +77,30 @@ def loss(make):
 def test_a_loss_that_cannot_train_is_refused(make, told):
     with pytest.raises(ValueError, match=rf"{told}[^§]*\n\nhint: "):
         try_loss(loss(make), {})
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda answer: len(answer), "rollout with reason 'truncated': TypeError: .*test_trial.py"),
+        (lambda correct: None, "reason 'equal as text': .*returned None, needed a finite number"),
+        (lambda tokens: tokens / 0 if tokens == 64 else 1, "ZeroDivisionError"),
+        (lambda reward: float("nan"), "returned nan"),
+        (lambda reward, scale: scale, "returned 'much'"),
+    ],
+)
+def test_a_reward_that_cannot_train_is_refused(function, told):
+    settings = {"scale": "much"} if "scale" in function.__code__.co_varnames else {}
+    with pytest.raises(ValueError, match=rf"{told}[^§]*\n\nhint: ") as refused:
+        try_reward(function, settings)
+    assert str(refused.value).count("hint: ") == 1
+
+
+def test_a_reward_gets_what_it_asks_for():
+    def asked(reward, correct, reason, answer, answers, response, tokens, context_length, source):
+        assert (answer in answers) == correct == (tokens < context_length)
+        assert ("boxed" in response) == correct == (reason != "truncated") and source
+        return reward
+
+    assert set(GIVEN) == inspect.signature(asked).parameters.keys()
+    try_reward(asked, {})

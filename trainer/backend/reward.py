@@ -1,10 +1,12 @@
 """The reward as verl asks for it: one rollout in, one number and what is to be kept out."""
 
 import os
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from trainer.reward_functions import RewardRule, reward
+from trainer.functions import find
+from trainer.reward_functions import RewardRule, of_function, reward
 from trainer.rewards import Form, Limits, configure, grade
 
 
@@ -21,6 +23,8 @@ def compute_score(
     memory: int,
     workers: int,
     reward_workers: int,
+    function: str = "",
+    function_settings: Mapping[str, Any] | None = None,
     **values: float,
 ) -> dict[str, float | str]:
     """The reward of one rollout.
@@ -41,6 +45,8 @@ def compute_score(
         memory: See `think`.
         workers: See `think`.
         reward_workers: Processes of verl that grade; they share the cores of the machine.
+        function: The user's own, where there is one: it has the last word on the reward.
+        function_settings: Its own.
         values: The other knobs of `conf.schema.Reward`.
 
     Returns:
@@ -50,18 +56,38 @@ def compute_score(
     rule = RewardRule(form=Form(think, boxed), **values)
     info = extra_info or {}
     tokens = info.get("response_tokens", 0)
+    answers = [ground_truth] if isinstance(ground_truth, str) else list(ground_truth)
     graded = grade(
         solution_str,
-        ground_truth if isinstance(ground_truth, str) else list(ground_truth),
+        answers,
         form=rule.form,
         opened=info.get("thinking", False),
         truncated=tokens >= context_length,
     )
+    score = reward(graded, tokens, context_length, rule)
+    if function:
+        facts = {
+            "reward": score,
+            "correct": graded.correct,
+            "reason": str(graded.reason),
+            "answer": graded.answer,
+            "answers": answers,
+            "response": solution_str,
+            "tokens": tokens,
+            "context_length": context_length,
+            "source": data_source,
+        }
+        score = of_function(_found(function), facts, function_settings or {})
     return {
-        "score": reward(graded, tokens, context_length, rule),
+        "score": score,
         "acc": float(graded.correct),
         "reason": str(graded.reason),
     }
+
+
+@lru_cache
+def _found(function: str) -> Callable[..., float]:
+    return find(function, {})
 
 
 @lru_cache

@@ -247,6 +247,9 @@ def _rollout(
 
 def _reward(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     reward = experiment.reward
+    values = reward.model_dump(exclude={"name"})
+    if reward.function:
+        values["function"] = absolute(reward.function)
     workers = 0 if experiment.hardware.device == "cpu" else 8  # 0: within the agent loop worker
     function = "reward.custom_reward_function"
     return {
@@ -256,10 +259,7 @@ def _reward(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "reward.reward_manager.module.path": "pkg://trainer.backend.reward_manager",
         f"{function}.path": "pkg://trainer.backend.reward",
         f"{function}.name": "compute_score",
-        **{
-            f"+{function}.reward_kwargs.{key}": value
-            for key, value in reward.model_dump(exclude={"name"}).items()
-        },
+        **{f"+{function}.reward_kwargs.{key}": value for key, value in values.items()},
         f"+{function}.reward_kwargs.context_length": stage.context_length,
         f"+{function}.reward_kwargs.reward_workers": max(1, workers),
     }

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conf.load import choices, load
+from conf.overrides import written
 from conf.schema import Experiment, Stage
 from trainer.backend.reward import compute_score
 from trainer.backend.settings import settings
@@ -63,6 +64,10 @@ def test_a_response_that_fills_the_context_loses_the_whole_penalty_and_stays_cor
 
 @pytest.fixture(scope="module")
 def manager():
+    return manager_of("experiment=lab/smoke")
+
+
+def manager_of(*overrides_of_ours: str):
     pytest.importorskip("verl")
     from omegaconf import OmegaConf
     from transformers import AutoTokenizer
@@ -72,7 +77,7 @@ def manager():
     from trainer.backend.settings import overrides
     from trainer.lab import BASE
 
-    experiment = load("experiment=lab/smoke")
+    experiment = load(*overrides_of_ours)
     values = settings(experiment, 0, start=BASE, prompts=BASE, folder=BASE)
     config = compose("verl.trainer.config", "ppo_trainer", overrides(values))
     OmegaConf.resolve(config.reward.custom_reward_function)
@@ -116,3 +121,31 @@ def test_verls_reward_manager_tells_the_tokens_and_the_opening_tag(
     )
     assert found["reward_score"] == score
     assert found["reward_extra_info"] == {"score": score, "acc": score, "reason": reason}
+
+
+def test_a_function_of_the_users_reaches_verl_with_its_settings(tmp_path):
+    """Its file in another folder, a text among its settings: both pass Hydra's grammar."""
+    file = tmp_path / "it's mine" / "own.py"
+    file.parent.mkdir()
+    file.write_text(
+        "def own(response, answer, answers, tokens, reward, *, share, sign):\n"
+        "    assert (answer, answers) == ('7', ['7']) and sign in response\n"
+        "    return reward + share * tokens\n"
+    )
+    own = ["reward.function_settings={share:0.5,sign:'</think>'}", "reward.right=2"]
+    manager = manager_of("experiment=lab/smoke", f"reward.function={written(f'{file}:own')}", *own)
+    row = rollout(manager.tokenizer, "user\n<think>\n", "a=7</think>\\boxed{7}")
+    found = manager.loop.run_until_complete(manager.run_single(row))
+    tokens = row.batch["responses"].shape[-1]
+    assert found["reward_score"] == 2 + 0.5 * tokens
+    assert found["reward_extra_info"]["acc"] == 1.0
+
+
+@pytest.mark.parametrize("value", ["None", "float('nan')", "'much'"])
+def test_a_function_that_returns_no_number_stops_the_stage(tmp_path, value):
+    file = tmp_path / f"{value[:4]}.py"
+    file.write_text(f"def own():\n    return {value}\n")
+    with pytest.raises(
+        ValueError, match=r"reward.function returned .*, needed a finite number\n\nhint: "
+    ):
+        compute_score("toy", "", ["2"], function=f"{file}:own", **arguments())
