@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         "Runs are named as their folders below reports/ are: lab_fastcurl-seed0.",
     )
     compared.add_argument("runs", nargs=2, metavar="RUN", help="a run; the first is the baseline")
-    compared.add_argument("--html", default="", metavar="FOLDER", help="write the report there too")
+    compared.add_argument(
+        "--html", default="", type=os.path.expanduser, metavar="FOLDER",
+        help="write the report there too",
+    )  # fmt: skip
     indexed = command(
         "reindex",
         _reindex,
@@ -115,8 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     services.add_to(commands)
     for each in (shown, cleaned, indexed, compared):
         each.add_argument(
-            "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
-        )
+            "--output", default="outputs", type=os.path.expanduser, metavar="FOLDER",
+            help="output folder (default: outputs)",
+        )  # fmt: skip
     for each in (planned, shown, cleaned, compared):
         each.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -85,8 +85,9 @@ def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
         command = commands.add_parser(name, help=words, description=f"{words}.")
         command.set_defaults(run=run, prefect_port=None, mlflow_port=None)
         command.add_argument(
-            "--output", default="outputs", metavar="FOLDER", help="output folder (default: outputs)"
-        )
+            "--output", default="outputs", type=os.path.expanduser, metavar="FOLDER",
+            help="output folder (default: outputs)",
+        )  # fmt: skip
         for option, default in zip(OPTIONS, PORTS.values(), strict=True) if name == "up" else ():
             command.add_argument(option, type=int, metavar="PORT", help=f"default: {default}")
 

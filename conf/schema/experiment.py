@@ -1,6 +1,8 @@
 """An experiment: everything needed to run, and to run again."""
 
-from pydantic import model_validator
+import os
+
+from pydantic import field_validator, model_validator
 
 from conf.schema.data import Data
 from conf.schema.evaluation import Evaluation
@@ -18,7 +20,8 @@ class Model(Knobs):
 
     path: str = knob(
         "lab",
-        "lab: the base model shipped with Stagecraft; else a local folder or a Hub name.",
+        "lab: the base model shipped with Stagecraft; else a local folder, a stage's too, or a Hub "
+        "name.",
         "path",
     )
     revision: str = knob("main", "Hub commit, tag or branch.", "git revision")
@@ -44,6 +47,11 @@ class Experiment(Knobs):
     notes: dict[str, str] = knob(
         dict, "Where paper, README and code of a recipe disagree, and what holds here.", "sentences"
     )
+
+    @field_validator("output")
+    @classmethod
+    def _home_is_meant(cls, output: str) -> str:
+        return os.path.expanduser(output)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Experiment":

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -205,13 +208,16 @@ REFUSED = [
         ["experiment=lab/smoke", "evaluation.benchmarks=[{name:a},{name:b},{name:a}]"],
         r"evaluation\.benchmarks: found 2 sets of the name 'a'",
     ),
+    # A place in a list that is none.
+    (["experiment=lab/smoke", "stages.short.steps=5"], r"did you mean stages\.0\.steps\?"),
+    (["experiment=lab/smoke", "stages.steps=5"], r"list, needed a place.*\n\n.*stages\.0\.steps\?"),
     # Values that do not go together.
     (
         ["experiment=lab/smoke", "stages.0.mini_batch_size=99"],
         r"stages\.0: mini_batch_size is 99 prompts, more than the 8 of batch_size\n\nhint: lower",
     ),
     (["experiment=lab/smoke", "stages.0.mini_batch_size=3"], r"8 is no multiple of .* 3"),
-    (["experiment=lab/smoke", "stages.1.name=1-L1-64"], r"stages has '1-L1-64' twice"),
+    (["experiment=lab/smoke", "stages.1.name=1-L1-64"], r"^stages has '1-L1-64' twice"),
     # Settings taken away.
     (["experiment=lab/smoke", "~stages"], r"stages: found '~stages', which takes it away"),
     (["experiment=lab/smoke", "~method"], r"method: found '~method', which takes it away"),
@@ -223,6 +229,13 @@ REFUSED = [
     # What is no override, or several.
     (["experiment=lab/smoke", "seed"], r"'seed' is no override, needed key=value"),
     (["experiment=lab/smoke", "seed=1,2"], r"seed: found several values in 'seed=1,2', needed one"),
+    (["experiment=lab/smoke", "seed=0,1"], r"hint: .*or compare them in a study"),
+    (
+        ["experiment=lab/smoke", "output=R&D"],
+        r"output: found 'R&D', which cannot be read\n\n.*quote",
+    ),
+    (["--experiment", "lab/smoke"], r"hint: did you mean experiment=lab/smoke\?$"),
+    (["--seed=3", "experiment=lab/smoke"], r"hint: did you mean seed=3\?$"),
 ]
 
 
@@ -273,7 +286,35 @@ def test_any_folder_can_be_named_in_an_override(name):
     listed = f"data.train.files=[{written(name)},{written(name)}]"
     hub = ["data.train.kind=hub", "data.train.path=owner/name"]
     made = load("experiment=lab/smoke", f"output={written(name)}", *hub, listed)
-    assert (made.output, made.data.train.files) == (name, [name, name])
+    assert made.output == os.path.expanduser(name)
+    assert made.data.train.files == [name, name]
+
+
+@pytest.mark.parametrize("override", ["output=~/h2 runs", "output='~/h2 runs'"])
+def test_a_folder_of_ones_home_is_meant_by_a_tilde(override, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load("experiment=lab/smoke", override).output == "/home/ada/h2 runs"
+    assert load("experiment=lab/smoke", "model.path=~/my").model.path == "~/my"
+    values = load("experiment=lab/smoke").model_dump() | {"output": "~/of a file"}
+    assert checked(values).output == "/home/ada/of a file"
+
+
+def test_the_hint_about_quotes_is_itself_taken():
+    with pytest.raises(ConfigError) as refused:
+        load("experiment=lab/smoke", "output=R&D runs")
+    [hint] = re.findall(r'"(output=.*)"$', str(refused.value))
+    assert load("experiment=lab/smoke", hint).output == "R&D runs"
+
+
+def test_the_program_tells_its_usage_and_prints_settings():
+    def said(*arguments: str) -> str:
+        command = [sys.executable, "-m", "conf.load", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert said("--help").startswith("usage: python -m conf.load experiment=")
+    assert "\nname: lab_smoke\n" in "\n" + said("experiment=lab/smoke")
 
 
 def test_several_threads_may_load_at_once():

@@ -164,6 +164,15 @@ def test_status_shows_runs_stages_and_why_one_failed(smoke, output, train, capsy
     ]
 
 
+@pytest.mark.parametrize("command", ["status", "gc", "reindex", "down"])
+def test_a_folder_of_ones_home_is_meant_by_a_tilde(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main([command, "--output=~/none yet"])
+    told = capsys.readouterr()
+    assert f"{tmp_path}/none yet" in told.out + told.err and not Path("~").exists()
+
+
 def test_gc_deletes_only_when_told(smoke, output, train, capsys):
     [stage] = train(smoke, stages=1)
     state = stage["folder"] / "verl"

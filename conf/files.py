@@ -1,0 +1,117 @@
+"""The YAML files under conf/: their names, and what is wrong in one."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from conf.refusals import ConfigError, near, refusal
+
+FOLDER = Path(__file__).parent
+GROUPS = (
+    "experiment", "curriculum", "method", "reward", "selection", "data", "gates", "model",
+    "hardware", "evaluation", "notes",
+)  # fmt: skip
+PACKAGE = "# @package _global_"
+# A name that is none of a file here, but of a file elsewhere, a function or a model.
+ELSEWHERE = re.compile(r"[./~].*|.*:\w+|.*\.(py|parquet|jsonl?|csv)")
+INSTEAD = {
+    "data": "data.train.kind=file data.train.path={}",
+    "model": "model.path={}",
+    "reward": "reward.function={}",
+    "method": "method.advantage={}",
+    "evaluation": "'evaluation.benchmarks=[{{name:mine,kind:file,path:{}}}]'",
+}
+
+
+def choices(group: str) -> list[str]:
+    """Names of the YAML files of a group, such as `lab/fastcurl` for `experiment`."""
+    files = (FOLDER / group).rglob("*.yaml")
+    return sorted(file.relative_to(FOLDER / group).with_suffix("").as_posix() for file in files)
+
+
+def check_choice(group: str, name: str, where: str = "") -> None:
+    """Refuse the name of a file that the group does not have.
+
+    Args:
+        group: A folder under conf/.
+        name: What was chosen of it.
+        where: The file that chose it; none: the command line did.
+
+    Raises:
+        ConfigError: with near names, or with what would name the file or model that was meant.
+    """
+    names = choices(group)
+    if name in names:
+        return
+    some = ", ".join(names) if len(names) <= 20 else f"the {len(names)} that --help {group} lists"
+    bare = name.removeprefix("conf/").removeprefix(f"{group}/").removesuffix(".yaml")
+    outside = ELSEWHERE.fullmatch(name) or (group == "model" and "/" in name)
+    if bare in names:
+        hint = f"did you mean {bare}?"
+    elif outside and group in INSTEAD and not name.endswith(".yaml"):
+        hint = f"{INSTEAD[group].format(name)}; {group}= names a file under conf/{group}"
+    elif outside:
+        hint = f"{group}= names a file under conf/{group}, without its .yaml"
+    else:
+        hint = near(bare, names) or f"write conf/{group}/{bare}.yaml"
+    at = f"{where}: " if where else ""
+    raise refusal(f"{at}{group}: found {name!r}, needed one of {some}", hint)
+
+
+def check_defaults(message: str, chosen: str = "...") -> None:
+    """Refuse what Hydra found wrong in the `defaults` of a file.
+
+    Args:
+        message: Hydra's.
+        chosen: The experiment, whose file it is where Hydra names none.
+
+    Raises:
+        ConfigError: which file, which line of it, and what was needed. Other messages pass.
+    """
+    if merged := re.match(r"In '(.+?)': .*\s*Cannot merge DictConfig with ListConfig", message):
+        raise refusal(
+            f"conf/{merged[1]}.yaml: found keys for a part of a list, needed the whole list",
+            "a file gives all stages or benchmarks, an override one: stages.0.steps=20",
+        )
+    place = re.match(r"In '(.+?)': Could not (?:find|override) '(.+?)'", message)
+    twice = re.match(r"Multiple values for (\w+)\. .*'override \w+: (.+)'", message)
+    if not (place or twice):
+        return
+    within, found = place.groups() if place else ("config", "/".join(twice.groups()))
+    where = f"conf/{within if within != 'config' else f'experiment/{chosen}'}.yaml"
+    # Without a slash before it, Hydra looks for a group beside the file.
+    beside = f"{within.rpartition('/')[0]}/"
+    group, _, name = found.removeprefix(beside).partition("@")[0].partition("/")
+    if group not in GROUPS:
+        hint = near(group, GROUPS) or f"the groups are {', '.join(GROUPS)}"
+        raise refusal(f"{where}: found {group!r} in its defaults, needed a folder of conf/", hint)
+    if place and name and not found.startswith(beside):
+        check_choice(group, name, where)
+    raise refusal(
+        f"{where}: its defaults choose {group} beside the one of conf/config.yaml, needed "
+        "`override` and a slash",
+        f"write - override /{group}: {name or '...'}",
+    )
+
+
+def broken(error: yaml.MarkedYAMLError) -> ConfigError:
+    """The refusal of a file that is no YAML, with the line at which reading it ended."""
+    mark = error.problem_mark
+    file = Path(mark.name)
+    if file.is_relative_to(FOLDER.parent):
+        file = file.relative_to(FOLDER.parent)
+    return refusal(
+        f"{file}, line {mark.line + 1}: {error.problem}, needed YAML",
+        "look at colons, brackets and indentation in that line and the one before",
+    )
+
+
+def without_package() -> list[str]:
+    """The curricula that set `curriculum.stages`, which nothing reads, in place of `stages`."""
+    files = (FOLDER / "curriculum" / f"{name}.yaml" for name in choices("curriculum"))
+    return [
+        file.relative_to(FOLDER.parent).as_posix()
+        for file in files
+        if not re.match(r"(\s*#.*\n)*?\s*#\s*@package\s+_global_\s", file.read_text("utf-8"))
+    ]

@@ -1,0 +1,114 @@
+"""What is wrong in a YAML file of one's own is told by its name and line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conf.files import FOLDER, GROUPS, INSTEAD, check_choice
+from conf.help import told
+from conf.load import ConfigError
+
+MINE = "conf/experiment/mine.yaml"
+WRONG = [
+    # What stands in conf/experiment/mine.yaml, and what is said of it.
+    (
+        "defaults:\n  - override /curriculum: lab_smoki",
+        rf"^{MINE}: curriculum: found 'lab_smoki', .*\n\nhint: did you mean lab_smoke\?$",
+    ),
+    (
+        "defaults:\n  - /curriculum: lab_smoki",
+        rf"^{MINE}: curriculum: found 'lab_smoki', needed one of",
+    ),
+    (
+        "defaults:\n  - curriculum: lab_smoke",
+        rf"^{MINE}: .*needed `override`.*hint: write - override /curriculum: lab_smoke$",
+    ),
+    (
+        "defaults:\n  - /curriculum: lab_smoke",
+        rf"^{MINE}: its defaults .*hint: write - override /curriculum: lab_smoke$",
+    ),
+    (
+        "defaults:\n  - override curriculum: lab_smoke",
+        rf"^{MINE}: its defaults .*hint: write - override /curriculum: \.\.\.$",
+    ),
+    (
+        "defaults:\n  - override /curiculum: lab_smoke",
+        rf"^{MINE}: found 'curiculum' in its defaults.*hint: did you mean curriculum\?$",
+    ),
+    (
+        "defaults:\n  - override /curriculum: without_package",
+        r"^conf/curriculum/without_package\.yaml: its stages .*hint: begin .*@package _global_",
+    ),
+    ("data: {train: [", rf"^{MINE}, line 2: expected .*, needed YAML\n\nhint: look at colons"),
+    (" seed: 1\nseed: 2", rf"^{MINE}, line 2: .*, needed YAML\n\nhint: look at colons"),
+    (
+        "defaults:\n  - override /curriculum: lab_smoke\nstages: {0: {steps: 3}}",
+        rf"^{MINE}: found keys for a part of a list, .*hint: .*stages\.0\.steps=20$",
+    ),
+    ("stpes: 3", r"^stpes: no such key, needed one of name, .*hint: did you mean stages"),
+]
+SAY = """
+import json, sys
+from pathlib import Path
+from conf.load import ConfigError, load
+said = []
+for text in json.loads(sys.argv[1]):
+    Path("conf/experiment/mine.yaml").write_text(text + "\\n")
+    try:
+        load("experiment=mine")
+    except ConfigError as error:
+        said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+def test_a_slip_in_a_file_is_told_with_the_file_and_what_was_needed(tmp_path):
+    """In a process of its own, whose conf/ is a copy."""
+    shutil.copytree(FOLDER, tmp_path / "conf")
+    stages = "# more than one line\n\nstages:\n  - name: a\n"
+    (tmp_path / "conf/curriculum/without_package.yaml").write_text(stages)
+    command = [sys.executable, "-c", SAY, json.dumps([text for text, _ in WRONG])]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for said, (text, wanted) in zip(json.loads(done.stdout), WRONG, strict=True):
+        assert re.search(wanted, said, re.S), f"{text}\n\n{said}"
+        assert "Config search path" not in said
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "hint"),
+    [
+        (
+            "data",
+            "/data/x/train.jsonl",
+            "data.train.kind=file data.train.path=/data/x/train.jsonl;",
+        ),
+        ("data", "train.parquet", "data.train.kind=file data.train.path=train.parquet;"),
+        ("model", "~/mymodel", "model.path=~/mymodel;"),
+        ("model", "Qwen/Qwen3-4B", "model.path=Qwen/Qwen3-4B;"),
+        ("reward", "mine.py:reward", "reward.function=mine.py:reward;"),
+        ("method", "median.py:median", "method.advantage=median.py:median;"),
+        ("evaluation", "t.jsonl", "'evaluation.benchmarks=[{name:mine,kind:file,path:t.jsonl}]';"),
+        ("hardware", "./gpu.txt", "hardware= names a file under conf/hardware, without its .yaml"),
+        ("curriculum", "conf/curriculum/lab_smoke.yaml", "did you mean lab_smoke?"),
+        ("curriculum", "mine.yaml", "write conf/curriculum/mine.yaml"),
+        ("reward", "zzz", "write conf/reward/zzz.yaml"),
+    ],
+)
+def test_a_path_in_place_of_a_name_gets_the_setting_that_takes_one(group, name, hint):
+    with pytest.raises(ConfigError) as refused:
+        check_choice(group, name)
+    assert f"\n\nhint: {hint}" in str(refused.value)
+
+
+def test_the_settings_that_take_a_path_are_there():
+    assert INSTEAD.keys() <= set(GROUPS)
+    for suggestion in INSTEAD.values():
+        for key in re.findall(r"([a-z_.]+)=", suggestion):
+            told(key)
