@@ -3,15 +3,16 @@
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from conf.load import FOLDER, ConfigError, choices, load, parsed
+from conf import files
+from conf.load import ConfigError, load, parsed, refusal
 from conf.overrides import written
+from conf.refusals import near
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
@@ -57,21 +58,24 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     Raises:
         ConfigError: there is no such study, or it cannot be used.
     """
-    names = choices("study")
-    if name not in names:
-        near = get_close_matches(name, names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"write conf/study/{name}.yaml"
-        raise ConfigError(
-            f"study: found {name!r}, needed one of {', '.join(names)}\n\nhint: {hint}"
+    files.check_choice("study", name)
+    try:
+        with (files.FOLDER / "study" / f"{name}.yaml").open(encoding="utf-8") as file:
+            values = yaml.safe_load(file)  # of a stream, so that an error names it
+    except yaml.MarkedYAMLError as error:
+        raise files.broken(error) from error
+    if not isinstance(values, dict):
+        raise refusal(
+            f"conf/study/{name}.yaml: found {values!r:.60}, needed keys and values",
+            "docs/studies.md shows a study",
         )
-    values = yaml.safe_load((FOLDER / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
     own, others = _divided(overrides)
     values = {"name": name.replace("/", "-"), **values, **own}
     values["overrides"] = [*values.get("overrides", []), *others]
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_told(name, error)) from error
+        raise ConfigError(_told(name, own, error)) from error
 
 
 def runs(study: Study, output: str | None = None) -> list[Run]:
@@ -130,9 +134,11 @@ def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Ex
 def _stage(given: Sequence[Stage], entry: dict[str, Any], place: int) -> dict[str, Any]:
     like = entry.get("like")
     if not isinstance(like, int) or not 1 <= like <= len(given):
-        raise ConfigError(
-            f"stages.{place}.like: found {like!r}, needed a number from 1 to {len(given)}\n\n"
-            "hint: it names the stage of the arm's experiment that this one is like"
+        found = f"found {like!r}" if "like" in entry else "not there"
+        raise refusal(
+            f"stages.{place}.like: {found}, needed a number from 1 to {len(given)}",
+            "it takes that stage of the arm's experiment, the keys beside it differ; stages of "
+            "your own are a file: overrides: [curriculum=mine]",
         )
     stage = {**given[like - 1].model_dump(mode="json"), **entry}
     del stage["like"]
@@ -147,10 +153,17 @@ def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     own, others = {}, []
     for override in parsed(overrides):
         key, line = override.key_or_group, override.input_line
-        if key in ("overrides", "arms", "experiment"):
+        head, _, part = key.partition(".")
+        if head in ("overrides", "arms", "experiment"):
             raise ConfigError(
                 f"{key}: cannot be set for a study as a whole\n\n"
                 "hint: write a file of your own under conf/study"
+            )
+        if part and head in OWN:
+            value = line.partition("=")[2]
+            raise refusal(
+                f"{key}: found a part of {head}, needed the whole",
+                f"as in {head}={{{part}:{value}}}" if head == "targets" else f"set {head} itself",
             )
         if key not in OWN:
             others.append(line)
@@ -164,11 +177,23 @@ def _divided(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     return own, others
 
 
-def _told(name: str, error: ValidationError) -> str:
+def _told(name: str, own: dict[str, Any], error: ValidationError) -> str:
+    """What is wrong with a study, and where: in its file, or on the command line."""
     facts, hints = [], []
     for fault in error.errors():
         where = ".".join(map(str, fault["loc"])) or "study"
-        fact, _, hint = str(fault.get("ctx", {}).get("error", fault["msg"])).partition("\n\n")
+        if fault["type"] == "value_error":
+            fact, _, hint = str(fault["ctx"]["error"]).partition("\n\nhint: ")
+        elif fault["type"] == "extra_forbidden":
+            fact = "no such key"
+            hint = near(str(fault["loc"][-1]), {**Study.model_fields, **Arm.model_fields})
+        else:
+            needed = fault["msg"].removeprefix("Input should be ")
+            fact, hint = f"found {fault['input']!r}, needed {needed}", ""
+        if not hint and fault["loc"] and fault["loc"][0] in own:
+            key = fault["loc"][0]
+            usual = Study.model_fields[key].get_default(call_default_factory=True)
+            hint = f"as in {key}={written([own[key]] if fault['type'] == 'list_type' else usual)}"
         facts.append(f"{where}: {fact}")
-        hints.append(hint.removeprefix("hint: ") or f"look at conf/study/{name}.yaml")
+        hints.append(hint or f"look at conf/study/{name}.yaml")
     return "\n".join(facts) + "\n\n" + "\n".join(f"hint: {hint}" for hint in dict.fromkeys(hints))

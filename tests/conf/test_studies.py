@@ -95,7 +95,7 @@ def test_a_stage_may_be_like_another_with_differences():
     ("stages", "said"),
     [
         ([{"like": 3}], "arm arm: stages.0.like: found 3, needed a number from 1 to 2"),
-        ([{"steps": 3}], "stages.0.like: found None"),
+        ([{"steps": 3}], "stages.0.like: not there(.|\\n)*curriculum=mine"),
         ([{"like": 1, "stepz": 3}], "stepz"),
     ],
 )
@@ -140,7 +140,10 @@ def test_a_key_of_a_study_is_read_as_hydra_reads_it(targets):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seeds=[0,1", r"'seeds=\[0,1' is no override, needed key=value"),
+        ("seeds=[0,1", r"seeds: found '\[0,1', which cannot be read"),
+        ("seeds=0", r"seeds: found 0, needed a valid list\n\nhint: as in seeds=\[0\]$"),
+        ("level=2", r"level: found 2, needed less than 1\n\nhint: as in level=0\.95$"),
+        ("targets.lab_test=0.5", r"needed the whole\n\nhint: as in targets=\{lab_test:0\.5\}$"),
         ("seeds=0,1", "seeds: found several values in 'seeds=0,1', needed one"),
         ("~seeds", "seeds: "),
         ("seeds", "'seeds' is no override"),
