@@ -5,7 +5,8 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -41,7 +42,8 @@ def told(part: str, root: type[BaseModel] = Experiment) -> str:
             about = ", ".join(filter(None, [_type(field.annotation), unit, _default(field)]))
             lines += [f"{key}  {about}", f"    {field.description}"]
     if not lines:
-        near = get_close_matches(part, [*root.model_fields, *GROUPS])
+        named = [*root.model_fields, *GROUPS, *(key for key, _ in _knobs(root, ""))]
+        near = get_close_matches(wanted.replace(".0", ".N"), dict.fromkeys(named))
         hint = f"did you mean {' or '.join(near)}?" if near else "--help alone lists what there is"
         raise refusal(f"no setting is called {part!r}", hint)
     return "\n".join(lines).strip()
@@ -85,13 +87,23 @@ def _models(annotation: Any) -> list[tuple[type[BaseModel], str]]:
     return [(model, "N." + place if listed else place) for model, place in found]
 
 
-def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    text = str(annotation).replace("typing.", "").replace("collections.abc.", "")
-    return text[len("Literal[") : -1] if text.startswith("Literal[") else text
+def _type(annotation: Any, between: str = ", ") -> str:
+    """A type in words: what it may be, without the bounds that it may have."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0], between)
+    if origin is Literal:
+        return between.join(map(repr, inner))
+    parts = [_type(one, " or ") for one in inner]
+    if origin in (Union, UnionType):
+        return " or ".join(parts)
+    if parts:
+        return f"{origin.__name__}[{', '.join(parts)}]"
+    return "null" if annotation is NoneType else annotation.__name__
 
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    return f"default {value!r}" if not isinstance(value, BaseModel) else ""
+    if isinstance(value, BaseModel):
+        return ""
+    return f"default {'null' if value is None else repr(value)}"

@@ -15,11 +15,11 @@ from typing import Any
 from prefect import Flow
 from pydantic import BaseModel
 
-from conf.help import told
 from conf.load import ConfigError
 from conf.schema import Experiment
 from flows import temporary_server
 from flows.parameters import settings_of
+from flows.usage import OF_SETTINGS, usage
 from tasks import track_reach
 from tasks.comparison import StudyIncompleteError
 from tasks.evaluate import EvaluationFailedError
@@ -52,7 +52,8 @@ def run(
 ) -> int:
     """Run a flow; what is none of its parameters is a setting of the experiment.
 
-    `--help` alone, or before the start of a setting's key, tells what can be set and runs nothing.
+    `--help` alone, or before a parameter or the start of a setting's key, tells what can be set
+    and runs nothing.
 
     Args:
         flow: Takes what `given` names, `overrides`, and parameters of its own.
@@ -68,9 +69,10 @@ def run(
     gc.freeze()  # see `flows`
     gc.enable()
     parameters = dict([given])
-    own = set(flow.parameters.properties) - {"overrides", "output"}
-    if arguments and arguments[0] in ("-h", "--help"):
-        return _help(flow, sorted(own), knobs, "".join(arguments[1:2]))
+    own = set(flow.parameters.properties) - OF_SETTINGS
+    asked = [place for place, word in enumerate(arguments) if word in ("-h", "--help")]
+    if asked:
+        return usage(flow, given[0], knobs, "".join(arguments[asked[0] + 1 :][:1]))
     overrides = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -105,23 +107,6 @@ def run(
     except Exception as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    return 0
-
-
-def _help(flow: Flow, own: list[str], knobs: type[BaseModel], part: str) -> int:
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may close the pipe
-    module = f"flows.{Path(inspect.getfile(flow.fn)).stem}"
-    parameters = " ".join(f"[{name}=...]" for name in own)
-    try:
-        about = told(part, knobs)
-    except ConfigError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2
-    if not part:
-        print(f"usage: python -m {module} {parameters} [KEY=VALUE ...]")
-        print(f"       python -m {module} --help [PART]\n")
-        print(inspect.getdoc(flow.fn).split("\n\n")[0], end="\n\n")
-    print(about)
     return 0
 
 

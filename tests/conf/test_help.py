@@ -60,8 +60,18 @@ def test_one_setting_is_told_by_its_own_key_and_a_near_name_is_suggested():
     assert len(told("stages.0.steps").splitlines()) == 2
     with pytest.raises(ConfigError, match=r"called 'stage'\n\nhint: did you mean stages"):
         told("stage")
+    with pytest.raises(ConfigError, match=r"did you mean stages\.N\.prompts or "):
+        told("stages.0.promts")
     with pytest.raises(ConfigError, match="--help alone"):
         told("xyz")
+
+
+def test_types_are_told_in_words():
+    text = "\n".join(told(part, root) for root in (Experiment, Study) for part in root.model_fields)
+    assert not re.search(r"Annotated|Union|Optional|NoneType|FieldInfo|<", text)
+    assert "threshold  int or 'mean', characters, default 'mean'" in text
+    assert "quantiles  list[float], shares, default [0.5]" in text
+    assert "dual_clip  float or null, 1, default 3.0" in text
 
 
 def test_a_knob_that_a_message_names_is_there():
