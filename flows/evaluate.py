@@ -34,6 +34,7 @@ def settings_of(
     if checkpoint is None:
         return parameters.settings_of(experiment, overrides, output, trains=False)
     settings = load(*parameters.lines(experiment, overrides, output))
+    preflight_model.local_model(checkpoint, "checkpoint")
     preflight.check_scoring(settings)
     preflight_machine.check_machine(settings.hardware, trains=False)
     return settings
@@ -101,8 +102,6 @@ def _one(
     if stage is not None:
         raise ConfigError("stage and checkpoint: found both, needed one\n\nhint: drop one of them")
     folder = Path(os.path.expanduser(checkpoint))
-    inside = folder / "checkpoint"
-    path = str(inside.absolute()) if inside.is_dir() else checkpoint
     label = folder.absolute().name if folder.is_dir() else checkpoint
     command = ["python", "-m", "flows.evaluate", f"checkpoint={checkpoint}"]
     with steps.session(
@@ -110,7 +109,7 @@ def _one(
         [*command, *parameters.lines(experiment, overrides, output)],
         f"evaluation of {label}",
     ) as work:
-        model = steps.step(starting_model)(Model(path=path))
+        model = steps.step(starting_model)(Model(path=checkpoint), "checkpoint")
         benchmarks = steps.benchmarks_of(work)
         steps.step(preflight_model.check_scored_model)(settings, benchmarks.values(), model.path)
         at = steps.Milestone(label, steps.BASE, model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from conf.load import ConfigError, load
+from conf.load import load, refusal
 from conf.overrides import written
 from conf.schema import Experiment
 from tasks import preflight, preflight_machine, preflight_method
@@ -60,18 +60,22 @@ def tell_doubts(settings: Experiment) -> None:
         print(f"warning: {doubt}")
 
 
-def position_of(settings: Experiment, stage: int | str) -> int:
+def position_of(settings: Experiment, stage: int | str, *, base: bool = True) -> int:
     """Index of a stage that is named by its number, from 1, or by its name. 0 or base: -1.
+
+    Args:
+        settings: The experiment.
+        stage: Number or name.
+        base: Whether the starting model will do, which no stage trains.
 
     Raises:
         ConfigError: there is no such stage.
     """
-    names = ["base", *(stage.name for stage in settings.stages)]
-    if str(stage) in names:
-        return names.index(str(stage)) - 1
-    if str(stage).isdecimal() and int(stage) < len(names):
-        return int(stage) - 1
-    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
-    raise ConfigError(
-        f"stage: found {stage!r}, needed one of {listed}\n\nhint: give its number or its name"
-    )
+    named = {one.name: position for position, one in enumerate(settings.stages)}
+    if base:
+        named = {"base": -1, **named}
+    numbered = {str(position + 1): position for position in named.values()}
+    if str(stage) in numbered | named:
+        return (numbered | named)[str(stage)]
+    listed = ", ".join(f"{position + 1} ({name})" for name, position in named.items())
+    raise refusal(f"stage: found {stage!r}, needed one of {listed}", "give its number or its name")

@@ -9,7 +9,6 @@ from typing import Any
 
 from prefect import flow
 
-from conf.load import ConfigError
 from flows import parameters, steps
 from flows.terminal import run
 from tasks import again
@@ -44,9 +43,7 @@ def train_stage(
     """
     settings = parameters.settings_of(experiment, overrides, output)
     parameters.tell_doubts(settings)
-    wanted = parameters.position_of(settings, stage)
-    if wanted == steps.BASE:
-        raise ConfigError("stage: found the base model, which no stage trains\n\nhint: stage=1")
+    wanted = parameters.position_of(settings, stage, base=False)
     name = settings.stages[wanted].name
 
     def stage_at(

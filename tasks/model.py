@@ -33,7 +33,7 @@ class Checkpoint:
         if not has_weights(path):
             raise ValueError(
                 f"{path} holds no weights (*.safetensors or pytorch_model*.bin)\n\n"
-                "hint: model.path must name a checkpoint folder in Hugging Face format"
+                "hint: name a checkpoint folder in Hugging Face format"
             )
         return cls(path, folder_digest(path))
 
@@ -48,10 +48,22 @@ class Checkpoint:
         return self.maker["digest"] if self.maker else ""
 
 
-def local_folder(model: Model, *, offline: bool = False) -> Path:
+def folder_of(path: str) -> Path:
+    """The folder that a path names; of a stage's folder, the checkpoint in it."""
+    folder = Path(os.path.expanduser(path))
+    inside = folder / "checkpoint"
+    return inside if inside.is_dir() and not (folder / "config.json").is_file() else folder
+
+
+def local_folder(model: Model, *, offline: bool = False, knob: str = "model.path") -> Path:
     """The folder of a model: the lab's own, a local one, or a snapshot of one on the Hub.
 
     With `offline`, or HF_HUB_OFFLINE=1, a Hub model is looked for in the local cache only.
+
+    Args:
+        model: Which one.
+        offline: Look on this machine alone.
+        knob: What named it, for the message.
 
     Raises:
         ValueError: it is neither here nor on the Hub.
@@ -60,7 +72,7 @@ def local_folder(model: Model, *, offline: bool = False) -> Path:
         from trainer.lab import BASE
 
         return BASE
-    folder = Path(os.path.expanduser(model.path))
+    folder = folder_of(model.path)
     if folder.is_dir():
         return folder.absolute()
     from huggingface_hub import snapshot_download
@@ -72,12 +84,12 @@ def local_folder(model: Model, *, offline: bool = False) -> Path:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"model.path is {model.path!r}: no such folder, and the Hub does not give it "
+            f"{knob} is {model.path!r}: no such folder, and the Hub does not give it "
             f"({type(error).__name__})\n\nhint: name a local folder, or download it where there "
             "is a network and set HF_HOME to that cache"
         ) from error
 
 
-def starting_model(model: Model) -> Checkpoint:
-    """The checkpoint that training starts from."""
-    return Checkpoint.of(local_folder(model))
+def starting_model(model: Model, knob: str = "model.path") -> Checkpoint:
+    """The checkpoint that training starts from, or that a knob of another name asks for."""
+    return Checkpoint.of(local_folder(model, knob=knob))

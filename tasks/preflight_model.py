@@ -1,6 +1,5 @@
 """Refuse a model that cannot be trained or scored: its files, its positions, its room on disk."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from conf.load import refusal
 from conf.schema import Experiment
 from tasks import disk, preflight_rows
 from tasks.artifacts import Dataset
+from tasks.model import folder_of
 from trainer.checkpoint import has_weights
 
 
@@ -17,7 +17,7 @@ def check_model(experiment: Experiment, folder: Path, *, trains: bool = True) ->
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    _check_files(folder)
+    _check_files(folder, "model.path")
     _check_positions(experiment, folder)
     if trains:
         disk.check_room(experiment, folder)
@@ -34,38 +34,42 @@ def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], fo
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    _check_files(folder)
+    _check_files(folder, "checkpoint")
     positions = disk.read_config(folder).get("max_position_embeddings")
     if positions:
         preflight_rows.check_positions(experiment, benchmarks, folder, positions)
 
 
-def local_model(path: str) -> Path | None:
-    """The model's folder where it is on this machine; None for a name to look up on the Hub."""
+def local_model(path: str, knob: str = "model.path") -> Path | None:
+    """The folder of a model that is on this machine; None for a name to look up on the Hub.
+
+    Raises:
+        ConfigError: the knob names neither.
+    """
     if path == "lab":
         from trainer.lab import BASE
 
         return BASE
-    folder = Path(os.path.expanduser(path))
+    folder = folder_of(path)
     if folder.is_dir():
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise refusal(
-            f"model.path: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
+            f"{knob}: found no folder {path!r}, needed 'lab', a local folder or a Hub name",
             f"a Hub name is owner/name; a relative path starts from {Path.cwd()}",
         )
     return None
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(folder: Path, knob: str) -> None:
     if not (folder / "config.json").is_file():
         raise refusal(
-            f"model.path: found no config.json in {folder}, needed a Hugging Face checkpoint",
-            "set model.path to the folder that holds config.json and *.safetensors",
+            f"{knob}: found no config.json in {folder}, needed a Hugging Face checkpoint",
+            f"set {knob} to the folder that holds config.json and *.safetensors",
         )
     if not has_weights(folder):
         raise refusal(
-            f"model.path: found no weights in {folder}, needed *.safetensors or "
+            f"{knob}: found no weights in {folder}, needed *.safetensors or "
             "pytorch_model*.bin, all shards of them",
             "a trainer's folder may hold tokenizer and config only; export the weights there",
         )

@@ -216,6 +216,17 @@ def test_of_an_experiment_only_benchmarks_sampling_and_hardware_count_for_anothe
         evaluate(SMOKE, checkpoint=str(model), overrides=long, output=output)
 
 
+def test_a_checkpoint_that_is_not_there_is_refused_by_the_name_it_was_given_by(output):
+    with pytest.raises(ConfigError, match=r"^checkpoint: found no folder 'nothere', needed 'lab'"):
+        evaluate(SMOKE, checkpoint="nothere", output=output)
+
+
+@pytest.mark.parametrize("stage", [0, "base", 3])
+def test_stages_to_train_are_offered_without_the_base(output, stage):
+    with pytest.raises(ConfigError, match=r"needed one of 1 \(1-L1-64\), 2 \(2-L2-96\)\n"):
+        train_stage(SMOKE, stage=stage, output=output)
+
+
 def test_report_shows_what_is_there_and_refuses_to_show_nothing(output, quick):
     with pytest.raises(ValueError, match="no finished stage and no score of lab_smoke seed 0"):
         report(SMOKE, ["hardware=gpu1"], output)  # a report needs none of it

@@ -418,6 +418,14 @@ def test_parameters_are_counted_in_the_weights_themselves(model):
     assert parameters(model) == expected
 
 
+def test_a_stage_s_folder_stands_for_the_checkpoint_in_it(smoke, model, tmp_path):
+    stage = tmp_path / "1-L1-64-0123456789ab"
+    shutil.copytree(model, stage / "checkpoint")
+    experiment = smoke(f"model.path={stage}")
+    check_settings(experiment)
+    assert local_folder(experiment.model) == stage / "checkpoint"
+
+
 def test_a_checkpoint_without_weights_is_refused(smoke, model):
     (model / "model.safetensors").unlink()
     message = refusal(check_settings, smoke(f"model.path={model}"))
