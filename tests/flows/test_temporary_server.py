@@ -1,9 +1,10 @@
 """Prefect's temporary server, killed or broken while it starts."""
 
+import logging
 import os
 import re
 import shlex
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import PROGRAMS
+from flows import PROGRAMS, temporary_server
 
 ROOT = Path(__file__).parents[2]
 RUNS = re.compile(r"^from flows\.terminal import run", re.M)
@@ -87,17 +88,6 @@ def servers(process: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
-def test_a_server_that_is_killed_as_it_starts_is_replaced(started):
-    process = started()
-    deadline = time.monotonic() + 60
-    while not (found := servers(process)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    found[0].send_signal(signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "the flow ran" in said, said
-
-
 def test_a_server_that_is_killed_later_is_replaced_and_knows_what_was_before(started):
     then = """
     from prefect.client.orchestration import get_client
@@ -112,49 +102,97 @@ def test_a_server_that_is_killed_later_is_replaced_and_knows_what_was_before(sta
     assert "runs: ['Completed', 'Completed']" in said
 
 
-def test_one_that_dies_whenever_it_is_replaced_is_given_up(started):
-    then = (
-        "    temporary_server.under_guard = lambda: ['/bin/false']" + KILLED + "    time.sleep(1)"
-    )
-    process = started(then=then.strip())
-    said, _ = process.communicate(timeout=200)
-    assert said.count("another takes its place") == 3 and "4 times\n\nhint: " in said, said
+# Answers whatever it is asked, on the socket that is its standard input.
+STAND_IN = """
+import socket
+listening = socket.socket(fileno=0)
+while True:
+    connection, _ = listening.accept()
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+    connection.close()
+"""
 
 
-def test_one_that_is_killed_in_a_later_block_is_replaced_too(started):
-    then = "pass\nwith temporary_server.answering():" + KILLED + "    nothing()"
-    process = started(then=then)
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 0 and said.count("the flow ran") == 2, said
-    assert said.count("another takes its place") == 1
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A server that starts at once, and knows nothing of Prefect. `said` is what was logged."""
+    command = [sys.executable, "-c", STAND_IN]
+    monkeypatch.setattr(temporary_server, "under_guard", lambda: command)
+    server = temporary_server.TemporaryServer()
+    server.said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: server.said.append(record.getMessage())
+    logging.getLogger("prefect").addHandler(handler)
+    yield server
+    logging.getLogger("prefect").removeHandler(handler)
+    server.end()
 
 
-def test_where_no_other_can_be_started_nobody_waits_for_it(started):
-    then = """
-    import socket
+def until(holds, what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def killed(server) -> subprocess.Popen:
+    process = server.process
+    process.kill()
+    process.wait()
+    return process
+
+
+def test_a_server_that_is_killed_as_it_starts_is_replaced(stand_in):
+    first = killed(stand_in)
+    assert stand_in.wait() == stand_in.url and stand_in.process is not first
+
+
+def test_one_that_is_killed_in_a_later_block_is_replaced_too(stand_in):
+    for block in (1, 2):
+        with stand_in.kept():
+            stand_in.wait()
+            first = killed(stand_in)
+            until(lambda first=first: stand_in.process is not first, "no other took its place")
+            stand_in.wait()
+        assert len(stand_in.said) == block
+    assert {one.partition(" was ")[2] for one in stand_in.said} == {
+        "killed by SIGKILL: another takes its place"
+    }
+
+
+def test_one_that_dies_whenever_it_is_replaced_is_given_up(stand_in, monkeypatch):
+    stand_in.wait()
+    monkeypatch.setattr(temporary_server, "under_guard", lambda: ["/bin/false"])
+    with stand_in.kept():
+        killed(stand_in)
+        until(lambda: len(stand_in.said) == 4, "it was not given up")
+    *replaced, last = stand_in.said
+    assert all("another takes its place" in one for one in replaced) and "4 times\n\nhint: " in last
+
+
+def test_where_no_other_can_be_started_nobody_waits_for_it(stand_in, monkeypatch):
     def refused():
         raise OSError("no more processes")
-    temporary_server.begin()._begin = refused
-    """
-    asked = """
-    time.sleep(1)
-    port = int(server.url.split(":")[2].split("/")[0])
-    print("connected:", socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-    """
-    process = started(then=then + KILLED + asked)
-    said, _ = process.communicate(timeout=200)
-    assert "was killed by SIGKILL, and no other can be started: no more processes" in said, said
-    assert "hint: " in said and "connected: False" in said and "Traceback" not in said
+
+    stand_in.wait()
+    monkeypatch.setattr(stand_in, "_begin", refused)
+    with stand_in.kept():
+        killed(stand_in)
+        until(lambda: len(stand_in.said) == 2, "it is not said")
+    assert "SIGKILL, and no other can be started: no more processes\n\nhint: " in stand_in.said[1]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(stand_in.url.split(":")[2].split("/")[0])))
 
 
-def test_servers_that_all_die_end_the_flow_with_a_hint(started):
-    more = "temporary_server.under_guard = lambda: ['/bin/false']"
-    begun = time.monotonic()
-    process = started(more)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "ended with exit code 1 as it started, 3 times" in said and "hint: " in said
-    assert time.monotonic() - begun < 60, "it waited for a server that was dead"
+def test_servers_that_all_die_as_they_start_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(temporary_server, "under_guard", lambda: ["/bin/false"])
+    monkeypatch.setattr(temporary_server, "ANSWERS", 0.2)
+    server = temporary_server.TemporaryServer()
+    said = "ended with exit code 1 as it started, 3 times\n\nhint: "
+    with pytest.raises(RuntimeError, match=said):
+        server.wait()
+    server.end()
 
 
 def test_one_that_never_answers_is_not_waited_for_longer_than_prefect_allows(started):
