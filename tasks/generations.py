@@ -6,6 +6,7 @@ are there, and grading anew reads them. A process that is killed loses what it h
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -72,51 +73,63 @@ def complete(
     if left < total:
         print(f"{label} on {benchmark.name}: {total - left} of {total} responses are there already")
     write_json(folder / "request.json", asdict(wanted))
-    line = SamplingProgress(
-        f"{label} on {benchmark.name}", folder, benchmark.rows, wanted.samples, left
-    )
-    failed = Event()
+    name, failed = f"{label} on {benchmark.name}", Event()
+    line = SamplingProgress(name, folder, benchmark.rows, wanted.samples, left)
 
     def one(shard: int) -> None:
-        log = folder / f"generate-{shard}.log"
-        own = parts(folder, shard)
-
-        def progress() -> bool:
-            nonlocal own
-            if failed.is_set():
-                raise InterruptedError("another sampling process failed")
-            line.look()
-            before, own = own, parts(folder, shard)
-            return own != before  # those of others say nothing about this one
-
         try:
-            code = run_guarded(
-                "trainer.generate",
-                [str(folder), str(shard)],
-                log=log,
-                environment=environment(experiment, shard),
-                progress=progress,
-                stall_timeout=experiment.hardware.stall_timeout,
-                warm=experiment.hardware.device == "cpu" and wanted.engine == "torch",
-            )
+            _sample(experiment, wanted, folder, shard, line, failed)
         except BaseException:  # it stalled, for one
             failed.set()
             raise
-        if code != 0:
-            failed.set()
-            raise EvaluationFailedError(
-                f"sampling {label} on {benchmark.name} {how_it_ended(code)}; its last lines:\n"
-                f"{last_lines(log)}\n\nlog: {log}"
-            )
 
-    if wanted.shards == 1:
+    _at_once(one, wanted.shards, failed)
+
+
+def _sample(
+    experiment: Experiment,
+    wanted: Request,
+    folder: Path,
+    shard: int,
+    line: SamplingProgress,
+    failed: Event,
+) -> None:
+    """Run the process that samples a shard's share, unless another one has `failed`."""
+    log = folder / f"generate-{shard}.log"
+    own = parts(folder, shard)
+
+    def progress() -> bool:
+        nonlocal own
+        if failed.is_set():
+            raise InterruptedError("another sampling process failed")
+        line.look()
+        before, own = own, parts(folder, shard)
+        return own != before  # those of others say nothing about this one
+
+    code = run_guarded(
+        "trainer.generate",
+        [str(folder), str(shard)],
+        log=log,
+        environment=environment(experiment, shard),
+        progress=progress,
+        stall_timeout=experiment.hardware.stall_timeout,
+        warm=experiment.hardware.device == "cpu" and wanted.engine == "torch",
+    )
+    if code != 0:
+        raise EvaluationFailedError(
+            f"sampling {line.label} {how_it_ended(code)}; its last lines:\n"
+            f"{last_lines(log)}\n\nlog: {log}"
+        )
+
+
+def _at_once(one: Callable[[int], None], count: int, failed: Event) -> None:
+    """Call a function for each shard at the same time, and raise what went wrong first."""
+    if count == 1:
         one(0)
         return
-    with ThreadPoolExecutor(wanted.shards) as pool:
+    with ThreadPoolExecutor(count) as pool:
         try:
-            errors = [
-                done.exception() for done in [pool.submit(one, n) for n in range(wanted.shards)]
-            ]
+            errors = [done.exception() for done in [pool.submit(one, n) for n in range(count)]]
         except BaseException:  # Ctrl-C, while we waited
             failed.set()
             raise

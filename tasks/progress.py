@@ -47,7 +47,7 @@ class SamplingProgress:
             samples: Responses to each.
             left: Responses still to make.
         """
-        self._label, self._folder = label, folder
+        self.label, self._folder = label, folder
         self._total, self._samples, self._left = problems * samples, samples, left
         self._begun = self._shown = time.monotonic()
         self._before: Mapping[Path, int] = {path: 0 for path in parts(folder)}
@@ -88,7 +88,7 @@ class SamplingProgress:
         tokens = sum(tokens for _, tokens in self._seen.values()) / seconds
         left = (self._left - self.made) / self.made * seconds
         return (
-            f"{self._label}  {done / self._samples:,.0f}/{self._total // self._samples:,} problems"
+            f"{self.label}  {done / self._samples:,.0f}/{self._total // self._samples:,} problems"
             f"  {rate:,.2f} problems/s  {tokens:,.0f} tokens/s  left {clock(left)}"
         )
 

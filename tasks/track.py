@@ -15,13 +15,10 @@ from typing import Any, Literal
 
 from tasks.attempts import METRICS, records_of, stage_runs
 from tasks.journal import Journal, Run, TrackedData, described, journals
-from tasks.labels import flat, lineage_tags, metric_name
 from tasks.stages import held_for_deletion
 from tasks.track_reach import StoreAwayError
 from tasks.track_store import Store
 from trainer.records import read_records
-
-__all__ = ["Child", "Tracker", "flat", "lineage_tags", "metric_name", "store_uri"]
 
 RETRY = 60.0
 """Seconds before MLflow is tried again after it was away."""

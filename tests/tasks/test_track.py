@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 
 from tasks.artifacts import digest_of, write_json
 from tasks.journal import Journal, Run, journals
-from tasks.track import Tracker, flat, lineage_tags, metric_name, store_uri
+from tasks.labels import flat, lineage_tags, metric_name
+from tasks.track import Tracker, store_uri
 from trainer.records import append_record
 
 ROOT = Path(__file__).parents[2]

@@ -312,12 +312,33 @@ class StageTrainer(PPOTrainerSync):
 
     def _compute_metrics(self, batch, metrics, timing_raw, global_steps, epoch):
         """A line of what we record, in place of verl's: most of it nobody reads."""
+        metrics |= {f"timing_s/{name}": seconds for name, seconds in timing_raw.items()}
+        record, order = self._record(batch, metrics, global_steps)
+        # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
+        # never from a checkpoint that such a step has already written.
+        self.endings.check(record)
+        collapse = self.endings.collapse()
+        done = None if collapse else self.endings.done()
+        if done:
+            self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
+            keep_probe(self, self.updated_batch)
+        append_record(self.order_file, {"step": global_steps, **order})
+        append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
+        append_record(self.metrics_file, record)
+        if collapse:
+            refuse(collapse, last_whole_step(self.metrics_file.parent))
+        if done:
+            self.total_training_steps = done.step
+        self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
+        self.replay_buffer.keep(self.after_step["waiting"])
+
+    def _record(self, batch, metrics, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is known of a step, and whose rollouts were right, in the order of the draws."""
         real = without_padding(batch)
         uids, tags = [key.split("_")[0] for key in real], list(real.values())
         correct = [tag["correct"] for tag in tags]
-        metrics |= {f"timing_s/{name}": seconds for name, seconds in timing_raw.items()}
-        ours = {
-            "step": global_steps,
+        record = {
+            "step": step,
             "time": time.time(),
             **translated(metrics),
             **rollout_metrics(
@@ -329,29 +350,12 @@ class StageTrainer(PPOTrainerSync):
             ),
             **self.stream.ledger.record(),
         }
-        ours["tokens/trained"] -= self.filtered_tokens
-        ours["tokens_per_second"] = ours["tokens/generated"] / ours["seconds/step"]
-        if ours["selection/short"]:
+        record["tokens/trained"] -= self.filtered_tokens
+        record["tokens_per_second"] = record["tokens/generated"] / record["seconds/step"]
+        if record["selection/short"]:
             print(
-                f"step {global_steps} trains on {ours['selection/trained']:.0f} prompts of "
+                f"step {step} trains on {record['selection/trained']:.0f} prompts of "
                 f"{self.config.data.train_batch_size}: too few qualify",
                 flush=True,
             )
-        # Before it is recorded: a stage resumes only after steps that are saved *and* recorded, so
-        # never from a checkpoint that such a step has already written.
-        self.endings.check(ours)
-        collapse = self.endings.collapse()
-        done = None if collapse else self.endings.done()
-        if done:
-            self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
-            keep_probe(self, self.updated_batch)
-        order = in_order_of_draws(uids, [tag["id"] for tag in tags], correct)
-        append_record(self.order_file, {"step": global_steps, **order})
-        append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
-        append_record(self.metrics_file, ours)
-        if collapse:
-            refuse(collapse, last_whole_step(self.metrics_file.parent))
-        if done:
-            self.total_training_steps = done.step
-        self.after_step = {"data": self.train_dataloader.state_dict(), **self._now()}
-        self.replay_buffer.keep(self.after_step["waiting"])
+        return record, in_order_of_draws(uids, [tag["id"] for tag in tags], correct)
