@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import settings
 
+from conf import load as loading
 from conf.schema import Experiment
 from tasks import drawing, prepare
 from tasks import train_stage as training
 from tasks.download import download
 from tasks.model import Checkpoint, starting_model
 from tasks.segment import segment
+from tests.composing import composed
 from trainer.records import append_record, keep_steps
 
 # A slow machine is no fault of what is tested.
@@ -33,6 +35,13 @@ def pytest_collection_finish():
 
 def pytest_unconfigure():
     gc.unfreeze()  # libraries of vLLM's say at the end what was not taken apart
+
+
+@pytest.fixture(autouse=True)
+def composed_once(request, monkeypatch):
+    """The files under conf/ are read once, but by tests of their own."""
+    if not {"conf", "docs"} & set(request.path.parts[len(Path(__file__).parts) - 1 :]):
+        monkeypatch.setattr(loading, "compose", composed)
 
 
 class NoTracker:
