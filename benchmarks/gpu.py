@@ -68,7 +68,7 @@ class One:
 @cache
 def code() -> str:
     """Digest of all that a launch runs of ours."""
-    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.[py]*"))]
+    files = [path for part in PARTS for path in sorted((ROOT / part).rglob("*"))]
     return digest_of([file_digest(path) for path in files if path.suffix in (".py", ".yaml")])
 
 
@@ -115,27 +115,19 @@ def kept(path: Path) -> list[dict[str, Any]]:
 
 def tables(asked: Sequence[One], made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each model and size the rounds that all systems have made, their summary and its table."""
+    rounds: dict[tuple[str, Work], dict[int, dict[str, dict]]] = {}
+    for one in asked:
+        there = rounds.setdefault((one.name, one.work), {}).setdefault(one.round, {})
+        for record in made:
+            if record["launch"] == one.key:
+                there[one.system] = record["measured"]
     found = []
-    for first in asked:
-        if (first.round, first.system) != (1, SYSTEMS[0]):
-            continue
-        rounds: dict[int, dict[str, dict]] = {}
-        for one in (one for one in asked if (one.name, one.work) == (first.name, first.work)):
-            for record in made:
-                if record["launch"] == one.key:
-                    rounds.setdefault(one.round, {})[one.system] = record["measured"]
-        whole = [row for row in rounds.values() if set(row) == set(SYSTEMS)]
+    for (name, work), by_round in rounds.items():
+        whole = [row for row in by_round.values() if set(row) == set(SYSTEMS)]
         if whole:
             figures = summary(whole)
-            found.append(
-                {
-                    "model": first.name,
-                    "size": first.work.size,
-                    "summary": figures,
-                    "rounds": whole,
-                    "table": table(figures, first.work),
-                }
-            )
+            facts = {"model": name, "size": work.size, "summary": figures, "rounds": whole}
+            found.append({**facts, "table": table(figures, work)})
     return found
 
 

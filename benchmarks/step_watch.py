@@ -108,7 +108,7 @@ def measured(system: str, work: Work, folder: Path) -> dict:
     counted = range(1, work.steps - 1)
     rows = [launch.parts(record) for record in read_records(launch.records)]
     names = {name for at in counted for name in rows[at]}
-    for heavy in ("verl", "checkpoint", "checkpoint.part"):  # of 1.5B parameters 29 GB
+    for heavy in ("verl", "checkpoint", "checkpoint.part"):  # larger than all else
         shutil.rmtree(folder / heavy, ignore_errors=True)
     return {
         "launch_s": round(watch.ends[0], 2),

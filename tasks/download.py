@@ -78,24 +78,15 @@ def paths(source: Source) -> list[Path]:
         raise ValueError(f"{source.name}: found no path, needed a file\n\nhint: set its path")
     for file in files:
         if not file.is_file():
-            raise ValueError(f"{source.name}: no file {file}\n\nhint: {_where(file)}")
+            raise ValueError(
+                f"{source.name}: no file {file}\n\nhint: set its path; now in {Path.cwd()}"
+            )
         if file.suffix not in READERS:
             raise ValueError(
                 f"{source.name}: {file} ends in {file.suffix or 'nothing'!r}, needed one of "
                 f"{', '.join(READERS)}\n\nhint: convert the file"
             )
     return files
-
-
-def _where(missing: Path) -> str:
-    """What to set that a local file may be found."""
-    # Where conf/data/fastcurl_files.yaml looks, and that of conf/evaluation, unless they are told.
-    if missing.parts[:1] == ("fastcurl",):
-        return (
-            "set STAGECRAFT_FASTCURL_DATA to the folder that holds train_L1.parquet and test/, or "
-            "take data=fastcurl evaluation=fastcurl, from the Hub"
-        )
-    return f"set its path; now in {Path.cwd()}"
 
 
 def _folder(source: Source, data: Data, output: Path | str, upstream: str) -> Path:

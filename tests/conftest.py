@@ -40,7 +40,7 @@ def pytest_unconfigure():
 @pytest.fixture(autouse=True)
 def composed_once(request, monkeypatch):
     """The files under conf/ are read once, but by tests of their own."""
-    if not {"conf", "docs"} & set(request.path.parts[len(Path(__file__).parts) - 1 :]):
+    if request.path.relative_to(Path(__file__).parent).parts[0] not in ("conf", "docs"):
         monkeypatch.setattr(loading, "compose", composed)
 
 

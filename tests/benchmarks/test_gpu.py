@@ -38,12 +38,6 @@ def made(monkeypatch, tmp_path):
     return run
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(gpu, "AROUND", 8)
-    monkeypatch.setattr(gpu, "LENGTHS", (8, 16))
-
-
 def test_one_launch_a_command_comes_to_the_same_as_all_in_one(made, capsys):
     for number in range(1, 9):
         made("--launches", "1")
@@ -75,12 +69,10 @@ def test_launches_of_other_code_or_steps_are_not_counted(made, monkeypatch):
     monkeypatch.setattr(gpu, "code", lambda: "other")
     made("--launches", "1")
     assert len(made.launched) == 9
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("name", ["0.5B", "1.5B"])
-def test_each_step_has_as_many_tokens_and_no_pass_more_than_are_said(name, monkeypatch):
-    monkeypatch.undo()
+def test_each_step_has_as_many_tokens_and_no_pass_more_than_are_said(name):
     works = gpu.works(name, [*gpu.LENGTHS, gpu.AROUND], 5)
     *long, around = works
     assert {work.tokens for work in long} == {gpu.TOKENS}

@@ -318,7 +318,7 @@ def test_only_a_source_that_names_columns_is_another_for_it():
 def test_files_that_are_looked_for_by_a_variable_are_missing_by_its_name(monkeypatch):
     monkeypatch.delenv("STAGECRAFT_FASTCURL_DATA", raising=False)
     source = load("experiment=lab/smoke", "data=fastcurl_files").data.train
-    with pytest.raises(ValueError, match="hint: set STAGECRAFT_FASTCURL_DATA to the folder"):
+    with pytest.raises(ValueError, match="no file STAGECRAFT_FASTCURL_DATA/train_L1"):
         paths(source)
 
 

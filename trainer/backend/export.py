@@ -62,8 +62,9 @@ def _readable(folder: Path) -> None:
     """Let others read what they may: safetensors makes its files for their owner alone."""
     umask = os.umask(0)
     os.umask(umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
+    for path in folder.rglob("*"):  # a tokenizer may keep its templates in a folder
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def check(folder: Path, start: Path, probe: dict, dtype: str) -> dict:

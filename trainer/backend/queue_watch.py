@@ -89,13 +89,15 @@ def _watch(
             print(f"the transfer queue is not watched any more: {error!r}", flush=True)
             return
         if gone and not ended.wait(GRACE):
-            lost(
-                QueueLostError(
-                    f"found the transfer queue's {' and '.join(gone)} dead, needed it to hold the "
-                    "rollouts of a step\n\nhint: a process that nobody killed may have been ended "
-                    "for want of memory (`dmesg` says so); run again, the stage goes on from its "
-                    "last checkpoint"
+            try:
+                lost(
+                    QueueLostError(
+                        f"found the transfer queue's {' and '.join(gone)} dead, needed it to hold "
+                        "the rollouts of a step\n\nhint: a process that nobody killed may have "
+                        "been ended for want of memory (`dmesg` says so); run again, the stage "
+                        "goes on from its last checkpoint"
+                    )
                 )
-            )
-            sys.stdout.flush()
-            os._exit(1)  # the guard ends what is left; the main thread may never hear of anything
+                sys.stdout.flush()
+            finally:  # also where the disk is full, and nothing can be told
+                os._exit(1)  # the guard ends what is left; the main thread may never hear of it

@@ -78,15 +78,18 @@ def test_an_export_replaces_what_an_earlier_one_left(verl_folder, tmp_path):
 def test_others_may_read_it_where_they_may_read_what_is_written_there(
     verl_folder, tmp_path, umask, mode
 ):
-    for path in verl_folder.rglob("*.safetensors"):
-        path.chmod(0o600)  # as safetensors writes it
+    saved = verl_folder / "global_step_3" / "actor" / "huggingface"
+    (saved / "model.safetensors").chmod(0o600)  # as safetensors writes it
+    (saved / "deeper").mkdir()
+    (saved / "deeper" / "notes.txt").write_text("")
     before = os.umask(umask)
     try:
         export(verl_folder, BASE, tmp_path / "checkpoint", steps=3, dtype="float32")
     finally:
         os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "checkpoint").iterdir()}
-    assert modes == {mode}
+    made = [path for path in (tmp_path / "checkpoint").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in made} == {mode}
+    assert "notes.txt" in [path.name for path in made]
 
 
 @pytest.mark.parametrize("wrong", [0.01, float("nan")])

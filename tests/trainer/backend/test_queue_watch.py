@@ -73,6 +73,20 @@ def test_a_queue_that_dies_is_told_and_this_process_ends(queue, monkeypatch):
     assert "\n\nhint: " in str(error)
 
 
+def test_this_process_ends_even_where_nothing_can_be_told(queue, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(queue_watch, "dead", lambda _: ["controller"])
+    exits = SimpleNamespace(_exit=lambda code: (ended.set(), sys.exit()))
+    monkeypatch.setattr(queue_watch, "os", exits)
+
+    def full(error):
+        raise OSError("no space left on device")
+
+    with queue_watch.watched(full, leave_open=True):
+        transfer_queue.init("settings")
+        assert ended.wait(10)
+
+
 def test_the_processes_of_a_queue_are_those_that_it_opened_here(monkeypatch):
     """Read where transfer_queue keeps them: it offers no other way."""
     assert queue_watch.processes() == {"controller": None}

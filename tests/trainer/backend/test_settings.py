@@ -129,6 +129,15 @@ def test_the_trainer_process_calls_nobody_and_knows_our_plugin():
     assert "VERL_PLATFORM" not in environment(Hardware(device="cuda", rollout="vllm"))
 
 
+@pytest.mark.parametrize(("device", "rollout"), [("cpu", "torch"), ("cuda", "vllm")])
+def test_a_ray_of_its_own_has_room_for_all_processes_of_a_rank(device, rollout):
+    """verl asks for three CPUs a rank and one for each helper, and waits where there are fewer."""
+    values = ray_settings(Hardware(device=device, rollout=rollout, ranks=2), Method())
+    assert values["ray_kwargs.ray_init.num_cpus"] == 32
+    # Of GPUs Ray counts those that there are; on a CPU ranks are placed by as many logical ones.
+    assert values.get("+ray_kwargs.ray_init.num_gpus") == (2 if device == "cpu" else None)
+
+
 def test_a_cluster_s_workers_call_nobody_either():
     """They were started by others: what they must not do goes with the job."""
     hardware = Hardware(ray_address="10.0.0.1:6379")
