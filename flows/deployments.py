@@ -9,7 +9,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -19,9 +18,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import StateType
 
-from flows.machine import POOL, QUEUE, SILENCE
-
-ROOT = Path(__file__).parents[1]
+from flows.machine import POOL, QUEUE, ROOT, SILENCE
 
 DEAD_RUNS = AutomationCore(
     name="dead runs are marked Crashed",
@@ -62,10 +59,11 @@ async def prepare(client: PrefectClient) -> None:
     if queue.concurrency_limit != 1:
         await client.update_work_queue(queue.id, concurrency_limit=1)
     there = await client.read_automations_by_name(DEAD_RUNS.name)
-    if there:
-        await client.update_automation(there[0].id, DEAD_RUNS)
-    else:
+    if not there:
         await client.create_automation(DEAD_RUNS)
+    # To write one may hang the server (flows/deploying.py).
+    elif AutomationCore.model_validate(there[0].model_dump(exclude={"id"})) != DEAD_RUNS:
+        await client.update_automation(there[0].id, DEAD_RUNS)
 
 
 async def _prepare() -> None:

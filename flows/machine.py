@@ -17,6 +17,7 @@ from conf import telemetry
 from flows.daemons import Daemon
 from flows.loopback import exempted
 
+ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 PORTS = {"prefect_port": 4200, "mlflow_port": 5000}
 OPTIONS = ("--prefect-port", "--mlflow-port")

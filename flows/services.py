@@ -14,21 +14,21 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from flows.daemons import Daemon, alive, listeners, owner, started_for, tell, wait_for_end
-from flows.machine import LAST_PORT, OPTIONS, PORTS, SILENCE, Services, answer
+from flows.deploying import HUNG, answers, deploy
+from flows.machine import LAST_PORT, OPTIONS, PORTS, ROOT, SILENCE, Services, answer
 from tasks.words import things
 
-ROOT = Path(__file__).parents[1]
 START = 180.0  # seconds that a service may take to become healthy
 RUNS_END = 9.5  # seconds for running flows to end when told: guards may take nine, beside `_grace`
 RUNS_TOLD = 2.0  # for the worker to tell the server that they have ended
@@ -99,6 +99,8 @@ def _up(services: Services) -> int:
         _check_ports(services)  # another `up` or `down` may just have changed them
         for daemon in services.servers:
             _end_orphan(services, daemon)
+            if daemon.process() and not answers(services, daemon):
+                _end_hung(daemon)
         running = [daemon for daemon in services.all if daemon.process()]
         with _ended_where_it_fails([one for one in services.all if one not in running]):
             # They need nothing of each other, so they start together; the worker needs a pool.
@@ -107,10 +109,12 @@ def _up(services: Services) -> int:
                     _start(services, daemon)
             for daemon in services.servers:
                 _show_start(services, daemon, daemon in running)
-            names = _deploy(services)
-            if services.worker not in running:
+            names = deploy(services, partial(_start_again, services, services.server))
+            # Looked at now: one that was starting ends where its server hangs.
+            working = services.worker.process() is not None
+            if not working:
                 _start(services, services.worker)
-            _show_start(services, services.worker, services.worker in running)
+            _show_start(services, services.worker, working)
     _show("deployments", ", ".join(names))
     _show("automation", f"a run that shows no sign of life for {SILENCE} s is marked Crashed")
     _show("logs", os.path.relpath(services.folder))
@@ -203,45 +207,35 @@ def _ended_where_it_fails(daemons: Sequence[Daemon]) -> Iterator[None]:
     except BaseException:  # Ctrl-C, too
         for daemon, record in zip(daemons, before, strict=True):
             if daemon.record != record:
-                process, there = daemon.process(), daemon.session()
-                tell([process] if process else [])
-                tell(wait_for_end(there, TOLD if process else 0), signal.SIGKILL)
-                wait_for_end(there, KILLED)
+                process = daemon.process()
+                _end(daemon, TOLD if process else 0)
                 daemon.note(record) if record else daemon.forget()
                 _show(daemon.name, "ended again" if process else "has ended")
         raise
 
 
+def _end(daemon: Daemon, patience: float) -> None:
+    """End a service and what it has started."""
+    process, there = daemon.process(), daemon.session()
+    tell([process] if process else [])
+    tell(wait_for_end(there, patience), signal.SIGKILL)
+    wait_for_end(there, KILLED)
+
+
+def _end_hung(daemon: Daemon) -> None:
+    _show(daemon.name, f"has answered nothing for {HUNG:.0f} s, and is started again")
+    _end(daemon, TOLD)
+
+
+def _start_again(services: Services, daemon: Daemon) -> None:
+    _end_hung(daemon)
+    _start(services, daemon)
+    _show_start(services, daemon, False)
+
+
 def _start(services: Services, daemon: Daemon) -> None:
     port = None if daemon is services.worker else services.port(daemon)
     daemon.start(services.command(daemon), services.environment(), ROOT, port)
-
-
-def _deploy(services: Services) -> list[str]:
-    """Names of the deployments of prefect.yaml, which are on the server now."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "flows.deployments"],
-        cwd=ROOT,
-        env=services.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as deploying:
-        try:
-            said, errors = deploying.communicate(timeout=START)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(
-                f"prefect.yaml was not deployed within {START:.0f} s\n\n"
-                f"hint: see {services.server.log}"
-            ) from error
-        finally:
-            if deploying.poll() is None:
-                os.killpg(deploying.pid, signal.SIGKILL)  # what it has started, too
-    names = re.findall(r"Deployment '([\w-]+/[\w-]+)'", said)
-    if deploying.returncode or not names:
-        raise RuntimeError(f"prefect.yaml could not be deployed:\n{said}{errors}")
-    return names
 
 
 def _end_runs(services: Services) -> int:
