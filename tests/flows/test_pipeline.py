@@ -80,7 +80,12 @@ class Run:
         ]
 
     def kill_when(self, there: Callable[[], bool], seconds: float) -> None:
-        """Stop every process of the run at a moment, and kill those if it was that moment still."""
+        """Stop every process of the run at a moment, and kill those if it was that moment still.
+
+        The moment may be over in a tenth of a second: who they are is found out before it.
+        """
+        self.wait_for(rf"step {STEPS - 1}/{STEPS}", seconds)
+        found = self.processes()
         deadline = time.monotonic() + seconds
         while True:
             assert self.process.poll() is None, f"ended before its moment:\n{self.text}"
@@ -88,19 +93,18 @@ class Run:
             if not there():
                 time.sleep(0.001)
                 continue
-            found = self.processes()
-            for process in found:
-                with suppress(psutil.Error):
-                    process.suspend()
+            _each(found, psutil.Process.suspend)
             if there():
                 break
-            for process in found:
-                with suppress(psutil.Error):
-                    process.resume()
-        for process in found:
-            with suppress(psutil.Error):
-                process.kill()
+            _each(found, psutil.Process.resume)
+        _each(self.processes(), psutil.Process.kill)
         self.process.wait(30)
+
+
+def _each(processes: list[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            do(process)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
