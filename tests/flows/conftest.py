@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY as HEARTBEAT
 
 from flows.temporary_server import TemporaryServer
 from tasks import generations
@@ -78,7 +79,8 @@ def prefect_server(prefect_home) -> str:
 @pytest.fixture(scope="module")
 def prefect(prefect_server):
     """Flows of this process are kept there."""
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
+    # As with a temporary server: the thread of signs of life sleeps through a flow's end.
+    with temporary_settings({PREFECT_API_URL: prefect_server, HEARTBEAT: None}):
         yield
 
 
