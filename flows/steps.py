@@ -27,10 +27,9 @@ from tasks.machine import environment
 from tasks.model import Checkpoint, starting_model
 from tasks.plan import plan
 from tasks.report import Report, write_report
-from tasks.segment import pruned, recorded, segment
+from tasks.segment import pass_rates_in, pruned, segment
 from tasks.track import Tracker
 from tasks.train_stage import begin, end_begun, train_stage
-from trainer.records import read_records
 
 # What is on disk decides what is done, so Prefect caches nothing: its keys know no files.
 step = partial(task, cache_policy=NO_CACHE, log_prints=True)
@@ -193,8 +192,7 @@ def prompts_of(work: Session, given: Inputs, position: int, before: Milestone) -
     prompts = given.segments[stage.prompts]
     if stage.drop_solved is None and stage.drop_hopeless is None:
         return prompts
-    order = read_records(Path(before.stage["folder"]) / "order.jsonl")
-    return pruned(prompts, stage, recorded(order), work.output)
+    return pruned(prompts, stage, pass_rates_in(before.stage["folder"]), work.output)
 
 
 def benchmarks_of(work: Session) -> dict[str, Dataset]:

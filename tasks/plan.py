@@ -18,11 +18,10 @@ from tasks.differences import Change, differences, explained
 from tasks.download import downloaded
 from tasks.model import Checkpoint, local_folder
 from tasks.prepare import comparison_sources, prepared_there
-from tasks.segment import left, recorded
+from tasks.segment import left, pass_rates_in
 from tasks.stages import ended_early, holder, identity, judged, read_manifests, stage_folder
 from trainer.backend import settings as verl_settings
 from trainer.backend.resume import last_whole_step
-from trainer.records import read_records
 
 CACHED, RUNNING, RESUME, TO_RUN = "cached", "running", "resume", "to run"
 
@@ -217,7 +216,7 @@ def _prompts(
     if before is None or before.state != CACHED:
         return "", "data: the stage before decides which prompts are left"
     try:
-        rates = recorded(read_records(Path(before.folder) / "order.jsonl"))
+        rates = pass_rates_in(before.folder)
         return rows_digest(left(data[stage.prompts], stage, rates)), ""
     except ValueError as error:
         return "", f"data: {str(error).splitlines()[0]}"

@@ -22,11 +22,13 @@ from tasks.segmentations import (
     split_by_length,
     whole,
 )
+from trainer.records import read_records
 
 __all__ = [
     "Measured",
     "Split",
     "left",
+    "pass_rates_in",
     "pruned",
     "recorded",
     "segment",
@@ -133,10 +135,39 @@ def _labels(table: pa.Table, rule: Segmentation, measured: Measured | None) -> L
     return by_pass_rate(values, rule.bands, names)
 
 
-def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Pass rate of each prompt when a stage last drew it, from the records of its order.jsonl.
+def pass_rates_in(folder: Path | str) -> dict[str, float]:
+    """Pass rate of each prompt when the stage of a folder last drew it, of all that it sampled.
 
-    Each record has `prompts`, the ids drawn at a step, and parallel to them `pass_rates`.
+    From groups.jsonl, which tells of groups that did not train, too: under a selection that keeps
+    what teaches, no solved or hopeless one does. Where there is none, from order.jsonl.
+
+    Raises:
+        ValueError: the records are damaged, or have no pass rates.
+    """
+    folder = Path(folder)
+    if (folder / "groups.jsonl").is_file():
+        return sampled(read_records(folder / "groups.jsonl"))
+    return recorded(read_records(folder / "order.jsonl"))
+
+
+def sampled(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Pass rate of each prompt over all rollouts of its last group, from records of groups.jsonl.
+
+    Each record has `groups`, those whose fate was sealed at a step; `number` is their place among
+    the draws. A group that failed is left out, with what it may have sampled before.
+    """
+    groups = [group for record in records for group in record["groups"]]
+    return {
+        group["id"]: group["correct"] / group["rollouts"]
+        for group in sorted(groups, key=lambda group: group["number"])
+        if group["rollouts"] and not group["fate"].startswith("failed")
+    }
+
+
+def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Pass rate of each prompt when a stage last trained on it, from records of its order.jsonl.
+
+    Each record has `prompts`, the ids that a step trains on, and parallel to them `pass_rates`.
 
     Raises:
         ValueError: the records have no pass rates, or not one for each prompt.

@@ -23,7 +23,8 @@ class Stage(Knobs):
     )
     drop_solved: float | None = knob(
         None,
-        "Leave out prompts whose pass rate was at least this when the stage before drew them last.",
+        "Leave out prompts whose pass rate was at least this when the stage before sampled them "
+        "last, whether or not it trained on them.",
         "pass rate",
         gt=0,
         le=1,

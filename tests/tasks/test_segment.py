@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.load import load
-from conf.schema import Data, Segmentation
+from conf.schema import Data, Segmentation, Selection
 from tasks.artifacts import Dataset
 from tasks.download import download
-from tasks.segment import segment, split_by_length
+from tasks.segment import pass_rates_in, segment, split_by_length
+from tasks.segmentations import remaining
 from tasks.upstream import to_columns
+from trainer.records import append_record
 from trainer.rewards import answer_is_parsable
+from trainer.selection import Bounds, Prompt, Stream, make_curriculum
+from trainer.selection.simulator import Simulator, constant
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "data" / "fastcurl"
 REAL = Path(os.environ.get("STAGECRAFT_FASTCURL_DATA", BESIDE))
@@ -148,3 +152,40 @@ def test_eight_of_fastcurls_training_problems_cannot_be_graded(fastcurl):
     indices = [row["index"] for row in rows if not any(map(answer_is_parsable, row["answers"]))]
     # Two truths lack a closing brace, six are empty.
     assert indices == [3153, 4949, 6328, 6336, 6408, 6415, 38209, 38211]
+
+
+def sealed(number, name, correct, rollouts, fate="trained"):
+    return {"number": number, "id": name, "correct": correct, "rollouts": rollouts, "fate": fate}
+
+
+def test_all_groups_that_a_stage_sampled_tell_pass_rates_and_the_last_draw_wins(tmp_path):
+    order = tmp_path / "order.jsonl"
+    append_record(order, {"step": 1, "prompts": ["a"], "pass_rates": [0.75]})
+    assert pass_rates_in(tmp_path) == {"a": 0.75}, "a stage of before groups were recorded"
+    steps = [
+        [sealed(4, "a", 4.0, 4, "solved"), sealed(0, "a", 1.0, 2), sealed(1, "b", 0.0, 4)],
+        [sealed(2, "b", 3.0, 24), sealed(3, "c", 0.0, 4, "hopeless"), sealed(5, "d", 0, 0)],
+        [sealed(6, "c", 0.0, 0, "failed: timeout"), sealed(7, "b", 4.0, 4, "failed: grader")],
+    ]
+    for step, groups in enumerate(steps, 1):
+        append_record(tmp_path / "groups.jsonl", {"step": step, "groups": groups})
+    assert pass_rates_in(tmp_path) == {"a": 1.0, "b": 0.125, "c": 0.0}
+
+
+@pytest.mark.parametrize("name", ["uniform", "dapo", "speed", "greso", "shuffle_r1"])
+def test_solved_and_hopeless_prompts_are_left_out_after_every_selection(name, tmp_path):
+    rates = [0.0] * 10 + [1.0] * 10 + [0.5] * 10
+    ids = [f"p{i}" for i in range(len(rates))]
+    curriculum = make_curriculum(
+        Selection(name=name).model_dump(),
+        [Prompt(name) for name in ids],
+        group_size=8,
+        seed=0,
+        steps=9,
+    )
+    stream = Stream(curriculum, Bounds(4, 16, 1, 64))
+    for step, (_, _, groups) in enumerate(Simulator(stream, constant(rates)).steps(9), 1):
+        append_record(tmp_path / "groups.jsonl", {"step": step, "groups": groups})
+    kept = remaining(ids, pass_rates_in(tmp_path), solved=1.0, hopeless=0.0)
+    # Four rollouts of a screening may all be right by luck.
+    assert kept[:20].count(False) >= 15 and kept[20:].count(True) >= 7
