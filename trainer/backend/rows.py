@@ -30,6 +30,14 @@ UPDATE = (
     "ref_log_prob",
     POLICY,
 )  # of what is there
+MADE = (
+    "advantages",
+    "returns",
+    "old_log_probs",
+    "ref_log_prob",
+    "log_probs",
+    "entropy",
+)  # of each token, by the step itself
 
 
 @contextmanager
@@ -161,4 +169,33 @@ def only_trained(
         tags=[tags[key] for key in keys],
         fields=batch.fields,
         extra_info=batch.extra_info,
+    )
+
+
+def shorten_padding(batch: KVBatchMeta) -> None:
+    """Make rows of padding as long as their one token in what a step computes of each token: 0.
+
+    verl pads before it computes them. Later, its padding is a copy of the first row in them, longer
+    than its response, and a micro-batch of such a row and of shorter ones has no shape.
+
+    Args:
+        batch: One that knows its columns, padded after advantages were computed.
+    """
+    keys = [
+        key for key, tag in zip(batch.keys, batch.tags, strict=True) if tag.get("is_padding", False)
+    ]
+    names = [name for name in MADE if name in batch.fields]
+    if not keys or not names:
+        return
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+    short = {
+        name: torch.nested.as_nested_tensor(
+            [torch.zeros_like(row[:1]) for row in data[name].unbind()], layout=torch.jagged
+        )
+        for name in names
+    }
+    tq.kv_batch_put(
+        keys=keys,
+        partition_id=batch.partition_id,
+        fields=TensorDict(short, batch_size=len(keys)),
     )

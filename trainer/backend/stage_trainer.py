@@ -43,6 +43,7 @@ from trainer.backend.rows import (
     narrowed,
     only_trained,
     restore,
+    shorten_padding,
     waiting,
     waiting_rows,
     without_padding,
@@ -288,6 +289,7 @@ class StageTrainer(PPOTrainerSync):
         choices = self.replay_buffer.choices
         if any(choice.trained != choice.baseline for choice in choices):
             batch = self._balanced(only_trained(batch, choices, self.replay_buffer.drop), metrics)
+            shorten_padding(batch)
         if self.own.overlong_filter:
             self.filtered_tokens = drop_truncated(batch, self.ends)
         return batch
