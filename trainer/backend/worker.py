@@ -1,16 +1,20 @@
 """verl's worker, and what a stage may keep of the one before: its optimizer, its reference policy.
 
 By default a stage starts with both anew, as FastCuRL did; verl alone has no other way. Beside that,
-the worker's loss knows steps of a single update.
+the worker's loss knows steps of a single update, and steps that are short of prompts.
 """
 
 from functools import partial
 from typing import Any
 
+import torch
 from omegaconf import open_dict
+from tensordict import TensorDict
 from torch import Tensor
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional
+from verl.utils.device import get_device_id
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
@@ -26,8 +30,19 @@ class ReferenceWorker(TrainingWorker):
         super().__init__(config)
 
 
+class ActorWorker(TrainingWorker):
+    """The policy that trains."""
+
+    def train_batch(self, data: TensorDict) -> TensorDict:
+        """As verl does, one update, with its rollouts counted."""
+        count_rollouts(data, self.engine.get_data_parallel_group())
+        return super().train_batch(data)
+
+
 class StageWorker(ActorRolloutRefWorker):
     """verl's actor, rollout and reference in one, for one stage."""
+
+    actor_worker_cls = ActorWorker
 
     def __init__(self, config, *arguments: Any, **settings: Any):
         with open_dict(config):
@@ -73,6 +88,23 @@ class StageWorker(ActorRolloutRefWorker):
         scheduled = engine.lr_scheduler.get_last_lr()
         for group, now in zip(engine.optimizer.param_groups, scheduled, strict=True):
             group["lr"], group["initial_lr"] = now, learning_rate
+
+
+def count_rollouts(data: TensorDict, group: Any) -> None:
+    """Let a mean over rollouts (`seq-mean-*`) be one over those that are there.
+
+    verl divides by the rollouts of a whole mini-batch; of a step that is short of prompts some are
+    padding, which would make the update smaller than that of a full one. Rollouts that the overlong
+    filter took out keep a token, and count.
+
+    Args:
+        data: This rank's share of a mini-batch; `loss_mask` is 0 in all of a row of padding.
+        group: Ranks that share the mini-batch.
+    """
+    there = torch.stack([row.any() for row in data["loss_mask"].unbind()]).sum()
+    there = there.to(get_device_id())
+    torch.distributed.all_reduce(there, group=group)
+    tu.assign_non_tensor(data, global_batch_size=max(1, there.item()))
 
 
 def gradient_over_logits() -> None:

@@ -1,6 +1,7 @@
 """A step that is short of prompts: verl's padding, in our losses and beside rows that train."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import construct_minimal_padding_template
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig
+from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 
+from trainer.backend import worker
 from trainer.backend.rows import shorten_padding
+from trainer.backend.worker import StageWorker
 
 PROMPT = 4
 
@@ -91,3 +95,29 @@ def test_rows_that_are_padded_after_their_advantages_are_known_have_a_loss(value
     shorten_padding(batch)
     assert value(mini_batch([short, queue["pad_0_0"], queue["pad_1_0"]], 1)) == alone
     assert len(queue["a_0_0"]["advantages"]) == 9 and queue["b_0_0"]["old_log_probs"].all()
+
+
+@pytest.mark.parametrize(
+    "average",
+    ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"],
+)
+def test_padding_does_not_count_in_a_mean_over_rollouts(average, value, monkeypatch):
+    """A mini-batch of six of which this rank has four, two of them padding, and another two."""
+    trained, ranks = [], []
+
+    def add_the_others(count, group):
+        ranks.append(group)
+        count += 2
+
+    monkeypatch.setattr(worker, "get_device_id", lambda: "cpu")
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_others)
+    monkeypatch.setattr(TrainingWorker, "train_batch", lambda self, data: trained.append(data))
+    actor = object.__new__(StageWorker.actor_worker_cls)
+    actor.engine = SimpleNamespace(get_data_parallel_group=lambda: "the ranks")
+
+    short = {**rollout(3), "loss_mask": torch.tensor([1, 0, 0])}  # as the overlong filter leaves it
+    short["response_mask"] = short["loss_mask"]
+    pad = padding(rollout(1))
+    actor.train_batch(mini_batch([rollout(5), short, pad, pad], 6))
+    assert ranks == ["the ranks"] and trained[0]["global_batch_size"] == 4
+    assert value(trained[0], average) == value(mini_batch([rollout(5), short], 4), average) != 0
