@@ -229,6 +229,27 @@ def test_the_baseline_of_a_rollout_does_not_know_its_own_reward(name, options, r
     assert_close(baselines[0][p, g], baselines[1][p, g], rtol=1e-9, atol=1e-9)
 
 
+@given(batches(least=1), st.data())
+@settings(max_examples=60)
+def test_the_corrected_baseline_does_not_know_its_own_reward_beside_groups_of_one(batch, data):
+    rewards, prompts = batch
+    row = data.draw(st.integers(0, len(prompts) - 1))
+    other = rewards.clone()
+    other[row] = data.draw(REWARDS)
+    found = [(r - by_prompt(james_stein, r, prompts, **CORRECTED))[row] for r in (rewards, other)]
+    assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+def test_a_group_of_one_takes_part_in_the_corrected_baseline_by_hand():
+    """Means 1/4, 3/4, 1, 1/2 of groups of 4, 4, 1, 2. For the last: σ² = 1/4, S = 7/72, T = 7/48,
+    τ² = max(7/48 - (1/16 + 1/16 + 1/4) / 3, 0) = 1/48, λ = 1/4 / (1/4 + 1/48 + 7/144) = 36/46."""
+    rewards = torch.tensor([1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1], dtype=torch.float64)
+    prompts = list("aaaabbbbcdd")
+    found = by_prompt(james_stein, rewards, prompts, **CORRECTED)
+    shrink, rest = 36 / 46, 2 / 3
+    assert found[-2].item() == pytest.approx(-(1 - shrink) - shrink * rest)
+
+
 @given(matrices())
 @settings(max_examples=15)
 def test_rloo_is_dr_grpo_times_g_over_g_minus_1(rewards):

@@ -42,7 +42,7 @@ def james_stein(
     Corners: one prompt is rloo (the authors' code gives NaN there); `corrected` is rloo for two
     prompts too, has λ = 1 for a group of one, and baseline 0 for a batch of one rollout. No spread
     anywhere: λ = 0. Groups of unequal size: σ²/m is the mean of each group's own, and σ²/(m - 1)
-    takes the target's m.
+    takes the target's m; σ² is of groups of several, and stands for that of a group of one.
 
     Args:
         rewards: [P, G], any unit.
@@ -105,15 +105,13 @@ def _corrected(rewards: Tensor, own: Tensor, count: Tensor) -> Tensor:
     known = (several.sum() - several).clamp(min=1)
     spread = ((variance * several).sum() - variance * several) / known
     total = scatter / (n - 2)
-    between = (total - _mean_of_others(_variance_of_means(variance, spread, count))).clamp(min=0)
+    # The mean of a group of one varies by `spread`: that of the target, which its own rewards are
+    # not in, and not that of the group.
+    of_means = _mean_of_others(variance * several / count) + _mean_of_others(1 - several) * spread
+    between = (total - of_means).clamp(min=0)
     noise = spread / (count - 1).clamp(min=1)
     shrink = _share(noise, noise + between + total / (n - 1)).clamp(0, 1)
     return torch.where(count > 1, shrink, 1.0)
-
-
-def _variance_of_means(variance: Tensor, spread: Tensor, count: Tensor) -> Tensor:
-    """[P, 1] variance of each group's mean; a group of one takes the others' mean variance."""
-    return torch.where(count > 1, variance, spread) / count
 
 
 def _variance(rewards: Tensor, own: Tensor, count: Tensor) -> Tensor:
