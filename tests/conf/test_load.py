@@ -127,7 +127,7 @@ REFUSED = [
     # A choice that is not there.
     (
         ["experiment=lab/smoke", "method=gpro"],
-        r"found 'gpro', needed one of areal, dapo, dr_grpo, grpo",
+        r"found 'gpro', needed one of areal, dapo, deepscaler, dr_grpo, grpo",
     ),
     (["experiment=lab/smoke", "hardware=gpu9"], r"hint: did you mean gpu8 or gpu1\?"),
     (["experiment=lab/smoke", "hardware=zzz"], r"hint: write conf/hardware/zzz\.yaml"),

@@ -67,6 +67,17 @@ def test_deepscaler_is_1750_steps_of_128_and_3500_updates():
     assert [s.steps for s in stages("deepscaler")] == [1_040, 480, 230]
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in RECIPES if name.startswith(("fastcurl", "deepscaler"))]
+)
+def test_fastcurl_and_deepscaler_have_the_plain_clipped_loss_of_their_trainer(name):
+    experiment = load(f"experiment={name}")
+    method = experiment.method
+    assert (method.advantage, method.loss, method.dual_clip) == ("grpo", "clip", None)
+    assert "method.dual_clip=3" in experiment.notes["clip"]
+    assert load("experiment=lab/smoke").method.dual_clip == 3
+
+
 def test_areal_makes_one_update_a_step_then_four():
     for name, updates, rate in (("v0_1", 1, 1e-6), ("v0_1_1", 4, 1e-5)):
         experiment = load(f"experiment=areal/1_5b_{name}")
