@@ -3,8 +3,9 @@
     reward = right | wrong | malformed  +  soft overlong penalty
 
 The published rewards are settings of this one: 1/0, DeepScaleR's and FastCuRL's 1/0 with both
-think tags and a box required, AReaL's ±5, DAPO's ±1 with the penalty, and a third value for
-responses that are wrong in form. What none of them says, a function of the user's does.
+think tags and a box required, AReaL's ±5 where what was cut off is wrong, DAPO's ±1 with the
+penalty, and a third value for responses that are wrong in form. What none of them says, a function
+of the user's does.
 """
 
 import inspect
@@ -38,6 +39,7 @@ class RewardRule:
         right: Reward of a right response.
         wrong: Reward of a wrong one.
         malformed: Reward of one without an answer in the form asked for.
+        must_end: Whether one that was cut off is worth `malformed` even if it is right.
         form: What a response must look like.
         overlong_share: Share of the context, its end, over which the penalty grows; 0: none.
         overlong_penalty: What a response that fills the context loses.
@@ -46,12 +48,15 @@ class RewardRule:
     right: float = 1.0
     wrong: float = 0.0
     malformed: float = 0.0
+    must_end: bool = False
     form: Form = DEEPSCALER
     overlong_share: float = 0.0
     overlong_penalty: float = 1.0
 
 
-def reward(grade: Grade, tokens: int, context_length: int, rule: RewardRule) -> float:
+def reward(
+    grade: Grade, tokens: int, context_length: int, rule: RewardRule, *, truncated: bool = False
+) -> float:
     """The reward of one rollout.
 
     Args:
@@ -59,8 +64,11 @@ def reward(grade: Grade, tokens: int, context_length: int, rule: RewardRule) -> 
         tokens: Length of the response.
         context_length: Longest response of the stage, in tokens.
         rule: What is worth what.
+        truncated: Whether it was cut off.
     """
-    if grade.correct:
+    if truncated and rule.must_end:
+        value = rule.malformed
+    elif grade.correct:
         value = rule.right
     else:
         value = rule.wrong if grade.reason.well_formed else rule.malformed

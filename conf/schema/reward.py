@@ -31,6 +31,12 @@ class Reward(Knobs):
     malformed: float = knob(
         0.0, "Reward of a response without an answer in the form asked for.", "reward"
     )
+    must_end: bool = knob(
+        False,
+        "A response that was cut off is worth `malformed`, even if its answer is right.",
+        "switch",
+        exclude_if=lambda must: not must,  # what does not set it keeps the digest of before
+    )
     think: Literal["required", "optional"] = knob(
         "required",
         "required: both think tags, the first may be in the chat template; optional: a thought "

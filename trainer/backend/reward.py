@@ -36,8 +36,8 @@ def compute_score(
         data_source: Name of the source; the same grader serves all.
         solution_str: Decoded response.
         ground_truth: Acceptable answers.
-        extra_info: From our reward manager: `response_tokens`, and `thinking`, whether the prompt
-            opened a thought.
+        extra_info: From our reward manager: `response_tokens`; `truncated`, whether no end token
+            ended it; and `thinking`, whether the prompt opened a thought.
         context_length: Longest response of the stage, in tokens.
         think: As in `conf.schema.Reward`, and so are those that follow.
         boxed: See `think`.
@@ -55,16 +55,16 @@ def compute_score(
     configure(_limits(seconds, memory, workers, reward_workers))
     rule = RewardRule(form=Form(think, boxed), **values)
     info = extra_info or {}
-    tokens = info.get("response_tokens", 0)
+    tokens, truncated = info.get("response_tokens", 0), info.get("truncated", False)
     answers = [ground_truth] if isinstance(ground_truth, str) else list(ground_truth)
     graded = grade(
         solution_str,
         answers,
         form=rule.form,
         opened=info.get("thinking", False),
-        truncated=tokens >= context_length,
+        truncated=truncated,
     )
-    score = reward(graded, tokens, context_length, rule)
+    score = reward(graded, tokens, context_length, rule, truncated=truncated)
     if function:
         facts = {
             "reward": score,

@@ -52,6 +52,16 @@ def test_every_choice_of_reward_is_tested():
     assert set(choices("reward")) == {"correctness", "deepscaler", "areal", "dapo", "format"}
 
 
+@pytest.mark.parametrize(("reward", "cut"), [("areal", -5), ("dapo", 1)])
+def test_with_areal_a_response_that_was_cut_off_is_worth_minus_five_whatever_it_says(reward, cut):
+    """The reward that trains: correctness stays the grader's word."""
+    given = {**arguments(reward), "overlong_share": 0.0}
+    for truncated, score in ((True, cut), (False, given["right"])):
+        info = {"thinking": True, "response_tokens": 64, "truncated": truncated}
+        found = compute_score("toy", r"</think>\boxed{2}", ["2"], extra_info=info, **given)
+        assert (found["score"], found["acc"]) == (score, 1.0)
+
+
 def test_a_response_that_fills_the_context_loses_the_whole_penalty_and_stays_correct():
     given = {**arguments("dapo"), "overlong_share": 0.3125}
     info = {"thinking": True, "response_tokens": 64}
@@ -84,16 +94,20 @@ def manager_of(*overrides_of_ours: str):
     return load_reward_manager(config, AutoTokenizer.from_pretrained(BASE))
 
 
-def rollout(tokenizer, prompt: str, response: str):
+def rollout(tokenizer, prompt: str, response: str, *, ended: bool = True):
+    """A row with one token of padding behind the response."""
     from verl import DataProto
 
     ids = [tokenizer(text, return_tensors="pt")["input_ids"][0] for text in (prompt, response)]
-    both = torch.cat(ids)
+    end = torch.tensor([tokenizer.eos_token_id] * ended + [tokenizer.pad_token_id])
+    ids[1] = torch.cat([ids[1], end])
+    attended = torch.ones(len(ids[0]) + len(ids[1]), dtype=torch.int64)
+    attended[-1] = 0
     return DataProto.from_dict(
         tensors={
             "prompts": ids[0][None],
             "responses": ids[1][None],
-            "attention_mask": torch.ones_like(both)[None],
+            "attention_mask": attended[None],
         },
         non_tensors={
             "data_source": np.array(["lab"]),
@@ -104,23 +118,29 @@ def rollout(tokenizer, prompt: str, response: str):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "response", "score", "reason"),
+    ("prompt", "response", "ended", "score", "reason"),
     [
-        ("user\n<think>\n", "a=7</think>\\boxed{7}", 1.0, "equal as text"),
-        ("user\n<think>\n", "a=7</think>\\boxed{8}", 0.0, "not equal"),
-        ("user\n<think>\n", "a=7", 0.0, "missing think tags"),
-        ("user\n", "a=7</think>\\boxed{7}", 0.0, "missing think tags"),  # nobody opened it
-        ("user\n<think>\n", "a=7;" * 40, 0.0, "truncated"),
+        ("user\n<think>\n", "a=7</think>\\boxed{7}", True, 1.0, "equal as text"),
+        ("user\n<think>\n", "a=7</think>\\boxed{7}", False, 1.0, "equal as text"),
+        ("user\n<think>\n", "a=7</think>\\boxed{8}", True, 0.0, "not equal"),
+        ("user\n<think>\n", "a=7", True, 0.0, "missing think tags"),
+        ("user\n<think>\n", "a=7", False, 0.0, "truncated"),
+        ("user\n", "a=7</think>\\boxed{7}", True, 0.0, "missing think tags"),  # nobody opened it
+        ("user\n<think>\n", "a=7;" * 40, False, 0.0, "truncated"),
+        ("user\n<think>\n", "a=7;" * 40, True, 0.0, "missing think tags"),  # ended at the limit
     ],
 )
 def test_verls_reward_manager_tells_the_tokens_and_the_opening_tag(
-    manager, prompt, response, score, reason
+    manager, prompt, response, ended, score, reason
 ):
-    found = manager.loop.run_until_complete(
-        manager.run_single(rollout(manager.tokenizer, prompt, response))
-    )
-    assert found["reward_score"] == score
-    assert found["reward_extra_info"] == {"score": score, "acc": score, "reason": reason}
+    row = rollout(manager.tokenizer, prompt, response, ended=ended)
+    ids = row.batch["prompts"][0].tolist(), [row.batch["responses"][0][:-1].tolist()]
+    prompt = {name: column[0] for name, column in row.non_tensor_batch.items()}
+    found = [manager.loop.run_until_complete(manager.run_single(row))]
+    found += manager.loop.run_until_complete(manager.grade(prompt, *ids))
+    for one in found:
+        assert one["reward_score"] == score
+        assert one["reward_extra_info"] == {"score": score, "acc": score, "reason": reason}
 
 
 def test_a_function_of_the_users_reaches_verl_with_its_settings(tmp_path):
@@ -136,7 +156,7 @@ def test_a_function_of_the_users_reaches_verl_with_its_settings(tmp_path):
     manager = manager_of("experiment=lab/smoke", f"reward.function={written(f'{file}:own')}", *own)
     row = rollout(manager.tokenizer, "user\n<think>\n", "a=7</think>\\boxed{7}")
     found = manager.loop.run_until_complete(manager.run_single(row))
-    tokens = row.batch["responses"].shape[-1]
+    tokens = row.batch["responses"].shape[-1] - 1
     assert found["reward_score"] == 2 + 0.5 * tokens
     assert found["reward_extra_info"]["acc"] == 1.0
 
