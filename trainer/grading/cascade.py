@@ -14,6 +14,7 @@ Conventions, where the field is of two minds:
     units       may be left out, and so may the sign of a currency, of degrees, and the base of a
                 numeral; a different unit or base is wrong. 90 degrees is not pi/2.
     equations   x = 7 is 7 and y = 2x is 2x, whatever the letter; two equations are compared whole.
+                3x + y = 10, a = 3, b = 5 and x >= 5 are not their last number.
     words       without regard to case, spaces and punctuation.
     choices     (B), B. and B are the same, and so is "B. 12"; "B. 12" is 12, too.
     unreduced   2/4 is 1/2, and 3+4 is 7: equal by value.
@@ -23,7 +24,7 @@ import re
 
 from trainer.answers import LONGEST_ANSWER, normalized, number, plain
 from trainer.grading.expressions import same_expression, same_number, value_of
-from trainer.grading.shapes import Shape, shape
+from trainer.grading.shapes import NAME, Shape, shape
 from trainer.grading.wording import (
     conflict,
     same_choice,
@@ -61,14 +62,28 @@ def _numbers(answer: str, truth: str) -> bool | None:
     if left is None and right is None:
         return None
     if left is None:
-        left = number(without_unit(answer.rpartition("=")[2]))  # "x = 7" and "7 cm" are 7
+        left = number(without_unit(_behind_name(answer)))  # "x = 7" and "7 cm" are 7
     if right is None:
-        right = number(without_unit(truth.rpartition("=")[2]))
+        right = number(without_unit(_behind_name(truth)))
     if left is None or right is None:
         return None
     if conflict(answer, truth):
         return False
     return same_number(answer, left, truth, right)
+
+
+# Beside names: f(2), \text{Area}, and what only has to be worked out, 2 \cdot 3 = 6.
+_CALLED = re.compile(
+    r"\s*+(?:[A-Za-z]\(-?\d{1,4}\)|\\text\{[A-Za-z ]+\}"
+    r"|(?:[\d\s.+*/^(){}!%-]|\\(?:cdot|times|binom|frac|sqrt|left|right)(?![A-Za-z]))*+(?<=[\d)}%\s]))?+\s*+="
+)
+
+
+def _behind_name(text: str) -> str:
+    """What a name is said to be; "" of any other equation, of which no one side is the answer."""
+    *before, rest = (text if "=" not in text else plain(text)).split("=")
+    named = all(NAME.fullmatch(f"{one}=") or _CALLED.fullmatch(f"{one}=") for one in before)
+    return rest if named else ""
 
 
 def _choices(answer: str, truth: str) -> bool | None:

@@ -31,7 +31,7 @@ _MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end
 _AND = re.compile(
     r"(?:,|(?<!\s))\s*+(?:\\(?:text|mathrm|mbox)\s*+\{\s*+,?\s*+(?:and|or)\s*+\}|(?<=\s)(?:and|or)(?=\s)),?"
 )
-_NAME = re.compile(
+NAME = re.compile(
     r"\s*([A-Za-z](?:_\{?\w{1,3}\}?|'|\([a-z]\))?|[A-Z]{2,3}|\\[a-z]{2,7}|\((?:[A-Za-z]\s*,\s*)+[A-Za-z]\))\s*(?:=|\\in(?![A-Za-z]))(?!=)"
 )
 _OPENING, _CLOSING = "([{", ")]}"
@@ -79,7 +79,7 @@ def _flat(bracket: str) -> str:
 
 
 def _named(text: str) -> tuple[str, str]:
-    found = _NAME.match(text)
+    found = NAME.match(text)
     if not found or "=" in text[found.end() :]:
         return "", text.strip()
     return found[1], text[found.end() :].strip()

@@ -80,3 +80,27 @@ def test_the_empty_set_is_no_set_of_something():
     assert equal("\\{\\}", "\\{1, 2\\}") == equal("\\{1, 2\\}", "\\{\\}") == (False, False)
     assert equal("\\{,\\}", "1, 2") == (False, False)
     assert equal("\\{,\\}", "\\{\\}") == (True, False)
+
+
+@pytest.mark.parametrize(
+    "head", ["x >", "x<", "x!", "5!", "a=3, b", "3x + y", "a < 0 \\text{ or } a"]
+)
+def test_what_ends_in_a_number_behind_an_equals_sign_is_not_that_number(head):
+    for number in ("5", "0", "-3", "\\frac{1}{2}", "1,000"):
+        whole = f"{head}={number}"
+        assert equal(whole, number)[0] is not True and equal(number, whole)[0] is not True
+        assert equal(whole, whole)[0] is True
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["x", "f(2)", "S_1", "AB", "\\theta", "\\text{Area}", "a = b", "2+3", "N = 2 \\cdot 3 ", ""],
+)
+def test_a_number_may_stand_behind_its_name_and_what_is_worked_out(head):
+    for number in ("5", "0", "-3", "\\frac{1}{2}", "1,000"):
+        for whole in (
+            f"{head}={number}",
+            f"${head} = {number}$",
+            f"{head} = {number}\\text{{ cm}}",
+        ):
+            assert equal(whole, number)[0] is equal(number, whole)[0] is True
