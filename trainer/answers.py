@@ -22,11 +22,14 @@ def final_boxes(text: str) -> list[str]:
     r"""The last box, with those before it that are joined to it by a comma, "and" or "or".
 
     Empty without a box, or where the last one is not closed. A box that is repeated counts once.
+    Behind the last there may be one without braces, \boxed 5, if it holds a number alone.
 
     >>> final_boxes(r"\boxed{9}. So $\boxed{2}$ and $\boxed{3}$.")
     ['2', '3']
     """
     start = _last_box(text, len(text))
+    if bare := _BARE_BOX.findall(text, max(start, 0)):
+        return [bare[-1].rstrip(".,")]
     found, end = boxed_at(text, start) if start >= 0 else (None, 0)
     boxes = []
     while found is not None and found not in boxes and len(boxes) < BOXES:
@@ -63,6 +66,7 @@ def boxed_at(text: str, start: int) -> tuple[str | None, int]:
     return None, stop
 
 
+_BARE_BOX = re.compile(r"\\boxed\s{0,3}(-?\d[\d.,]{0,40})(?=[\s$.,;)\]]|\\[)\]]|$)")
 _LAST_BOX = re.compile(r".*(\\(?:boxed|fbox)\s{0,3}\{)", re.DOTALL)
 # Nothing is given back (`*+`): between two boxes there may be a thousand new lines.
 _JOINED = re.compile(r"[\s$.]*+(?:,|;|,?\s*+\\?(?:text\{)?\s*+(?:and|or)\s*+\}?)[\s$]*+")

@@ -2,7 +2,8 @@ r"""Where the answer stands in a response.
 
 The text between the first `</think>` and the next is looked at; without think tags, all of it. The
 answer is the last \boxed{...}; without one, and where a box is not asked for, what follows the
-last "answer is", else the last formula, else the last number.
+last "answer is", else the last "result is" or "solution is", else the last formula, else the last
+number.
 """
 
 import re
@@ -62,9 +63,14 @@ def find_answer(text: str, form: Form) -> str | None:
     return _unboxed(text[-WINDOW:].strip())
 
 
-_SAYS = re.compile(
-    r"(?i)\b(?:final\s+answer|answer|result|solution)\b(?:[^\n.$:=]{0,60}?\b(?:is|are|be)\b\s*:?|\s*[:=])"
-    r"|####"
+# "The answer is correct" says none; nor is what "this solution is" of more weight than an answer.
+_IS = (
+    r"\b(?:[^\n.$:=]{0,60}?\b(?:is|are|be)\b"
+    r"(?!\s+(?:in)?(?:correct|consistent|complete|confirmed|verified|helpful)\b)\s*:?|\s*[:=])"
+)
+_SAYS = (
+    re.compile(rf"(?i)\banswer{_IS}|####"),
+    re.compile(rf"(?i)\b(?:result|solution){_IS}"),
 )
 _FORMULA = re.compile(
     r"\$\$([^$]{1,500})\$\$|\$((?:\\\$|[^$\n]){1,500})\$|\\\[(.{1,500}?)\\\]|\\\((.{1,500}?)\\\)",
@@ -78,11 +84,9 @@ _NUMERAL = re.compile(
 
 
 def _unboxed(text: str) -> str | None:
-    said = None
-    for said in _SAYS.finditer(text):  # noqa: B007 - the last one counts
-        pass
-    if said:
-        return _stated(text[said.end() :].strip(" \n*:"))
+    for says in _SAYS:
+        if said := list(says.finditer(text)):
+            return _stated(text[said[-1].end() :].strip(" \n*:"))
     if text and "\n" not in text and len(text) <= 80 and len(text.split()) <= 3:
         return text.strip("*").rstrip(".")  # nothing but an answer
     return _last(text)
