@@ -44,6 +44,16 @@ def final_boxes(text: str) -> list[str]:
     return boxes
 
 
+def boxed_answer(text: str) -> str | None:
+    r"""What the final boxes of a text state, several as a list; None without a box.
+
+    >>> boxed_answer(r"\boxed{9}. So $\boxed{2}$ and $\boxed{3}$."), boxed_answer("2")
+    ('2, 3', None)
+    """
+    boxes = final_boxes(text)
+    return ", ".join(boxes) if boxes else None
+
+
 def boxed_at(text: str, start: int) -> tuple[str | None, int]:
     """What stands in the box that starts there, None if it is not closed; and where it ends.
 

@@ -3,14 +3,14 @@
 problem   the question
 level     "Level 1" ... "Level 5"
 type      the subject, which becomes `source`
-solution  the worked solution, whose last box is the answer
+solution  the worked solution, whose last box is the answer, with those joined to it
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from tasks.adapters.row import answers, fields, is_text, need, need_others, need_question, unknown
-from trainer.answers import last_boxed
+from trainer.answers import boxed_answer
 
 COLUMNS = frozenset({"problem", "level", "type", "solution"})
 
@@ -31,7 +31,7 @@ def check(row: Mapping[str, Any]) -> None:
 
 def convert(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:
     """The row in our fields; without a box in the solution it has no answer."""
-    boxed = last_boxed(row["solution"])
+    boxed = boxed_answer(row["solution"])
     return fields(
         row["problem"],
         [] if boxed is None else answers(boxed),

@@ -5,15 +5,15 @@
     problem_is_valid, solution_is_valid   1.5 only: "Yes", "No", "Incomplete", ...
     messages CoT only, never read
 
-Of CoT the answer is the last box of the solution. A row that 1.5 itself calls invalid, or whose
-answer is a proof, gets no answers: the gates report and drop it.
+Of CoT the answer is the last box of the solution, with those joined to it. A row that 1.5 itself
+calls invalid, or whose answer is a proof, gets no answers: the gates report and drop it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from tasks.adapters.row import answers, fields, is_text, need, need_others, need_question, unknown
-from trainer.answers import last_boxed
+from trainer.answers import boxed_answer
 
 COLUMNS = frozenset(
     {"problem", "solution", "source", "answer", "problem_is_valid", "solution_is_valid"}
@@ -49,5 +49,5 @@ def _truth(row: Mapping[str, Any]) -> list[str]:
     if "answer" in row:
         answer = (row["answer"] or "").strip()
         return [] if answer.lower() in NO_ANSWERS else answers(answer)
-    boxed = last_boxed(row["solution"] or "")
+    boxed = boxed_answer(row["solution"] or "")
     return [] if boxed is None else answers(boxed)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.answers import last_boxed
+from trainer.answers import boxed_answer
 
 LONGEST = 100_000
 """Characters of a question; the longest of the public sets has a few thousand."""
@@ -108,10 +108,12 @@ def level(value: Any) -> int | None:
 def answers(truth: Any) -> list[str]:
     r"""The accepted answers that a ground truth holds: none, one or several, each once.
 
-    Of a text with a box, what stands in its last one.
+    Of a text with boxes, what a response is taken to say by them: the last, or those joined to it.
 
     >>> answers(142.0), answers("025 "), answers(["0.01\n", "0.02\n"]), answers(r"\(\boxed{77}\)")
     (['142'], ['025'], ['0.01', '0.02'], ['77'])
+    >>> answers(r"\boxed{1}, so $\boxed{2}$ or $\boxed{3}$.")
+    ['2, 3']
     """
     if hasattr(truth, "tolist"):  # numpy and torch, arrays and scalars
         truth = truth.tolist()
@@ -122,7 +124,7 @@ def answers(truth: Any) -> list[str]:
     if isinstance(truth, int) and not isinstance(truth, bool):
         return [str(truth)]
     if is_text(truth):  # no answer holds half of a surrogate pair
-        boxed = last_boxed(truth)  # some published truths are whole last lines
+        boxed = boxed_answer(truth)  # some published truths are whole last lines
         text = truth.strip() if boxed is None else boxed
         return [text] if text else []
     return []

@@ -118,6 +118,23 @@ ROWS = [
         "1+1?", [], "Algebra", None,
     ),
     (
+        "math",  # boxes that are joined state the answer together, as in a response
+        {"problem": "1+1?", "level": "Level 5", "type": "Algebra",
+         "solution": r"From $\boxed{1}$ we get $x=\boxed{2}$ or $\boxed{3}$."},
+        "1+1?", ["2, 3"], "Algebra", 5,
+    ),
+    (
+        "numina",
+        {"source": "aops_forum", "problem": "1+1?", "solution": r"(a) \boxed{1}\n\n(b) \boxed 2"},
+        "1+1?", ["2"], "aops_forum", None,
+    ),
+    (
+        "numina",
+        {"source": "aops_forum", "problem": "1+1?", "solution": r"$\boxed{2}$ and $\boxed{3}$"},
+        "1+1?", ["2, 3"], "aops_forum", None,
+    ),
+    ("plain", {"problem": "q", "answer": r"\boxed{2}, \boxed{3}"}, "q", ["2, 3"], "set", None),
+    (
         "numina",  # CoT
         {"source": "aops_forum", "problem": "1+1?", "solution": r"$\boxed{2}$",
          "messages": [{"content": "1+1?", "role": "user"}]},
@@ -213,6 +230,15 @@ def test_a_row_that_does_not_fit_its_adapter_is_refused(name, row, message):
 def test_who_is_a_knight_may_be_said_in_several_ways(answer, right):
     (row,) = to_columns([KNIGHTS], "set", INSTRUCTION).to_pylist()
     assert grade(rf"So \boxed{{{answer}}}.", row["answers"]).correct == right
+
+
+@pytest.mark.parametrize(
+    "end", ["or $\\boxed{3}$.", "so $\\boxed{3}$.", "$, \\boxed{3}, \\boxed{4}$", ""]
+)
+def test_a_solution_that_is_given_as_the_response_is_right(end):
+    solution = f"First $\\boxed{{1}}$.\n\nThen $\\boxed{{2}}$ {end}"
+    row = {"problem": "q", "level": "Level 1", "type": "Algebra", "solution": solution}
+    assert grade(solution, to_columns([row], "set", "").to_pylist()[0]["answers"]).correct
 
 
 def test_of_copies_that_dapo_repeats_the_first_stays(tmp_path):

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.answers import final_boxes, last_boxed
+from trainer.answers import boxed_answer
 
 OPEN, CLOSE = "<think>", "</think>"
 WINDOW = 2000  # characters at the end that an answer without a box is looked for in
@@ -55,9 +55,9 @@ def find_answer(text: str, form: Form) -> str | None:
     >>> find_answer(r"The answer is $\frac{1}{2}$.", ANY), find_answer("So 7 apples", DEEPSCALER)
     ('\\frac{1}{2}', None)
     """
-    boxes = final_boxes(text)
-    if boxes:
-        return ", ".join(last_boxed(box) or box for box in boxes)
+    boxed = boxed_answer(text)
+    if boxed is not None:
+        return boxed
     if form.boxed or "\\boxed" in text:
         return None
     return _unboxed(text[-WINDOW:].strip())
