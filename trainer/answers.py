@@ -98,6 +98,7 @@ _COMMAND = re.compile(
     r"(?![A-Za-z]))"
 )
 _FRACTION_NAME = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_COLON = re.compile(r"\\(?:text|mathrm)\{:\}")  # 5\text{:}30
 _SPACED = re.compile(r"\\(frac|sqrt)\s+(?=[{\[])")
 _BARE_FRACTION = re.compile(r"\\frac(?:(\d)(\d)|\{(\d+)\}(\d)|(\d)\{(\d+)\})")
 _BARE_ROOT = re.compile(r"\\sqrt(\d)(?!\d)")
@@ -132,6 +133,7 @@ def plain(answer: str) -> str:
         text = last_boxed(text) or text
     if "matrix}" not in text:  # where \\ ends a row
         text = _COMMAND.sub(r"\\", text)
+    text = _COLON.sub(":", text)
     text = _SPACED.sub(r"\\\1", _FRACTION_NAME.sub(r"\\frac", text))
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing):

@@ -12,7 +12,7 @@ Conventions, where the field is of two minds:
     percent     50 % is 50, and 0.5; 75 is not 0.75.
     rounding    a decimal counts as an exact value only to six decimal places or more.
     units       may be left out, and so may the sign of a currency, of degrees, and the base of a
-                numeral; a different unit or base is wrong. 90 degrees is not pi/2.
+                numeral; a different unit, power of it or base is wrong. 90 degrees is not pi/2.
     equations   x = 7 is 7 and y = 2x is 2x, whatever the letter; two equations are compared whole.
                 3x + y = 10, a = 3, b = 5 and x >= 5 are not their last number.
     words       without regard to case, spaces and punctuation.

@@ -11,7 +11,7 @@ _UNIT = re.compile(
     r"(?<!\s)(?:\s*\\(?:text|mathrm|mbox|textrm|rm)\s*\{(?P<text>[^{}A-Za-z]*[A-Za-z][^{}]*)\}"
     r"|\s+(?P<word>(?!pi\b|and\b|or\b|mod\b)[A-Za-z]{2,}+(?: ++(?:[A-Za-z]++|/))*+\.?"
     r"|(?<=\d )[a-zA-Z]+/[a-zA-Z]+))"
-    r"(?:\^\{?-?\d\}?)?\s*$"
+    r"(?:\^\{?(?P<power>-?\d)\}?)?\s*$"
 )
 _CURRENCY = re.compile(r"\\\$|\\(?:text|mathrm)\{\s*\\?\$\s*\}|^\$(?=\d)")
 _DIGIT = re.compile(r"\d|\\pi|\\sqrt|\\frac")
@@ -38,6 +38,8 @@ _SAME_UNIT = {
         "litre": "l liter liters litre litres",
         "dollar": "dollar dollars usd",
         "cent": "cent cents",
+        "morning": "am",
+        "afternoon": "pm",
         "degree": "degree degrees deg",
         "radian": "radian radians rad",
     }.items()
@@ -52,19 +54,47 @@ def without_unit(text: str) -> str:
     return bare[: found.start()] if found and _DIGIT.search(bare[: found.start()]) else bare
 
 
-def _unit(text: str) -> str:
-    """The known unit that a text ends in, "" where none is known."""
+_IN_PARTS = re.compile(r"\}\s*+/\s*+\\(?:text|mathrm|mbox|textrm)\s*+\{")  # \text{m}/\text{s}
+_PER = re.compile(r"/|\b(?:per|an?|each)\b")
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+
+
+def _unit(text: str) -> list[str]:
+    """The unit that a text ends in, a/b as two; "" stands for what is not known.
+
+    >>> _unit("7 miles per hour"), _unit(r"7\text{ cm}^2"), _unit("7 apples"), _unit("7")
+    (['mile', 'hour'], ['centimetre^2'], [''], [])
+    """
     if "\\$" in text:
-        return "dollar"
-    found = _UNIT.search(text)
-    words = re.findall(r"[a-z]+", (found["text"] or found["word"] or "").lower()) if found else []
-    return _SAME_UNIT.get(words[-1], "") if words and words[0] != "square" else ""
+        return ["dollar"]
+    found = _UNIT.search(_IN_PARTS.sub("/", text))
+    if not found:
+        return []
+    said = re.sub(r"\b([ap])\.\s?m\b", r"\1m", (found["text"] or found["word"]).lower())
+    *parts, last = _PER.split(said)
+    return [*(_power_of(part, None) for part in parts), _power_of(last, found["power"])]
+
+
+def _power_of(part: str, power: str | None) -> str:
+    """A unit by its one name, and its power behind it where that is not 1; "" if not known."""
+    words = re.findall(r"[a-z]+", part)
+    inside = re.search(r"\^(-?\d)", part)
+    power = power or (inside[1] if inside else _POWERS.get(words[0], "1") if words else "1")
+    name = _SAME_UNIT.get(words[-1]) if words else None
+    if name is None or (power.startswith("-") and len(words) > 1):
+        return ""
+    return name if power == "1" else f"{name}^{power}"
 
 
 def conflict(answer: str, truth: str) -> bool:
-    """Whether both have a known unit, and not the same."""
-    left, right = _unit(answer), _unit(truth)
-    return bool(left and right and left != right)
+    """Whether both have a known unit, and not the same: cm is neither m nor cm^2, m/s not s."""
+    left, right = _unit(plain(answer)), _unit(plain(truth))
+    if not left or not right:
+        return False
+    if len(left) != len(right) and all(left) and all(right):
+        return True
+    ends = zip(reversed(left), reversed(right), strict=False)
+    return any(one and other and one != other for one, other in ends)
 
 
 _TEXT_ONLY = re.compile(r"\\(?:text|mathrm|textbf|mbox|textit|textrm)\s*\{([^{}\\$]*)\}")
@@ -137,7 +167,7 @@ def without_label(answer: str, truth: str) -> str | None:
     return rest
 
 
-_NUMERAL = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")
+_NUMERAL = re.compile(r"\{?(-?[0-9A-F]+)\}?_\{?\(?(\d{1,2})\)?\}?")
 
 
 def same_numerals(answer: str, truth: str) -> bool | None:
@@ -145,7 +175,7 @@ def same_numerals(answer: str, truth: str) -> bool | None:
     left, right = normalized(answer), normalized(truth)
     found = [_NUMERAL.fullmatch(text) for text in (left, right)]
     digits = [m[1] if m else text for m, text in zip(found, (left, right), strict=True)]
-    if not any(found) or not all(re.fullmatch("[0-9A-F]+", text) for text in digits):
+    if not any(found) or not all(re.fullmatch("-?[0-9A-F]+", text) for text in digits):
         return None
     same_base = not all(found) or found[0][2] == found[1][2]
     return digits[0] == digits[1] and same_base
