@@ -6,7 +6,7 @@ The ID ("2024-II-4") is no number, so rows are numbered as they come.
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.adapters.row import answers, fields, need_question, unknown
+from tasks.adapters.row import answers, fields, need_answer, need_question, unknown
 
 COLUMNS = frozenset({"Problem", "Answer"})
 
@@ -21,6 +21,7 @@ def check(row: Mapping[str, Any]) -> None:
     if not row.get("Problem") or "Answer" not in row:
         raise unknown(row, "Problem and Answer")
     need_question(row["Problem"], "Problem")
+    need_answer(row["Answer"], "Answer")
 
 
 def convert(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:

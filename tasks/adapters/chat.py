@@ -14,8 +14,10 @@ from tasks.adapters.row import (
     is_text,
     level,
     need,
+    need_answer,
     need_others,
     need_question,
+    need_text,
     whole,
     without_instruction,
 )
@@ -38,13 +40,14 @@ def check(row: Mapping[str, Any]) -> None:
     hint = "reward_model is {ground_truth: the answer, style: rule}"
     need(truth, "reward_model", lambda it: isinstance(it, Mapping), "a ground_truth in it", hint)
     need(truth, "reward_model", lambda it: "ground_truth" in it, "a ground_truth in it", hint)
+    need_answer(truth["ground_truth"], "reward_model.ground_truth")
     hint = "extra_info is {index: 0, ...}; leave it out to have rows numbered as they come"
     need(extra, "extra_info", lambda it: it is None or isinstance(it, Mapping), "fields", hint)
     need_others(row, extra or {}, "extra_info.", ("data_source",))
 
 
 def check_prompt(prompt: Any) -> None:
-    """Raise UnfitError unless a prompt is a list of turns."""
+    """Raise UnfitError unless a prompt is a list of turns, the last the user's question."""
     turns = "a list of turns, [{role: user, content: ...}]"
     need(prompt, "prompt", lambda it: isinstance(it, list | tuple), turns, _TURNS)
     need(prompt, "prompt", len, "at least one turn", _TURNS)
@@ -53,7 +56,12 @@ def check_prompt(prompt: Any) -> None:
         need(turn, at, lambda it: isinstance(it, Mapping), "a role and a content", _TURNS)
         need(turn.get("role"), f"{at}.role", is_text, "text", _TURNS)
         need(turn.get("content"), f"{at}.content", is_text, "text", _TURNS)
-        need_question(turn["content"], f"{at}.content")
+        need_text(turn["content"], f"{at}.content")
+    hint = "the last turn asks the question; take out what answers it"
+    need(
+        prompt[-1]["role"], f"{at}.role", lambda it: it == "user", "user, as the last turn's", hint
+    )
+    need_question(prompt[-1]["content"], f"{at}.content")
 
 
 def convert(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:

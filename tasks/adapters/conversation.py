@@ -9,7 +9,7 @@ A JSON file of pairs, which readers hand on under the columns "0" and "1", as th
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.adapters.row import answers, fields, need, need_question, unknown
+from tasks.adapters.row import answers, fields, need, need_answer, need_question, unknown
 
 COLUMNS = frozenset({"0", "1"})
 
@@ -29,6 +29,7 @@ def check(row: Mapping[str, Any]) -> None:
     need(row["1"], "1", lambda it: isinstance(it, Mapping), "a turn with a ground_truth", hint)
     truth = row["1"].get("ground_truth")
     need(truth, "1.ground_truth", lambda it: isinstance(it, Mapping), "a value in it", hint)
+    need_answer(truth.get("value"), "1.ground_truth.value")
 
 
 def convert(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.adapters import chat
-from tasks.adapters.row import answers, fields, need
+from tasks.adapters.row import answers, fields, need, need_answer
 
 COLUMNS = chat.COLUMNS
 BEFORE = "Solve the following math problem step by step."
@@ -32,6 +32,7 @@ def check(row: Mapping[str, Any]) -> None:
     hint = "reward_model is {ground_truth: the answer, style: ...}"
     need(truth, "reward_model", lambda it: isinstance(it, Mapping), "a ground_truth in it", hint)
     need(truth, "reward_model", lambda it: "ground_truth" in it, "a ground_truth in it", hint)
+    need_answer(truth["ground_truth"], "reward_model.ground_truth")
 
 
 def convert(row: Mapping[str, Any], instruction: str) -> dict[str, Any]:

@@ -9,7 +9,16 @@ subfield      the subject, which becomes `source`
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.adapters.row import answers, fields, is_text, need, need_others, need_question, unknown
+from tasks.adapters.row import (
+    answers,
+    fields,
+    is_text,
+    need,
+    need_answer,
+    need_others,
+    need_question,
+    unknown,
+)
 
 COLUMNS = frozenset({"question", "context", "final_answer", "subfield"})
 
@@ -24,6 +33,7 @@ def check(row: Mapping[str, Any]) -> None:
     if not row.get("question") or "final_answer" not in row:
         raise unknown(row, "question and final_answer")
     need_question(row["question"], "question")
+    need_answer(row["final_answer"], "final_answer")
     context = row.get("context")
     need(context, "context", lambda it: it is None or is_text(it), "text", "or leave it out")
     need_others(row, {}, "", ("subfield",))

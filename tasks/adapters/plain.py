@@ -10,7 +10,7 @@ So come DeepScaleR-Preview, AIME 2024 and 2025, both forms of AMC 2023, MATH-500
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.adapters.row import answers, fields, need_others, need_question, unknown
+from tasks.adapters.row import answers, fields, need_answer, need_others, need_question, unknown
 
 QUESTION = ("problem", "question")
 ANSWER = ("answers", "answer", "ground_truth", "solution")
@@ -32,6 +32,8 @@ def check(row: Mapping[str, Any]) -> None:
         )
     key = next(key for key in QUESTION if row.get(key))
     need_question(row[key], key)
+    key = next(key for key in ANSWER if key in row)
+    need_answer(row[key], key)
     need_others(row, row, "", ("data_source", "source"))
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from trainer.answers import boxed_answer
@@ -27,6 +28,13 @@ def need(value: Any, column: str, fits: Callable[[Any], Any], needed: str, hint:
 
 
 def need_question(value: Any, column: str) -> None:
+    """Raise UnfitError unless a field is a text of reasonable length that says something."""
+    need_text(value, column)
+    hint = "write the question there, or take the row out of the source"
+    need(value, column, str.strip, "a question", hint)
+
+
+def need_text(value: Any, column: str) -> None:
     """Raise UnfitError unless a field is a text of reasonable length."""
     need(value, column, is_text, "text", "write each question as one text")
     if len(value) > LONGEST:
@@ -34,6 +42,21 @@ def need_question(value: Any, column: str) -> None:
             f", column {column}: found a text of {len(value):,} characters, needed at most "
             f"{LONGEST:,}\n\nhint: take the row out of the source; no model reads such a prompt"
         )
+
+
+def need_answer(value: Any, column: str) -> None:
+    """Raise UnfitError for what can be no answer, binary and true or false among it.
+
+    What may be one and says nothing, such as null or an empty text, is left to the gates.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        for part in value:
+            need_answer(part, column)
+        return
+    hint = "write answers as text, such as 'True' or '12', or leave the row out of the source"
+    need(value, column, is_answer, "text, a number, or a list of such", hint)
 
 
 def need_others(
@@ -68,6 +91,13 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, as JSON may spell one
         return False
     return True
+
+
+def is_answer(value: Any) -> bool:
+    """Whether a value is of a type that `answers` reads, or nothing."""
+    return value is None or (
+        isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
+    )
 
 
 def is_index(value: Any) -> bool:
@@ -121,6 +151,9 @@ def answers(truth: Any) -> list[str]:
         return list(dict.fromkeys(answer for part in truth for answer in answers(part)))
     if isinstance(truth, float) and math.isfinite(truth):
         return [str(int(truth)) if truth.is_integer() else repr(truth)]
+    if isinstance(truth, Decimal) and truth.is_finite():  # as parquet may have them: 1.50
+        text = f"{truth:f}"
+        return [text.rstrip("0").rstrip(".") if "." in text else text]
     if isinstance(truth, int) and not isinstance(truth, bool):
         return [str(truth)]
     if is_text(truth):  # no answer holds half of a surrogate pair

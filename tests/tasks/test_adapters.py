@@ -188,6 +188,10 @@ def test_an_adapter_reads_only_the_columns_it_names(name, row):
 WRONG = [
     ("math", {"problem": "q", "level": "Level 1"}, "needed problem, level, type and solution"),
     ("math", {"problem": "q", "solution": None}, "column solution: found nothing, needed text"),
+    ("conversation", {"0": {"value": "q"}, "1": {"ground_truth": {"value": True}}}, "found bool"),
+    ("olympiad", {"question": "q", "final_answer": [b"2"]}, "column final_answer: found bytes"),
+    ("capitals", {"Problem": "q", "Answer": False}, "column Answer: found bool False, needed text"),
+    ("capitals", {"Problem": " ", "Answer": 1}, "column Problem: found str ' ', needed a question"),
     ("numina", {"problem": "q"}, "needed problem, solution and source"),
     ("numina", {"problem": "q", "answer": 2}, "column answer: found int 2, needed text"),
     ("conversation", {"0": {"value": "q"}}, "needed the turns 0 "),

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,12 @@ def file_source(*paths, **settings):
         ([], []),
         (float("nan"), []),
         (True, []),
+        (Decimal("1.50"), ["1.5"]),
+        (Decimal("142"), ["142"]),
+        (Decimal("100.00"), ["100"]),
+        (Decimal("1E+3"), ["1000"]),
+        (Decimal("NaN"), []),
+        (Decimal("12345678901234567890123456789.125"), ["12345678901234567890123456789.125"]),
     ],
 )
 def test_every_form_of_a_truth_becomes_a_list_of_answers(truth, expected):
@@ -342,6 +349,13 @@ BADLY_TYPED = [
     ({"prompt": [{"content": "1+1?"}]}, "prompt[0].role", "nothing", "text"),
     ({"prompt": [{"role": "user", "content": None}]}, "prompt[0].content", "nothing", "text"),
     ({"prompt": [{"role": "user", "content": ["a"]}]}, "prompt[0].content", "list ['a']", "text"),
+    ({"prompt": [{"role": "user", "content": " \n"}]}, "prompt[0].content", "str", "a question"),
+    (
+        {"prompt": [*CHAT["prompt"], {"role": "assistant", "content": "2"}]},
+        *("prompt[1].role", "str 'assistant'", "user, as the last turn's"),
+    ),
+    ({"reward_model": {"ground_truth": b"2"}}, "reward_model.ground_truth", "bytes", "text, a"),
+    ({"reward_model": {"ground_truth": True}}, "reward_model.ground_truth", "bool", "text, a"),
     ({"reward_model": "ground_truth"}, "reward_model", "str 'ground_truth'", "a ground_truth"),
     ({"reward_model": None}, "reward_model", "nothing", "a ground_truth"),
     ({"reward_model": {"style": "rule"}}, "reward_model", "dict {'style'", "a ground_truth"),
@@ -355,6 +369,11 @@ BADLY_TYPED = [
 PLAIN_BADLY_TYPED = [
     ({"question": 11, "answer": "2"}, "question", "int 11", "text"),
     ({"problem": ["1+1?"], "answer": "2"}, "problem", "list ['1+1?']", "text"),
+    ({"question": "  ", "answer": "2"}, "question", "str '  '", "a question"),
+    ({"question": "q", "answer": b"2"}, "answer", "bytes b'2'", "text, a number, or a list"),
+    ({"question": "q", "answer": True}, "answer", "bool True", "text, a number, or a list"),
+    ({"question": "q", "answers": [None, b"2"]}, "answers", "bytes b'2'", "text, a number"),
+    ({"question": "q", "answer": {"value": 2}}, "answer", "dict {'value': 2}", "text, a number"),
     ({"question": "q", "answer": "2", "index": "a"}, "index", "str 'a'", "a whole number of 64"),
     ({"question": "q", "answer": "2", "level": 2**31}, "level", "int 2147483648", "of 32 bits"),
     ({"question": "q", "answer": "2", "source": 1.5}, "source", "float 1.5", "text"),
@@ -382,6 +401,30 @@ def test_a_badly_typed_column_of_a_parquet_is_refused_in_words(
     fact = refused(tmp_path, good, bad)
     assert fact.startswith(f"toy: {bad}: row 0, column {column}: found {found}")
     assert f", needed {needed}" in fact or needed in fact.partition(", needed ")[2]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_true_as_an_answer_is_refused_with_its_row(tmp_path, suffix):
+    rows = [{"problem": "q", "answer": 2}, {"problem": "r", "answer": True}]
+    lines = [json.dumps(row) for row in rows]
+    path = tmp_path / f"toy.{suffix}"
+    path.write_text("\n".join(lines) if suffix == "jsonl" else f"[{','.join(lines)}]")
+    assert "row 1, column answer: found bool True, needed text" in refused(tmp_path, path)
+
+
+def test_decimals_of_a_parquet_are_answers(tmp_path):
+    truths = pa.array([Decimal("1.50"), Decimal("-3.00"), Decimal("0.00"), None])
+    path = tmp_path / "toy.parquet"
+    pq.write_table(pa.table({"problem": list("qrst"), "answer": truths}), path)
+    made = download(file_source(path), Data(), tmp_path / "out").table()
+    assert made["answers"].to_pylist() == [["1.5"], ["-3"], ["0"], []]
+
+
+def test_a_chat_may_have_other_turns_before_the_question(tmp_path):
+    before = [{"role": "system", "content": ""}, {"role": "user", "content": "Hello."}]
+    turns = [*before, {"role": "assistant", "content": "Hello."}, *CHAT["prompt"]]
+    (row,) = to_columns([CHAT | {"prompt": turns}], "toy", INSTRUCTION).to_pylist()
+    assert row["question"] == "1+1?" and row["prompt"] == turns
 
 
 def test_a_parquet_that_lacks_the_columns_is_refused_with_those_it_has(tmp_path):
