@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -66,13 +67,25 @@ def absolute(name: str) -> str:
 def source(name: str) -> str:
     """A name that says what is computed: a file's contents in place of its path.
 
-    >>> source("grpo")
-    'grpo'
+    A module of the user's is looked for and not imported: it counts by its name and its file's
+    contents, or by the version it was installed in where it has no source. What such a file
+    imports does not count. Our own modules keep their names, as the functions that ship do: a
+    change of theirs raises `tasks.stages.TRAINER_VERSION`.
+
+    >>> source("grpo"), source("trainer.losses:clip"), source("math:hypot")
+    ('grpo', 'trainer.losses:clip', 'math:hypot')
     """
     place, _, attribute = name.rpartition(":")
-    if not place.endswith(".py") or not Path(place).is_file():
+    if place.endswith(".py"):
+        return f"{_contents(Path(place))}:{attribute}" if Path(place).is_file() else name
+    if not place:
         return name
-    return f"{hashlib.sha256(Path(place).read_bytes()).hexdigest()[:16]}:{attribute}"
+    file = _file_of(place)
+    if file and file.is_relative_to(Path(__file__).parent):
+        return name
+    if file and file.suffix == ".py" and file.is_file():
+        return f"{_contents(file)}:{name}"
+    return f"{found}:{name}" if (found := _installed(place)) else name
 
 
 def check_arguments(
@@ -116,6 +129,29 @@ def check_arguments(
             raise ValueError(
                 f"{knob}: found no {key}, which {name} needs\n\nhint: set {knob}.{key}"
             )
+
+
+def _contents(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _file_of(module: str) -> Path | None:
+    """Where a module comes from. The packages that it lies in are not imported either."""
+    found, where = None, None
+    for part in module.split("."):
+        name = f"{found.name}.{part}" if found else part
+        looks = (finder.find_spec(name, where) for finder in sys.meta_path if part)
+        found = next(filter(None, looks), None)
+        where = found and found.submodule_search_locations
+        if where is None:
+            break
+    return Path(found.origin) if found and found.name == module and found.origin else None
+
+
+def _installed(module: str) -> str:
+    """The distributions that a module is installed by, with their versions; or ""."""
+    names = packages_distributions().get(module.partition(".")[0], ())
+    return " ".join(f"{name}=={version(name)}" for name in sorted(set(names)))
 
 
 def _read(path: Path) -> ModuleType:

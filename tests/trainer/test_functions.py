@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from trainer import functions
 from trainer.functions import absolute, check_arguments, find, source
 
 
@@ -18,6 +21,59 @@ def test_a_file_counts_by_what_it_says_not_by_where_it_lies(tmp_path):
         (tmp_path / folder / "mine.py").write_text(f"def f(x):\n    return {factor} * x\n")
     names = [source(f"{tmp_path / folder / 'mine.py'}:f") for folder in "abc"]
     assert names[0] == names[1] != names[2]
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["of_mine", "kit_of_mine.sub.rules"])
+def test_a_module_counts_by_its_name_and_by_what_it_says_and_is_not_imported(on_path, place):
+    file = on_path.joinpath(*place.split(".")).with_suffix(".py")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for folder in file.relative_to(on_path).parents:
+        (on_path / folder / "__init__.py").write_text("raise SystemExit('imported')\n")
+    names = []
+    for factor in (2, 2, 3):
+        file.write_text(f"def f(x):\n    return {factor} * x\nraise SystemExit('imported')\n")
+        names.append(source(f"{place}:f"))
+    assert names[0] == names[1] != names[2]
+    assert all(name.endswith(f":{place}:f") for name in names)
+    assert place.partition(".")[0] not in sys.modules
+
+
+def test_a_package_counts_by_its_first_file(on_path):
+    (on_path / "pack_of_mine").mkdir()
+    first = on_path / "pack_of_mine" / "__init__.py"
+    first.write_text("def f(x):\n    return x\n")
+    before = source("pack_of_mine:f")
+    first.write_text("def f(x):\n    return -x\n")
+    assert before != source("pack_of_mine:f")
+
+
+def test_a_module_without_source_counts_by_its_version(on_path, monkeypatch):
+    (on_path / "bare_of_mine.pyc").write_bytes(b"")
+    assert source("bare_of_mine:f") == "bare_of_mine:f", "in no distribution"
+    monkeypatch.setattr(functions, "packages_distributions", lambda: {"bare_of_mine": ["Bare"] * 2})
+    monkeypatch.setattr(functions, "version", lambda name: {"Bare": "1.2"}[name])
+    assert source("bare_of_mine:f") == "Bare==1.2:bare_of_mine:f"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["grpo", "trainer.advantages.group:grpo", "trainer.losses:clip", "math:hypot", "sys:exit"],
+)
+def test_what_ships_keeps_its_name(name):
+    assert source(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_module:f", "math.no.such:f", "a..b:f", ":f", ".a:f", "a/b:f"]
+)
+def test_a_module_that_is_nowhere_is_its_name(name):
+    assert source(name) == name
 
 
 @pytest.mark.parametrize(
