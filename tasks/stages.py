@@ -200,30 +200,59 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
+def held(output: Path, name: str, digest: str) -> Iterator[Path]:
+    """Hold a stage, and give its folder; whoever else needs the stage waits.
+
+    Who calls it something else waits too: of two that look for a folder at one moment neither
+    finds any, and each would make, and train in, one of its own.
+
+    Args:
+        output: The output folder.
+        name: What the stage is called, if its folder is still to be made.
+        digest: The stage's.
+    """
+    lock = output / "stages" / f".{digest[:12]}.{LOCK}"
+    with _locked(lock, f"{name}-{digest[:12]}"):
+        try:
+            folder = stage_folder(output, name, digest)
+            with alone(folder):
+                yield folder
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it looks whether it is still there
+
+
+@contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a stage; whoever else needs it waits. The kernel lets go of what a dead one held.
+    """Hold a folder; whoever else needs it waits. The kernel lets go of what a dead one held.
 
     What a dead one left at work there is waited for, too: its guard is about to end it. The folder
     is made where it is missing.
     """
+    with _locked(folder / LOCK, folder.name):
+        for name in at_work(folder):
+            print(f"{folder.name}: the {name} of a killed run is still ending: waiting for it")
+            wait_for(folder, name)
+        yield
+
+
+@contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a file, which says by which process."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a+") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 owner = file.read() or "?"
-                print(f"{folder.name} is being made by process {owner}: waiting for it")
+                print(f"{what} is being made by process {owner}: waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(folder / LOCK, file.fileno()):
-                continue  # the folder was deleted or moved away while we waited
+            if not _is_at(path, file.fileno()):
+                continue  # it, or its folder, was deleted or moved away while we waited
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            for name in at_work(folder):
-                print(f"{folder.name}: the {name} of a killed run is still ending: waiting for it")
-                wait_for(folder, name)
             yield
             return
 

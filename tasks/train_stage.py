@@ -17,12 +17,11 @@ from tasks.model import Checkpoint
 from tasks.progress import StageProgress
 from tasks.stages import (
     MANIFEST,
-    alone,
     ended_early,
     finished,
+    held,
     identity,
     read_manifest,
-    stage_folder,
 )
 from tasks.track import Tracker
 from trainer.backend import surroundings
@@ -67,9 +66,8 @@ def train_stage(
     """
     stage = experiment.stages[position]
     what = identity(experiment, stage, data.digest, start.digest, start.upstream)
-    digest = digest_of(what)
-    folder = stage_folder(Path(experiment.output).absolute(), stage.name, digest)
-    with alone(folder):
+    output = Path(experiment.output).absolute()
+    with held(output, stage.name, digest_of(what)) as folder:
         manifest = finished(folder)
         if manifest is None:
             manifest = _train(experiment, position, data, start, folder, what, tracker, parent_run)

@@ -5,17 +5,20 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from conf.load import load
+from tasks import stages
 from tasks import train_stage as training
 from tasks.artifacts import digest_of, read_json
 from tasks.stages import (
     alone,
     experiment_of,
     finished,
+    held,
     held_for_deletion,
     holder,
     identity,
@@ -160,6 +163,51 @@ def test_who_holds_a_stage_is_known_while_it_does(tmp_path):
     assert holder(folder) == ""
     with held_for_deletion(folder) as ours:
         assert ours
+
+
+def test_a_stage_with_two_names_is_made_once(tmp_path, monkeypatch, capsys):
+    """Both look for its folder before either has made one, if nothing keeps them from it."""
+    digest, looked, made = "0123456789abcdef", threading.Barrier(2), []
+    look = stages.stage_folder
+
+    def slow(*words):
+        found = look(*words)
+        with suppress(threading.BrokenBarrierError):
+            looked.wait(0.3)
+        return found
+
+    monkeypatch.setattr(stages, "stage_folder", slow)
+
+    def make(name):
+        with held(tmp_path, name, digest) as folder:
+            made.append((folder.name, holder(folder), (folder / "made").exists()))
+            (folder / "made").touch()
+
+    both = [threading.Thread(target=make, args=(name,)) for name in ("warm-up", "first")]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(20)
+    [first, second] = made
+    assert first == (second[0], str(os.getpid()), False) and second[1:] == (str(os.getpid()), True)
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == [first[0]]
+    assert f"-0123456789ab is being made by process {os.getpid()}: waiting for it" in (
+        capsys.readouterr().out
+    )
+
+
+def test_what_a_killed_process_left_of_its_lock_is_no_stage_and_keeps_nobody(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from tasks.stages import held\n"
+        "with held(Path(sys.argv[1]), 'a', 'ab' * 32): os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    left = [path.name for path in (tmp_path / "stages").iterdir()]
+    assert sorted(left) == [".abababababab.lock", "a-abababababab"]
+    assert [folder.name for folder in stage_folders(tmp_path)] == ["a-abababababab"]
+    with held(tmp_path, "b", "ab" * 32) as folder:
+        assert folder.name == "a-abababababab"
+    assert stage_folders(tmp_path) == list((tmp_path / "stages").iterdir())
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
