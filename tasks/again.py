@@ -18,6 +18,7 @@ from tasks.stages import (
     read_manifest,
     stage_folder,
 )
+from tasks.weights import unread
 
 
 def folder_of(experiment: Experiment, position: int, data: Dataset, start: Checkpoint) -> Path:
@@ -57,7 +58,7 @@ def move_aside(folder: Path, before: float) -> Path | None:
         Its new path, None if nothing was moved.
 
     Raises:
-        ValueError: a process is training the stage.
+        ValueError: a process is training the stage, or reading its checkpoint.
     """
     if not folder.is_dir():
         return None
@@ -66,6 +67,11 @@ def move_aside(folder: Path, before: float) -> Path | None:
         return None
     (folder / LOCK).touch()
     with held_for_deletion(folder) as held:
+        if not held and _is_read(folder):
+            raise ValueError(
+                f"{folder}: found a run that trains from its checkpoint or evaluates it, needed "
+                "none\n\nhint: cancel that run, or wait for it; without force the stage is found"
+            )
         if not held:
             raise ValueError(
                 f"{folder} is being trained by process {holder(folder) or '?'}, so it stays where "
@@ -74,3 +80,8 @@ def move_aside(folder: Path, before: float) -> Path | None:
         aside = folder.with_name(f"{folder.name}{MOVED}{datetime.now():%Y%m%dT%H%M%S.%f}")
         os.replace(folder, aside)
     return aside
+
+
+def _is_read(folder: Path) -> bool:
+    with unread(folder) as free:
+        return not free

@@ -118,6 +118,7 @@ def evaluate(
 
     Raises:
         EvaluationFailedError: the sampling process failed.
+        ValueError: `checkpoint` is not what it was.
     """
     wanted = request(experiment, benchmark, checkpoint)
     sampling, digest, folder = _identity(experiment, benchmark, checkpoint)
@@ -137,8 +138,9 @@ def evaluate(
             work = generations.folder_of(folder.parents[1], benchmark, checkpoint, wanted)
             with alone(work):
                 if not (folder / MANIFEST).is_file():  # made while we waited
-                    generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
-                    _grade(experiment, benchmark, checkpoint, sampling, work, folder)
+                    with checkpoint.held("another run made it anew, so run this one again"):
+                        generations.complete(experiment, benchmark, checkpoint, wanted, work, label)
+                        _grade(experiment, benchmark, checkpoint, sampling, work, folder)
             manifest = read_json(folder / MANIFEST)
         scores = {f"eval/{benchmark.name}/{k}": v for k, v in manifest["metrics"].items()}
         run.log_metrics(scores)

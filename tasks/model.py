@@ -1,13 +1,15 @@
 """The model that training starts from, as a local folder."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conf.schema import Model
-from tasks.artifacts import folder_digest
-from tasks.stages import read_manifest
+from tasks.stages import MANIFEST, read_manifest
+from tasks.weights import read_digest, reading, unchanged
 from trainer.checkpoint import has_weights
 
 
@@ -35,7 +37,7 @@ class Checkpoint:
                 f"{path} holds no weights (*.safetensors or pytorch_model*.bin)\n\n"
                 "hint: name a checkpoint folder in Hugging Face format"
             )
-        return cls(path, folder_digest(path))
+        return cls(path, read_digest(path))
 
     @property
     def maker(self) -> dict[str, Any] | None:
@@ -46,6 +48,26 @@ class Checkpoint:
     def upstream(self) -> str:
         """Digest of the stage that made it, or ""."""
         return self.maker["digest"] if self.maker else ""
+
+    @contextmanager
+    def held(self, hint: str) -> Iterator[None]:
+        """Keep it, while it is read, from being moved or deleted with the stage that made it.
+
+        Args:
+            hint: What to do where it is not what it was, for the message.
+
+        Raises:
+            ValueError: it is not there any more, or other weights are.
+        """
+        stage = self.path.resolve().parent
+        with reading(stage) if (stage / MANIFEST).is_file() else nullcontext():
+            if not unchanged(self.path, self.digest):
+                found = "other files" if self.path.is_dir() else "no folder"
+                raise ValueError(
+                    f"{self.path}: found {found}, needed those of digest {self.digest[:12]}, which "
+                    f"lay there before\n\nhint: {hint}"
+                )
+            yield
 
 
 def folder_of(path: str) -> Path:

@@ -7,13 +7,14 @@ Imports neither trainer, tracker nor flow, so that looking at stages costs no ti
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from conf.schema import Alarm, Experiment, Stage, Transition
-from tasks.artifacts import digest_of, folder_digest, read_json, read_sound
+from tasks.artifacts import digest_of, read_json, read_sound
+from tasks.weights import read_digest, unread
 from trainer import functions
 from trainer.holding import at_work, wait_for
 from trainer.transitions import Evidence
@@ -183,7 +184,7 @@ def judged(folder: Path) -> tuple[dict[str, Any] | None, str]:
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         return None, f"{checkpoint} is missing although its stage had finished; it is made again"
-    if folder_digest(checkpoint) != manifest["checkpoint"].get("digest"):
+    if read_digest(checkpoint) != manifest["checkpoint"].get("digest"):
         return None, f"{checkpoint} is not what its manifest says; it is made again"
     return manifest, ""
 
@@ -259,7 +260,10 @@ def _locked(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def held_for_deletion(folder: Path) -> Iterator[bool]:
-    """Hold a stage without waiting: whether nobody holds it or works there, and it still is."""
+    """Hold a stage without waiting: whether nobody holds it or works there, and it still is.
+
+    Nor may anybody read its checkpoint. A run's folder is held in the same way.
+    """
     try:
         file = (folder / LOCK).open("a")
     except FileNotFoundError:  # no folder
@@ -271,7 +275,8 @@ def held_for_deletion(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield _is_at(folder / LOCK, file.fileno()) and not at_work(folder)
+        with unread(folder) if (folder / MANIFEST).is_file() else nullcontext(True) as free:
+            yield free and _is_at(folder / LOCK, file.fileno()) and not at_work(folder)
 
 
 def holder(folder: Path) -> str:

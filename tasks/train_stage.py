@@ -9,7 +9,7 @@ from typing import Any
 
 from conf import telemetry
 from conf.schema import Experiment, Stage
-from tasks.artifacts import Dataset, digest_of, folder_digest, read_json, write_json
+from tasks.artifacts import Dataset, digest_of, read_json, write_json
 from tasks.attempts import stage_params, stage_tags
 from tasks.ledger import write_ledger
 from tasks.machine import environment
@@ -24,6 +24,7 @@ from tasks.stages import (
     read_manifest,
 )
 from tasks.track import Tracker
+from tasks.weights import read_digest
 from trainer.backend import surroundings
 from trainer.backend.ahead import LOG, begin_ahead, end_ahead
 from trainer.backend.endings import alarm_of
@@ -34,6 +35,8 @@ from trainer.backend.settings import settings
 from trainer.checkpoint import has_weights
 from trainer.records import read_records
 from trainer.transitions import ended
+
+_BRING_BACK = "bring the model back there, or set reference=start"
 
 
 def train_stage(
@@ -60,6 +63,7 @@ def train_stage(
         The stage's manifest (`stage.json`), with `folder` and `position` added.
 
     Raises:
+        ValueError: `start`, or the reference policy that is kept, is not what it was.
         StageFailedError: the trainer failed, collapsed, or made fewer steps than asked without
             reason.
         StalledError: the trainer made no progress for too long.
@@ -70,7 +74,10 @@ def train_stage(
     with held(output, stage.name, digest_of(what)) as folder:
         manifest = finished(folder)
         if manifest is None:
-            manifest = _train(experiment, position, data, start, folder, what, tracker, parent_run)
+            with start.held("another run made it anew, so run this one again"):
+                manifest = _train(
+                    experiment, position, data, start, folder, what, tracker, parent_run
+                )
         else:
             print(f"{_label(experiment, position)}  already trained: {folder}")
             before = _steps_before(experiment, position)
@@ -144,6 +151,7 @@ def _train(
         },
     }
     with (
+        Checkpoint(Path(reference["path"]), reference["digest"]).held(_BRING_BACK),
         _at_work(manifest, folder),
         tracker.child_run(
             parent_run,
@@ -272,7 +280,7 @@ def kept(stage: Stage, start: Checkpoint) -> tuple[dict[str, str], Path | None]:
     if not has_weights(Path(reference["path"])):
         raise ValueError(
             f"{reference['path']}, the reference policy that {stage.name} keeps, has no weights\n\n"
-            "hint: bring the model back there, or set reference=start"
+            f"hint: {_BRING_BACK}"
         )
     if stage.optimizer == "fresh":
         return reference, None
@@ -298,7 +306,7 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
     totals = {name.replace("/", "_"): sum(r[name] for r in records) for name in counted}
     checkpoint = folder / "checkpoint"
     return {
-        "checkpoint": {"path": str(checkpoint), "digest": folder_digest(checkpoint)},
+        "checkpoint": {"path": str(checkpoint), "digest": read_digest(checkpoint)},
         "handoff": read_json(checkpoint / "handoff.json"),
         "steps": steps,
         "ended_by": "transition" if ending else "steps",
