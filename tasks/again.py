@@ -10,7 +10,6 @@ from tasks.artifacts import Dataset, digest_of
 from tasks.model import Checkpoint
 from tasks.stages import (
     LOCK,
-    MOVED,
     finished,
     held_for_deletion,
     holder,
@@ -77,7 +76,7 @@ def move_aside(folder: Path, before: float) -> Path | None:
                 f"{folder} is being trained by process {holder(folder) or '?'}, so it stays where "
                 "it is\n\nhint: cancel that run, or wait for it; without force it is found"
             )
-        aside = folder.with_name(f"{folder.name}{MOVED}{datetime.now():%Y%m%dT%H%M%S.%f}")
+        aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%dT%H%M%S.%f}")
         os.replace(folder, aside)
     return aside
 

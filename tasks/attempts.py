@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.journal import DEAD, Run
 from tasks.labels import flat, lineage_tags
-from tasks.stages import MOVED, holder, moved_aside, read_manifest, stage_folders
+from tasks.stages import holder, moved_aside, name_before, read_manifest, stage_folders
 from trainer.records import read_records
 
 METRICS = "metrics.jsonl"
@@ -92,7 +92,7 @@ def records_of(output: Path, run: Run) -> list[dict[str, Any]]:
     """
     ending = f"-{run.tags.get('stagecraft.config_digest', '')[:12]}"
     for folder in [*stage_folders(output), *moved_aside(output)]:
-        if not run.attempt or not folder.name.partition(MOVED)[0].endswith(ending):
+        if not run.attempt or not name_before(folder).endswith(ending):
             continue
         manifest, _ = read_manifest(folder)
         attempts = manifest["attempts"] if manifest else []

@@ -6,6 +6,7 @@ Imports neither trainer, tracker nor flow, so that looking at stages costs no ti
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
@@ -21,7 +22,8 @@ from trainer.transitions import Evidence
 
 MANIFEST = "stage.json"
 LOCK = "lock"
-MOVED = ".old-"  # `<folder>.old-<time>`: see tasks/again.py
+# `<name>-<digest>.old-<time>`, as tasks/again.py makes it; a stage may be called `x.old-y`.
+_MOVED = re.compile(r"(-[0-9a-f]{12})\.old-\d{8}T[\d.]+$")
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
 TRAINER_VERSION = 4
 # Settings of a stage that act through its prompts alone.
@@ -89,12 +91,32 @@ def stage_folder(output: Path, name: str, digest: str) -> Path:
 
 def stage_folders(output: Path) -> list[Path]:
     """The folders of all stages below an output folder, those moved aside left out."""
-    return [path for path in _folders(output) if MOVED not in path.name]
+    return [path for path in _folders(output) if not is_aside(path)]
 
 
 def moved_aside(output: Path) -> list[Path]:
     """The folders of stages that were moved aside to be trained anew; no run looks there."""
-    return [path for path in _folders(output) if MOVED in path.name]
+    return [path for path in _folders(output) if is_aside(path)]
+
+
+def is_aside(folder: Path) -> bool:
+    """Whether a stage's folder was moved aside.
+
+    >>> is_aside(Path("2-L2-0123456789ab.old-20261121T114834.871145"))
+    True
+    >>> is_aside(Path("a.old-recipe-0123456789ab"))
+    False
+    """
+    return bool(_MOVED.search(folder.name))
+
+
+def name_before(folder: Path) -> str:
+    """What a stage's folder is called, or was before it was moved aside.
+
+    >>> name_before(Path("a.old-b-0123456789ab.old-20261121T114834.871145"))
+    'a.old-b-0123456789ab'
+    """
+    return _MOVED.sub(r"\1", folder.name)
 
 
 def _folders(output: Path) -> list[Path]:

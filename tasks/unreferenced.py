@@ -23,9 +23,9 @@ from tasks.journal import Journal, busy, journals
 from tasks.plan import data_folders, plan
 from tasks.stages import (
     LOCK,
-    MOVED,
     held_for_deletion,
     holder,
+    is_aside,
     judged,
     moved_aside,
     read_manifest,
@@ -142,7 +142,7 @@ def delete(item: Unreferenced) -> Unreferenced:
             return replace(item, spared="a process holds its stage")
         if path != folder and path.name == "verl" and judged(folder)[0] is None:
             return replace(item, spared="its stage is not finished any more")
-        if path == folder and MOVED not in path.name and judged(folder)[0] is not None:
+        if path == folder and not is_aside(path) and judged(folder)[0] is not None:
             return replace(item, spared="it was finished meanwhile")
         _remove(path)
     return item

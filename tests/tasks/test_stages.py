@@ -5,15 +5,19 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conf.load import load
 from tasks import stages
 from tasks import train_stage as training
+from tasks.again import move_aside
 from tasks.artifacts import digest_of, read_json
+from tasks.attempts import attempt_id, records_of
 from tasks.stages import (
     alone,
     experiment_of,
@@ -22,10 +26,12 @@ from tasks.stages import (
     held_for_deletion,
     holder,
     identity,
+    moved_aside,
     read_manifest,
     stage_folder,
     stage_folders,
 )
+from tasks.unreferenced import unreferenced
 from trainer.backend.ahead import ray_settings
 from trainer.backend.settings import settings
 
@@ -142,6 +148,21 @@ def test_a_checkpoint_that_changed_or_went_makes_a_stage_unfinished(folder, caps
     assert finished(folder)
     shutil.rmtree(folder / "checkpoint")
     assert finished(folder) is None and "is missing" in capsys.readouterr().out
+
+
+def test_a_stage_with_a_name_like_one_that_was_moved_aside_is_a_stage(smoke, train):
+    experiment = load("experiment=lab/smoke", f"output={smoke.output}", "stages.0.name=a.old-b")
+    [stage] = train(experiment, stages=1)
+    output, folder = Path(smoke.output), stage["folder"]
+    assert stage_folders(output) == [folder] and moved_aside(output) == []
+    assert not [one for one in unreferenced(output, older_than=-1) if one.path == str(folder)]
+    run = SimpleNamespace(
+        tags={"stagecraft.config_digest": stage["digest"]}, attempt=attempt_id(stage, 0)
+    )
+    assert len(records_of(output, run)) == 2
+    aside = move_aside(folder, time.time())
+    assert stage_folders(output) == [] and moved_aside(output) == [aside]
+    assert len(records_of(output, run)) == 2
 
 
 def test_an_interrupted_stage_is_not_finished_and_needs_no_words(smoke, train, capsys):
