@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 from tasks.artifacts import read_json, write_json
-from tasks.stages import LOCK, alone, holder
+from tasks.stages import LOCK, alone, holder, read_manifest, stage_folder
 
 FOLDER, FILE = "runs", "run.json"
 DEAD = "its process ended without a word: killed, or the machine went down"
@@ -164,13 +164,28 @@ class Journal:
     def close(self) -> bool:
         """End what a dead process left running. Whether there was any.
 
-        When it died nobody knows: it is given the time of its last sign of life.
+        When it died nobody knows: it is given the time of its last sign of life. A stage that says
+        by its manifest that this run finished it has finished; the process died afterwards.
         """
         dead = [run for run in (self.run, *self.children) if run.outcome == "running"]
         seen = (self.folder / FILE).stat().st_mtime if dead else 0.0
         for run in dead:
-            run.end("interrupted", f"{DEAD} (on {self.host})", max(seen, run.started))
+            if run.kind != "stage" or not self._end_as_told(run):
+                run.end("interrupted", f"{DEAD} (on {self.host})", max(seen, run.started))
         return bool(dead)
+
+    def _end_as_told(self, run: Run) -> bool:
+        """End a stage's run if its manifest says that it finished; whether it does."""
+        digest = run.tags.get("stagecraft.config_digest", "")
+        with suppress(OSError):
+            manifest, _ = read_manifest(stage_folder(self.output, run.name, digest))
+            if manifest and manifest["outcome"] == "finished":
+                last, made = manifest["attempts"][-1], manifest["checkpoint"]
+                if last.get("run") == run.id:
+                    run.end("finished", ended=last.get("ended"))
+                    run.checkpoint = {**made, "step": manifest["steps"]}
+                    return True
+        return False
 
 
 def journals(output: Path) -> list[Path]:

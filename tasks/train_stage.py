@@ -191,6 +191,7 @@ def _train(
         if early := ended_early(manifest):
             print(f"{label}  {early}")
         attempt["outcome"] = manifest["outcome"] = "finished"
+        _write_end(manifest, folder)  # before MLflow is told, which may take long or be broken off
     return manifest
 
 
@@ -227,26 +228,36 @@ def _manifest(
 
 @contextmanager
 def _at_work(manifest: dict[str, Any], folder: Path) -> Iterator[None]:
-    """Keep a stage's manifest on disk true: at work now, and how its last attempt ended after."""
+    """Keep a stage's manifest on disk true: at work now, and how its last attempt ended after.
+
+    One that says it has finished has, whatever happens to those who are told of it.
+    """
     attempt = manifest["attempts"][-1]
     write_json(folder / MANIFEST, manifest)
     try:
         yield
-    except Exception as error:
-        attempt["outcome"] = manifest["outcome"] = "failed"
-        attempt["reason"] = str(error)
-        if alarm := alarm_of(folder):
-            attempt["alarm"] = alarm
-        raise
-    except BaseException:  # Ctrl-C, or a run that was cancelled: a wish, not a failure
-        attempt["outcome"] = manifest["outcome"] = "interrupted"
+    except BaseException as error:
+        if attempt["outcome"] != "finished":
+            # Ctrl-C, or a run that was cancelled, is a wish and not a failure.
+            outcome = "failed" if isinstance(error, Exception) else "interrupted"
+            attempt["outcome"] = manifest["outcome"] = outcome
+        if attempt["outcome"] == "failed":
+            attempt["reason"] = str(error)
+            if alarm := alarm_of(folder):
+                attempt["alarm"] = alarm
         raise
     finally:
-        attempt["ended"] = time.time()
-        manifest["wall_seconds"] = sum(
-            a.get("ended", a["started"]) - a["started"] for a in manifest["attempts"]
-        )
-        write_json(folder / MANIFEST, manifest)
+        _write_end(manifest, folder)
+
+
+def _write_end(manifest: dict[str, Any], folder: Path) -> None:
+    attempt = manifest["attempts"][-1]
+    # Not before it began, though the clock be set back while it trains.
+    attempt.setdefault("ended", max(time.time(), attempt["started"]))
+    manifest["wall_seconds"] = sum(
+        a.get("ended", a["started"]) - a["started"] for a in manifest["attempts"]
+    )
+    write_json(folder / MANIFEST, manifest)
 
 
 def _ended(attempt: dict[str, Any], folder: Path) -> dict[str, Any]:

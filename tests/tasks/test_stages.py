@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +32,7 @@ from tasks.stages import (
     stage_folders,
 )
 from tasks.unreferenced import unreferenced
+from tests.conftest import NoTracker
 from trainer.backend.ahead import ray_settings
 from trainer.backend.settings import settings
 
@@ -172,6 +173,37 @@ def test_an_interrupted_stage_is_not_finished_and_needs_no_words(smoke, train, c
     capsys.readouterr()
     assert finished(folder) is None and capsys.readouterr().out == ""
     assert read_json(folder / "stage.json")["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("MLflow is strange")])
+def test_a_stage_has_finished_before_mlflow_hears_of_it_and_stays_so(smoke, train, error):
+    said = []
+
+    class Away(NoTracker):
+        @contextmanager
+        def child_run(self, *given, **settings):
+            with super().child_run(*given, **settings) as run:
+                yield run
+            [folder] = stage_folders(Path(smoke.output))
+            said.append(read_json(folder / "stage.json"))
+            raise error
+
+    with pytest.raises(type(error)):
+        train(smoke, stages=1, tracker=Away())
+    [folder] = stage_folders(Path(smoke.output))
+    assert said == [read_json(folder / "stage.json")]
+    [attempt] = said[0]["attempts"]
+    assert said[0]["outcome"] == attempt["outcome"] == "finished" and "reason" not in attempt
+    assert said[0]["wall_seconds"] == attempt["ended"] - attempt["started"]
+    assert finished(folder)["steps"] == 2
+
+
+def test_no_attempt_ends_before_it_began_though_the_clock_be_set_back(smoke, train, monkeypatch):
+    clock = iter([5000.0, 1400.0, 1401.0])
+    monkeypatch.setattr(training, "time", SimpleNamespace(time=lambda: next(clock)))
+    [stage] = train(smoke, stages=1)
+    assert stage["wall_seconds"] == 0.0
+    assert [(one["started"], one["ended"]) for one in stage["attempts"]] == [(5000.0, 5000.0)]
 
 
 def test_who_holds_a_stage_is_known_while_it_does(tmp_path):
