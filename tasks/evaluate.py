@@ -177,6 +177,7 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
                 "tokens": int(np.sum(graded["tokens"].to_numpy())),
                 "seconds": seconds,
                 "environment": environment(),
+                "sampled_on": generations.made_on(work),  # what is graded anew was made earlier
             },
         )
 

@@ -8,6 +8,7 @@ are there, and grading anew reads them. A process that is killed loses what it h
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 
 from conf import telemetry
 from conf.schema import Experiment
-from tasks.artifacts import Dataset, digest_of, write_json
+from tasks import machine
+from tasks.artifacts import Dataset, digest_of, read_json, write_json
 from tasks.model import Checkpoint
 from tasks.progress import SamplingProgress
 from trainer.backend import surroundings
@@ -28,7 +30,10 @@ from trainer.process import how_it_ended, last_lines, run_guarded
 
 MANIFEST = "generations.json"
 DETERMINING = ("temperature", "top_p", "context_length", "seed", "engine", "dtype")
-"""What of a request determines a response, beside checkpoint, prompt and the sample's number."""
+"""What of a request determines a response, beside checkpoint, prompt and the sample's number; and
+where they are not the usual ones, so that folders of before keep their names, `tensor_parallel` and
+`device`: sums are made in another order there."""
+_USUAL_DEVICE = {"float32": "cpu", "bfloat16": "cuda"}  # as conf/hardware has them
 
 
 class EvaluationFailedError(RuntimeError):
@@ -37,8 +42,7 @@ class EvaluationFailedError(RuntimeError):
 
 def folder_of(output: Path, benchmark: Dataset, checkpoint: Checkpoint, wanted: Request) -> Path:
     """Where these responses lie or would lie."""
-    sampling = {key: getattr(wanted, key) for key in DETERMINING}
-    digest = digest_of([checkpoint.digest, benchmark.digest, sampling])
+    digest = digest_of([checkpoint.digest, benchmark.digest, _determining(wanted)])
     return output / "generations" / f"{benchmark.name}-{digest[:12]}"
 
 
@@ -58,6 +62,7 @@ def complete(
     there = made(folder)
     total = benchmark.rows * wanted.samples
     left = len(missing(wanted, there))
+    earlier, now = made_on(folder), machine.environment()
     write_json(
         folder / MANIFEST,
         {
@@ -65,7 +70,8 @@ def complete(
             "benchmark": benchmark.name,
             "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
             "data_digest": benchmark.digest,
-            "sampling": {key: getattr(wanted, key) for key in DETERMINING},
+            "sampling": _determining(wanted),
+            "made_on": [*earlier, *([] if left == 0 or now in earlier else [now])],
         },
     )
     if left == 0:
@@ -197,5 +203,23 @@ def read(folder: Path, benchmark: Dataset, samples: int) -> tuple[pa.Table, floa
 
 def describe(wanted: Request) -> dict[str, Any]:
     """How was sampled, for a manifest."""
-    keys = ("samples", *DETERMINING)
-    return {key: getattr(wanted, key) for key in keys}
+    return {"samples": wanted.samples, **_determining(wanted)}
+
+
+def made_on(folder: Path) -> list[dict[str, Any]]:
+    """What the responses in a folder were made on, see `tasks.machine.environment`.
+
+    Several where they were made in several goes; empty where it was not written down.
+    """
+    with suppress(ValueError, OSError, KeyError, TypeError):
+        return list(read_json(folder / MANIFEST)["made_on"])
+    return []
+
+
+def _determining(wanted: Request) -> dict[str, Any]:
+    found = {key: getattr(wanted, key) for key in DETERMINING}
+    if wanted.tensor_parallel > 1:
+        found["tensor_parallel"] = wanted.tensor_parallel
+    if wanted.device != _USUAL_DEVICE.get(wanted.dtype):
+        found["device"] = wanted.device
+    return found

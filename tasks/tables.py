@@ -172,9 +172,11 @@ def versions(records: Sequence[Mapping[str, Any]]) -> Table:
     """Versions of packages that trained and evaluated; several where they changed on the way."""
     seen: dict[str, list[str]] = {}
     for record in records:
-        for package, version in (record.get("environment") or {}).get("packages", {}).items():
-            if str(version) not in seen.setdefault(package, []):
-                seen[package].append(str(version))
+        # Responses that were graded anew were sampled by what was installed then.
+        for made_on in (*record.get("sampled_on", ()), record.get("environment") or {}):
+            for package, version in made_on.get("packages", {}).items():
+                if str(version) not in seen.setdefault(package, []):
+                    seen[package].append(str(version))
     lines = [[(package, ""), (", then ".join(seen[package]), "")] for package in sorted(seen)]
     return Table(["package", "version"], lines, text=True)
 

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.load import load
-from tasks import generations
-from tasks.artifacts import read_json
+from tasks import generations, machine
+from tasks.artifacts import digest_of, read_json
 from tasks.download import download
 from tasks.evaluate import evaluate, request
 from tasks.model import Checkpoint, starting_model
 from tasks.progress import SamplingProgress
+from tasks.tables import versions
 from trainer import generate
 from trainer.generate import Response, made, missing, parts, write_part
 from trainer.process import StalledError
@@ -194,6 +195,54 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert len(calls) == 2
     tables = [pq.read_table(path) for path in parts(output / "generations" / first["generations"])]
     assert [table.num_rows for table in tables] == [16, 8]
+
+
+def test_what_responses_were_made_on_stays_with_them_when_they_are_graded_anew(
+    experiment, benchmark, base, tracked, monkeypatch, calls
+):
+    def score(version, samples=2):
+        now = {"packages": {"torch": version}, "git_commit": ""}
+        monkeypatch.setattr(machine, "environment", lambda: now)
+        monkeypatch.setattr("tasks.evaluate.environment", lambda: now)
+        monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", int(version))
+        evaluation = experiment.evaluation.model_copy(update={"samples": samples})
+        changed = experiment.model_copy(update={"evaluation": evaluation})
+        found = evaluate(changed, benchmark, base, "base", -1, tracked, "parent")
+        made_on = [one["packages"]["torch"] for one in found["sampled_on"]]
+        return made_on, found["environment"]["packages"]["torch"], found
+
+    assert score("1")[:2] == (["1"], "1")
+    assert score("2")[:2] == (["1"], "2") and len(calls) == 1
+    made_on, graded_on, found = score("3", samples=3)
+    assert (made_on, graded_on, len(calls)) == (["1", "3"], "3", 2)
+    [[_, (shown, _)]] = versions([found]).rows
+    assert shown == "1, then 3"
+    path = Path(experiment.output) / "generations" / found["generations"] / generations.MANIFEST
+    path.write_text("of an earlier version, or damaged")
+    assert score("4", samples=3)[:2] == ([], "4") and len(calls) == 2
+
+
+def test_responses_of_another_layout_or_device_are_others_and_those_of_before_keep_their_folder(
+    benchmark, base
+):
+    def told(*overrides):
+        experiment = load("experiment=lab/smoke", *overrides)
+        wanted = request(experiment, benchmark, base)
+        folder = generations.folder_of(Path("out"), benchmark, base, wanted)
+        return generations.describe(wanted), folder.name
+
+    for path in (Path(__file__).parents[2] / "conf" / "hardware").glob("*.yaml"):
+        described, folder = told(f"hardware={path.stem}")
+        assert set(described) == {"samples", *generations.DETERMINING}, path.stem
+        del described["samples"]
+        of_before = digest_of([base.digest, benchmark.digest, described])
+        assert folder.endswith(of_before[:12])
+    folders = {told("hardware=gpu8")[1]}
+    for key, value in (("tensor_parallel", 2), ("tensor_parallel", 4), ("device", "cpu")):
+        described, folder = told("hardware=gpu8", f"hardware.{key}={value}")
+        assert described[key] == value, "its scores are others too"
+        folders.add(folder)
+    assert len(folders) == 4
 
 
 @pytest.mark.parametrize(
