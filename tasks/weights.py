@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.artifacts import folder_digest
 
 READERS = "readers"
-_SETTLED = 10**9  # nanoseconds: a file may change again within one tick of its disk's clock
+_SETTLED = 10**8  # nanoseconds: a file may change again within one tick of its disk's clock
 _Stamp = tuple[tuple[str, int, int, int, int], ...]
 _known: dict[Path, tuple[str, _Stamp]] = {}
 
