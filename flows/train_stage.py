@@ -38,7 +38,8 @@ def train_stage(
 
     Raises:
         ConfigError: an unknown experiment, setting or stage.
-        ValueError: a stage before it is not finished, or `force` on one that is being trained.
+        ValueError: a stage before it is not finished, or `force` on one that is being trained or
+            read.
         StageFailedError: the stage failed; run again, it resumes.
     """
     settings = parameters.settings_of(experiment, overrides, output)
