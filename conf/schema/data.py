@@ -51,6 +51,7 @@ class Source(Knobs):
         "auto",
         "chat",
         "plain",
+        "areal",
         "capitals",
         "conversation",
         "dapo",

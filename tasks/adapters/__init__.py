@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tasks.adapters import (
+    areal,
     capitals,
     chat,
     conversation,
@@ -37,6 +38,7 @@ class Adapter(Protocol):
 
 
 ADAPTERS: dict[str, Adapter] = {
+    "areal": areal,
     "chat": chat,
     "conversation": conversation,
     "dapo": dapo,
