@@ -89,6 +89,15 @@ def test_areal_makes_one_update_a_step_then_four():
     assert (zero.reward.right, zero.reward.wrong) == (1, 0)
 
 
+def test_areal_is_scored_on_the_40_problems_of_amc_that_its_figures_are_of():
+    experiment = load("experiment=areal/1_5b_v0_1")
+    assert "40 problems here" in experiment.notes["amc"]
+    sets = {one.name: one.path for one in experiment.evaluation.benchmarks}
+    others = {one.name: one.path for one in load("experiment=fastcurl").evaluation.benchmarks}
+    assert sets["amc2023_40"] == "math-ai/amc23"
+    assert all(sets[name] == others[name] for name in sets.keys() & others.keys())
+
+
 def test_the_ablation_s_sixth_experiment_is_preview():
     assert stages("fastcurl_ablation/6") == stages("fastcurl")
     ninth = [(s.prompts, s.context_length, s.group_size) for s in stages("fastcurl_ablation/9")]
