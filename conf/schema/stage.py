@@ -96,6 +96,18 @@ class Stage(Knobs):
         return self
 
     @model_validator(mode="after")
+    def _limits_leave_prompts(self) -> "Stage":
+        if None in (self.drop_solved, self.drop_hopeless):
+            return self
+        if self.drop_hopeless >= self.drop_solved:
+            raise ValueError(
+                f"drop_hopeless is {self.drop_hopeless}, drop_solved {self.drop_solved}: no pass "
+                "rate lies between, so no prompt that the stage before drew would be left\n\n"
+                "hint: lower drop_hopeless or raise drop_solved"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _conditions_can_hold(self) -> "Stage":
         for key, conditions, last in (
             ("transition", self.transition.when, self.steps - 1),
