@@ -36,6 +36,17 @@ def test_fastcurl_preview_is_860_steps_of_128_prompts_and_1720_updates():
     assert total("fastcurl", "rollouts") == 1_177_600
 
 
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith(("fastcurl", "deepscaler"))])
+def test_prompts_over_1024_tokens_are_left_out_as_the_scripts_do(name):
+    """max_prompt_length of their scripts, and the filter of their trainer (ray_trainer.py)."""
+    experiment = load(f"experiment={name}")
+    assert experiment.data.train.name == "fastcurl_train"
+    assert experiment.data.max_prompt_length == 1024
+    assert experiment.gates.overlong_prompts == "drop"
+    # Of all rows, though: the files were divided before any was left out.
+    assert experiment.data.segmentation.threshold == 247
+
+
 @pytest.mark.parametrize(("name", "steps"), [("fastcurl_v2", 1_710), ("fastcurl_v3", 2_620)])
 def test_its_successors_are_as_long_as_the_readme_says(name, steps):
     assert total(name, "prompts") / 128 == steps

@@ -68,7 +68,7 @@ def test_arms_that_compare_curricula_train_on_the_same_rows(name):
     first, *others = [run.settings for run in runs(load_study(name, ["seeds=[0]"]))]
     for other in others:
         assert other.data == first.data
-        assert other.gates == first.gates  # AReaL alone drops long prompts, but not in a study
+        assert other.gates == first.gates
         assert other.model == first.model
 
 

@@ -136,6 +136,16 @@ def test_fastcurls_split_of_april_comes_out_row_for_row(fastcurl):
 
 
 @needs_real_data
+def test_rows_that_are_left_out_for_their_length_move_no_other(fastcurl, tmp_path):
+    train, data, _ = fastcurl
+    short = pc.less_equal(pc.utf8_length(train.table()["question"]), 1500)
+    kept = Dataset.write(tmp_path / "kept", "kept", train.table().filter(short))
+    sets = segment(kept, data, tmp_path)
+    assert kept.rows < 40_315 and round(sets["L1"].manifest["mean"]) < 247
+    assert sets["L1"].rows == 24_976 and sets["L3"].rows == kept.rows - 24_976
+
+
+@needs_real_data
 def test_fastcurls_split_of_march_comes_out_by_the_other_length(fastcurl):
     """Song et al. 2025, release of 19 March: short, all and long chains of thought."""
     train, _, output = fastcurl
