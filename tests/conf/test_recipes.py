@@ -96,8 +96,17 @@ def test_areal_makes_one_update_a_step_then_four():
         assert {s.batch_size // s.mini_batch_size for s in experiment.stages} == {updates}
         assert {s.learning_rate for s in experiment.stages} == {rate}
         assert (experiment.reward.right, experiment.reward.wrong) == (5, -5)
+        assert experiment.stages[0].warmup_steps == round(0.02 * 390)
     zero = load("experiment=areal/7b_zero")
+    assert [stage.warmup_steps for stage in zero.stages] == [round(0.02 * 200)]
     assert (zero.reward.right, zero.reward.wrong) == (1, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("areal/")])
+def test_areal_says_what_of_warm_up_form_and_prompt_is_not_as_published(name):
+    experiment = load(f"experiment={name}")
+    assert experiment.reward.think == "optional" and "has to be closed" in experiment.notes["form"]
+    assert "2 %" in experiment.notes["warmup"] and "data.instruction" in experiment.notes["prompt"]
 
 
 def test_areal_is_scored_on_the_40_problems_of_amc_that_its_figures_are_of():
