@@ -1,14 +1,15 @@
 """What is wrong with keys and values, by the schema."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from conf.files import GROUPS
 from conf.schema import Experiment
+from conf.schema.knobs import Knobs
 
 
 def unknown(path: list[str]) -> str:
@@ -38,6 +39,34 @@ def unknown(path: list[str]) -> str:
         f"{', '.join(names)}\n\n"
         f"hint: {'did you mean ' + ' or '.join(near) + '?' if near else 'take it out'}"
     )
+
+
+def unread(experiment: Experiment, given: Mapping[str, Any]) -> str:
+    """What is wrong with a knob that the command line sets and nothing reads, or nothing.
+
+    Args:
+        experiment: The settings as they came out.
+        given: Overrides by key; a value may hold further keys.
+    """
+    for key, value in given.items():
+        for path in _leaves(key, value):
+            *within, name = path.split(".")
+            part: Any = experiment
+            for step in within:
+                part = part[int(step)] if isinstance(part, list) else getattr(part, step, None)
+            is_set = isinstance(part, Knobs) and name in part.model_dump(exclude_defaults=True)
+            if is_set and (fault := part.unread(name)):
+                return f"{'.'.join(within)}: {fault}"
+    return ""
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, one in inner:
+            yield from _leaves(f"{key}.{name}", one)
+    else:
+        yield key
 
 
 def refused(error: ValidationError) -> str:

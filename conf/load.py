@@ -37,7 +37,8 @@ def load(*overrides: str) -> Experiment:
         ConfigError: for an unknown experiment, group choice or key (near names are given), for a
             value out of bounds, and for an override that takes the stages or a group away.
     """
-    lines = [_checked(override) for override in parsed(overrides)]
+    found = parsed(overrides)
+    lines = [_checked(override) for override in found]
     try:
         config = compose("conf", "config", lines)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -57,7 +58,11 @@ def load(*overrides: str) -> Experiment:
                 f"{key}: found nothing, needed at least one setting",
                 f"drop the override that empties {key}, or choose a file of that group",
             )
-    return checked(values)
+    experiment = checked(values)
+    given = {one.key_or_group: one.value() for one in found if one.key_or_group not in GROUPS}
+    if fault := keys.unread(experiment, given):
+        raise ConfigError(fault)
+    return experiment
 
 
 def checked(values: dict[str, Any]) -> Experiment:

@@ -5,20 +5,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from conf.schema.knobs import NAME, SEEDS, Knobs, knob
+from conf.schema.knobs import NAME, SEEDS, Knobs, knob, not_read
 
 Characters = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-# Which kinds read a knob. Those that a file of conf/data sets for its own kind (rows, split, seed)
-# are not here: they are left over where the command line gives another.
+# Which kinds read a knob.
 _READ_BY = {
     "path": ("file", "hub"),
     "files": ("hub",),
     "mirror": ("hub",),
     "revision": ("hub",),
     "columns": ("file", "hub"),
+}
+# Files of conf/data set these for their own kind or rule, and they are left over where the command
+# line gives another: only what the command line sets itself is refused.
+_LEFT_OVER = {"rows": ("lab",), "split": ("lab", "hub"), "seed": ("lab",)}
+_LEFT_OVER_BY_RULE = {"threshold": ("length",), "length_of": ("length",)}
+_READ_BY_RULE = {
+    "quantiles": ("tokens",),
+    "bands": ("pass_rate",),
+    "model": ("pass_rate",),
+    "model_revision": ("pass_rate",),
+    "samples": ("pass_rate",),
+    "temperature": ("pass_rate",),
+    "top_p": ("pass_rate",),
+    "context_length": ("pass_rate",),
 }
 
 
@@ -82,17 +95,20 @@ class Source(Knobs):
         given = self.model_dump(exclude_defaults=True)
         for key, kinds in _READ_BY.items():
             if key in given and self.kind not in kinds:
-                raise ValueError(
-                    f"found {key} {given[key]!r}, which kind={self.kind} does not read, needed "
-                    f"{' or '.join(f'kind={kind}' for kind in kinds)}\n\n"
-                    f"hint: set its kind to {' or '.join(kinds)}, or leave {key} out"
-                )
+                raise ValueError(not_read(key, given[key], "kind", self.kind, kinds))
         if self.kind == "hub" and not (self.path and isinstance(self.path, str)):
             raise ValueError(
                 f"found kind=hub with path {self.path!r}, needed the name of one dataset"
                 "\n\nhint: set path to it, as in owner/name; files says which of its files"
             )
         return self
+
+    def unread(self, key: str) -> str:
+        """Why `rows`, `split` or `seed` has no effect, or ""."""
+        kinds = _LEFT_OVER.get(key, (self.kind,))
+        if self.kind in kinds or (key == "seed" and self.held_out):
+            return ""
+        return not_read(key, getattr(self, key), "kind", self.kind, kinds)
 
     @model_validator(mode="after")
     def _columns_make_problems(self) -> "Source":
@@ -207,6 +223,23 @@ class Segmentation(Knobs):
                 f"rule {self.rule!r}\n\nhint: leave names out to have them numbered"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rule_reads_what_is_set(self) -> "Segmentation":
+        given = self.model_dump(exclude_defaults=True)
+        for key, rules in _READ_BY_RULE.items():
+            if key in given and self.rule not in rules:
+                raise ValueError(not_read(key, given[key], "rule", self.rule, rules))
+        return self
+
+    def unread(self, key: str) -> str:
+        """Why `threshold` or `length_of` has no effect, or ""."""
+        rules = _LEFT_OVER_BY_RULE.get(key, (self.rule,))
+        return (
+            ""
+            if self.rule in rules
+            else not_read(key, getattr(self, key), "rule", self.rule, rules)
+        )
 
     @property
     def whole(self) -> str:

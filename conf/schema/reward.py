@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from conf.schema.knobs import Knobs, Value, knob
 
 
@@ -58,3 +60,13 @@ class Reward(Knobs):
         "processes",
         ge=0,
     )
+
+    @model_validator(mode="after")
+    def _penalty_has_a_share(self) -> "Reward":
+        if not self.overlong_share and "overlong_penalty" in self.model_dump(exclude_defaults=True):
+            raise ValueError(
+                f"found overlong_penalty {self.overlong_penalty} and overlong_share 0, over which "
+                "nothing is lost, needed a share above 0\n\n"
+                "hint: set overlong_share, as in 0.2, or leave overlong_penalty out"
+            )
+        return self

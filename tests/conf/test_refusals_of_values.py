@@ -24,3 +24,85 @@ def test_limits_between_which_no_pass_rate_lies_are_refused(solved, hopeless):
 def test_limits_that_leave_prompts_are_taken(solved, hopeless):
     limits = [f"stages.1.drop_solved={solved}", f"stages.1.drop_hopeless={hopeless}"]
     assert load("experiment=lab/smoke", *limits).stages[1].drop_solved in (solved, None)
+
+
+UNREAD = [
+    # What a rule does not look at.
+    (
+        ["quantiles=[0.3]"],
+        "found quantiles [0.3], which rule=length does not read, needed rule=tok",
+    ),
+    (["bands=[0,0.5,1]"], "found bands [0.0, 0.5, 1.0], which rule=length does not read, needed"),
+    (["samples=3"], "found samples 3, which rule=length does not read, needed rule=pass_rate"),
+    (["rule=tokens", "temperature=1"], "found temperature 1.0, which rule=tokens does not read"),
+    (
+        ["rule=whole", "threshold=100"],
+        "found threshold 100, which rule=whole does not read, needed",
+    ),
+    (["rule=level", "length_of=repr_chat"], "found length_of 'repr_chat', which rule=level does"),
+]
+OWN = ["data.train.kind=file", "data.train.path=a.jsonl"]
+
+
+@pytest.mark.parametrize(("given", "said"), UNREAD)
+def test_what_the_rule_of_segmentation_does_not_read_is_refused(given, said):
+    lines = [f"data.segmentation.{one}" for one in given]
+    assert refused(*lines, "stages.0.prompts=all").startswith(f"data.segmentation: {said}")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["split=test"], "found split 'test', which kind=file does not read, needed kind=lab or k"),
+        (["rows=9"], "found rows 9, which kind=file does not read, needed kind=lab\n\nhint: set"),
+        (["seed=3"], "found seed 3, which kind=file does not read, needed kind=lab\n\nhint: set"),
+    ],
+)
+def test_what_a_file_does_not_read_is_refused(given, said):
+    assert refused(*OWN, *(f"data.train.{one}" for one in given)).startswith(f"data.train: {said}")
+    together = f"{{name:mine,kind:file,path:a.jsonl,{given[0].replace('=', ':')}}}"
+    assert refused(f"data.train={together}").startswith(f"data.train: {said}")
+    listed = refused(f"evaluation.benchmarks=[{{name:b}},{together}]")
+    assert listed.startswith(f"evaluation.benchmarks.1: {said}")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        OWN,  # rows of the lab's file are left over
+        [*OWN, "data.train.split=train", "data.train.seed=0"],  # the defaults
+        [*OWN, "data.train.held_out=5", "data.train.seed=3"],  # which are held out
+        ["data=fastcurl", "data.segmentation.rule=whole"],  # its threshold is left over
+        ["data=numinamath_cot", "data.segmentation.rule=length"],
+        ["reward=dapo", "reward.overlong_share=0"],
+        ["data.segmentation.rule=tokens", "data.segmentation.quantiles=[0.3]"],
+        ["hardware.offload=true", "stages.0.temperature=1", "method.kl_estimator=k1"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_or_left_over_from_a_file_is_taken(given):
+    assert load("experiment=lab/smoke", *given).name == "lab_smoke"
+
+
+def test_a_penalty_over_no_share_of_the_context_is_refused():
+    said = refused("reward.overlong_penalty=2")
+    assert said.startswith("reward: found overlong_penalty 2.0 and overlong_share 0, over which")
+    both = load("experiment=lab/smoke", "reward.overlong_penalty=2", "reward.overlong_share=0.1")
+    assert both.reward.overlong_penalty == 2
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["seed", "stages.0.steps", "stages.0.learning_rate", "stages.1.drop_solved", "reward.memory",
+     "data.segmentation.threshold", "evaluation.benchmarks.0.rows"],
+)  # fmt: skip
+def test_a_switch_where_a_number_is_asked_for_is_refused(key):
+    for value in (True, False):
+        said = refused(f"{key}={str(value).lower()}")
+        assert said.startswith(f"{key}: found {value}, needed ") and f"hint: {key}" in said
+
+
+def test_a_switch_in_a_list_of_numbers_is_refused():
+    assert "found [0.5, True], needed a number" in refused(
+        "data.segmentation.rule=tokens", "data.segmentation.quantiles=[0.5,true]"
+    )
