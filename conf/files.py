@@ -86,6 +86,12 @@ def check_defaults(message: str, chosen: str = "...") -> None:
     if group not in GROUPS:
         hint = near(group, GROUPS) or f"the groups are {', '.join(GROUPS)}"
         raise refusal(f"{where}: found {group!r} in its defaults, needed a folder of conf/", hint)
+    if "@" in found and within not in ("config", f"experiment/{chosen}"):
+        raise refusal(
+            f"conf/experiment/{chosen}.yaml: its defaults take {within} in under a key of its own, "
+            "needed at the top, where an experiment's settings are",
+            f"write - /{within}@_global_",
+        )
     if place and name and not found.startswith(beside):
         check_choice(group, name, where)
     raise refusal(
@@ -95,16 +101,35 @@ def check_defaults(message: str, chosen: str = "...") -> None:
     )
 
 
-def broken(error: yaml.MarkedYAMLError) -> ConfigError:
+def broken(error: yaml.MarkedYAMLError | UnicodeDecodeError) -> ConfigError:
     """The refusal of a file that is no YAML, with the line at which reading it ended."""
+    if isinstance(error, UnicodeDecodeError):
+        return _no_utf_8(error)
     mark = error.problem_mark
-    file = Path(mark.name)
-    if file.is_relative_to(FOLDER.parent):
-        file = file.relative_to(FOLDER.parent)
     return refusal(
-        f"{file}, line {mark.line + 1}: {error.problem}, needed YAML",
+        f"{_named(Path(mark.name))}, line {mark.line + 1}: {error.problem}, needed YAML",
         "look at colons, brackets and indentation in that line and the one before",
     )
+
+
+def _no_utf_8(error: UnicodeDecodeError) -> ConfigError:
+    # The error knows what was read, not from where.
+    for file in sorted(FOLDER.rglob("*.yaml")):
+        content = file.read_bytes()
+        if error.object in content:
+            start = content.index(error.object) + error.start
+            line = content.count(b"\n", 0, start) + 1
+            return refusal(
+                f"{_named(file)}, line {line}: found the byte 0x{content[start]:02x}, which is no "
+                "UTF-8, needed a file in UTF-8",
+                "save it as UTF-8 in your editor, or write the letter without its accent",
+            )
+    return refusal(str(error), f"save the files under {FOLDER} as UTF-8")
+
+
+def _named(file: Path) -> Path:
+    inside = file.is_relative_to(FOLDER.parent)
+    return file.relative_to(FOLDER.parent) if inside else file
 
 
 def without_package() -> list[str]:

@@ -44,7 +44,7 @@ def load(*overrides: str) -> Experiment:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _told(error, overrides) from error
-    except MarkedYAMLError as error:
+    except (MarkedYAMLError, UnicodeDecodeError) as error:
         raise files.broken(error) from error
     if "curriculum" in values:
         raise refusal(

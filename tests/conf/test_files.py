@@ -50,6 +50,15 @@ WRONG = [
         "defaults:\n  - override /curriculum: lab_smoke\nstages: {0: {steps: 3}}",
         rf"^{MINE}: found keys for a part of a list, .*hint: .*stages\.0\.steps=20$",
     ),
+    (
+        "defaults: [lab/smoke, _self_]\nname: mine",
+        rf"^{MINE}: its defaults take experiment/lab/smoke in under a key of its own, needed at "
+        r"the top,.*\n\nhint: write - /experiment/lab/smoke@_global_$",
+    ),
+    (
+        "# in Latin-1\nname: mine  # caf\u00e9",
+        rf"^{MINE}, line 2: found the byte 0xe9, which is no UTF-8, needed a file in UTF-8\n\nhint",
+    ),
     ("stpes: 3", r"^stpes: no such key, needed one of name, .*hint: did you mean stages"),
 ]
 SAY = """
@@ -58,7 +67,7 @@ from pathlib import Path
 from conf.load import ConfigError, load
 said = []
 for text in json.loads(sys.argv[1]):
-    Path("conf/experiment/mine.yaml").write_text(text + "\\n")
+    Path("conf/experiment/mine.yaml").write_text(text + "\\n", encoding="latin-1")
     try:
         load("experiment=mine")
     except ConfigError as error:
@@ -112,3 +121,27 @@ def test_the_settings_that_take_a_path_are_there():
     for suggestion in INSTEAD.values():
         for key in re.findall(r"([a-z_.]+)=", suggestion):
             told(key)
+
+
+TAKEN_IN = """
+from pathlib import Path
+from conf.load import load
+from conf.studies import load_study
+lines = ["defaults: [/experiment/lab/smoke@_global_, _self_]", "seed: 5", "name: mine"]
+Path("conf/experiment/mine.yaml").write_text("\\n".join(lines))
+made, other = load("experiment=mine"), load("experiment=lab/smoke")
+assert made == other.model_copy(update={"name": "mine", "seed": 5})
+Path("conf/study/mine.yaml").write_bytes(b"arms: []\\nquestion: \\xe9?")
+try:
+    load_study("mine", [])
+except ValueError as error:
+    assert str(error).startswith("conf/study/mine.yaml, line 2: found the byte 0xe9"), error
+"""
+
+
+def test_an_experiment_is_taken_in_by_the_hint_and_a_study_in_latin_1_is_named(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "conf")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", TAKEN_IN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
