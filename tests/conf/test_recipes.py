@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from conf import load as settings
-from conf.load import choices
+from conf.load import FOLDER, choices
 from tasks.amounts import amounts
 
 load = cache(settings.load)  # 0.1 s each
@@ -178,8 +178,29 @@ def test_a_chosen_evaluation_is_the_whole_evaluation():
         )
 
 
+def traits(experiment):
+    """What of its stages a twin may leave out or change, by the word that says so."""
+    first = experiment.stages[0].group_size
+    return {
+        "KL": [stage.kl_coefficient > 0 for stage in experiment.stages],
+        "entropy": [stage.entropy_coefficient > 0 for stage in experiment.stages],
+        "update": [stage.batch_size // stage.mini_batch_size for stage in experiment.stages],
+        "rollouts": [stage.group_size / first for stage in experiment.stages],
+        "warm-up": [stage.warmup_steps > 0 for stage in experiment.stages],
+    }
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_has_a_twin_of_the_same_structure_in_the_lab(name):
+def test_what_a_twin_leaves_out_its_curriculum_says(name):
+    paper, lab = (traits(load(f"experiment={arm}")) for arm in (name, twin(name)))
+    text = (FOLDER / "experiment" / f"{twin(name)}.yaml").read_text()
+    curriculum = re.search(r"override /curriculum: (\S+)", text)[1]
+    said = (FOLDER / "curriculum" / f"{curriculum}.yaml").read_text().partition("\nstages:")[0]
+    assert [word for word in paper if paper[word] != lab[word] and word not in said] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_twin_of_the_same_sets_lengths_and_method_in_the_lab(name):
     paper, lab = load(f"experiment={name}"), load(f"experiment={twin(name)}")
     assert lab.hardware.device == "cpu" and lab.model.path == "lab"
     assert paper.method == lab.method and paper.selection == lab.selection
