@@ -46,8 +46,10 @@ _AFTER = re.compile(
 
 
 def fits(row: Mapping[str, Any]) -> bool:
-    """Whether it has a prompt that is one text, a query_id and solutions."""
-    return row.keys() >= {"query_id", "solutions"} and isinstance(row.get("prompt"), str)
+    """Whether it has a prompt that is one text, a query_id and solutions, and no plain question."""
+    if row.keys() & {"problem", "question"} or not row.keys() >= {"query_id", "solutions"}:
+        return False
+    return isinstance(row.get("prompt"), str)
 
 
 def check(row: Mapping[str, Any]) -> None:

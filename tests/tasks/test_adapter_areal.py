@@ -117,5 +117,9 @@ def test_a_row_of_another_layout_is_refused_with_what_it_has(given, says):
     assert "data=deepscaler has the same 40k" in str(refused.value) or given.get("task") == "code"
 
 
+def test_a_plain_question_beside_such_a_prompt_is_read_as_before():
+    assert adapter_of(row(problem="1+1?", answer="2")) is ADAPTERS["plain"]
+
+
 def test_the_columns_that_it_names_are_all_it_reads():
     assert {"prompt", "query_id", "solutions", "task"} == ADAPTERS["areal"].COLUMNS
