@@ -6,7 +6,7 @@ python -m trainer.guard --fork ... -- -m MODULE ARGUMENTS...
 A trainer starts a tree of processes (Ray's daemons among them leave their session), which an
 ordinary kill does not reach. The guard adopts every orphan of its tree, so that when the trainer
 ends, when the guard is told to stop (SIGTERM, SIGINT), or when its parent dies, it can end them
-all. It also removes what they leave in shared memory, and the scratch folder. Linux only.
+all. It also removes what they made and left in shared memory, and the scratch folder. Linux only.
 
 A guard that is itself a fork of `trainer.standby` has what the trainer imports, and forks it.
 
@@ -35,7 +35,14 @@ from pathlib import Path
 
 import psutil
 
-from trainer.leftovers import NOTE, SHARED_MEMORY, kill, remove_shared_memory, shared_memory_files
+from trainer.leftovers import (
+    NOTE,
+    SHARED_MEMORY,
+    kill,
+    remove_shared_memory,
+    shared_memory_files,
+    there_before,
+)
 from trainer.warm import SHOWN, run_as_main
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -138,6 +145,7 @@ class Guard:
         self.told_to_stop = False
         self.files: set[Path] = set()
         self.pids: set[int] = set()
+        self.before = there_before()
         self.note = _opened(scratch / NOTE) if scratch else None
         if self.note:
             fcntl.flock(self.note, fcntl.LOCK_EX)
@@ -178,7 +186,7 @@ class Guard:
         """End and remove all that is left, and give the exit code."""
         self._look()
         end_all()
-        remove_shared_memory(self.files, self.pids)
+        remove_shared_memory(self.files, self.pids, self.before)
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
         return code
@@ -217,7 +225,11 @@ class Guard:
     def _write_note(self) -> None:
         if not self.note:
             return
-        known = {"pids": sorted(self.pids), "files": sorted(map(str, self.files))}
+        known = {
+            "pids": sorted(self.pids),
+            "files": sorted(map(str, self.files)),
+            "before": sorted(self.before),
+        }
         text = json.dumps(known).encode()
         with contextlib.suppress(OSError):
             # A full disk refuses here, and what was noted before stays, which is most of it.

@@ -21,8 +21,18 @@ SETTINGS, OUTPUT = "ray.json", "output"
 UNUSED = 600.0  # seconds after which a scratch folder that no guard took is nobody's
 
 
+def there_before() -> set[int]:
+    """The inodes of what lies in /dev/shm: a program that starts now has made none of it."""
+    return {entry.inode() for entry in os.scandir(SHARED_MEMORY)}
+
+
 def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
-    """Files under /dev/shm that these processes have mapped."""
+    """Files that lie directly in /dev/shm and that these processes have mapped.
+
+    There torch (torch_PID_x), Python (psm_x, sem.x), vLLM, verl and NCCL make theirs; Ray's store
+    unlinks its own as it makes it. What lies in folders below are data of the user: weights are
+    mapped as they are loaded.
+    """
     found = set()
     for process in processes:
         try:
@@ -30,17 +40,24 @@ def shared_memory_files(processes: list[psutil.Process]) -> set[Path]:
         except OSError:  # it has just ended
             continue
         for line in maps.splitlines():
-            path = line.rpartition(" ")[2]
-            if path.startswith(f"{SHARED_MEMORY}/"):
-                found.add(Path(path))
+            path = Path(line.rpartition(" ")[2])
+            if path.parent == SHARED_MEMORY:
+                found.add(path)
     return found
 
 
-def remove_shared_memory(files: Iterable[Path], pids: Iterable[int]) -> None:
-    """Remove what nobody maps any more: `files`, and what `pids` named after themselves."""
+def remove_shared_memory(files: Iterable[Path], pids: Iterable[int], before: set[int]) -> None:
+    """Remove what nobody maps any more: `files`, and what `pids` named after themselves.
+
+    Args:
+        files: What `shared_memory_files` found.
+        pids: Of the processes that have ended.
+        before: What `there_before` gave as they began, and stays whoever maps it.
+    """
     for path in {*files, *_named_after(set(pids))}:
-        if not _mapped_by_others(path):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or of another user
+            if path.stat().st_ino not in before and not _mapped_by_others(path):
+                path.unlink()
 
 
 def _named_after(pids: set[int]) -> Iterable[Path]:
@@ -84,25 +101,29 @@ def _swept(scratch: Path) -> bool:
         # Nothing is written but under the lock: what is empty may be a guard's about to take it.
         if not text and time.time() - os.fstat(file.fileno()).st_mtime <= UNUSED:
             return False
-        pids, files = _noted(text)
+        pids, files, before = _noted(text)
         left = marked(scratch)
         files |= shared_memory_files(left)
         pids |= {process.pid for process in left}
         deadline = time.monotonic() + 5
         while (left := marked(scratch)) and time.monotonic() < deadline:
             kill(left)
-        remove_shared_memory(files, pids)
+        if before is not None:
+            remove_shared_memory(files, pids, before)
         shutil.rmtree(scratch, ignore_errors=True)
     return not scratch.exists()
 
 
-def _noted(text: bytes) -> tuple[set[int], set[Path]]:
-    """Pids and files of a note; none of one that a full disk cut short: marks tell who is left."""
+def _noted(text: bytes) -> tuple[set[int], set[Path], set[int] | None]:
+    """Pids and files of a note, and what was there before.
+
+    None of one that a full disk cut short: marks tell who is left, and nothing what may be removed.
+    """
     try:
         noted = json.loads(text)
-        return set(noted["pids"]), set(map(Path, noted["files"]))
+        return set(noted["pids"]), set(map(Path, noted["files"])), set(noted["before"])
     except (ValueError, KeyError, TypeError):
-        return set(), set()
+        return set(), set(), None
 
 
 def _forgotten(scratch: Path) -> bool:
