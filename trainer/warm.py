@@ -26,6 +26,7 @@ import importlib
 import json
 import os
 import runpy
+import shlex
 import signal
 import socket
 import sys
@@ -87,7 +88,8 @@ def stand_by(path: Path, then: Sequence[str] = ()) -> str:
             what can be shared among programs of the same `SAME` alone.
 
     Returns:
-        The command that starts a Python program by it, `PROGRAM ARGUMENTS...` to be added.
+        The command, for a shell, that starts a Python program by it, `PROGRAM ARGUMENTS...` to be
+        added.
     """
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -99,7 +101,8 @@ def stand_by(path: Path, then: Sequence[str] = ()) -> str:
         SHOWN.show(sys.executable, "-m", "trainer.warm", str(path))
         _serve(listener, then)
     listener.close()
-    return f"{sys.executable} -I -S {Path(__file__).resolve()} {path}"
+    # Ray gives it to bash as it is: a folder's name may have a space.
+    return shlex.join([sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(path)])
 
 
 def _end_with(parent: int) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +63,7 @@ def server(tmp_path, request):
         stdout=subprocess.PIPE,
         text=True,
     )
-    command = process.stdout.readline().split()
+    command = shlex.split(process.stdout.readline())
     yield process, command
     process.kill()
     process.wait()
@@ -98,6 +100,29 @@ def test_a_program_finds_itself_as_if_python_had_been_started_for_it(server, tmp
     assert found["waits"], "it could not wait for a process of its own"
     assert found["imported"], "it is no fork of the one that stands by"
     assert found["parent"] in [child.pid for child in psutil.Process(process.pid).children()]
+
+
+def test_a_folder_with_a_space_in_its_name_is_no_two_words_to_ray(tmp_path):
+    """Ray starts a worker by `bash -c "exec " + py_executable`."""
+    repository = tmp_path / "my 'own' repository"
+    (repository / "trainer").mkdir(parents=True)
+    shutil.copy(warm.__file__, repository / "trainer")
+    (tmp_path / "program.py").write_text("open('ran', 'w').write('it did')")
+    stands_by = "import sys, trainer.warm as w; print(w.stand_by(sys.argv[1]), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", stands_by, str(repository / "warm")],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        line = f"exec {process.stdout.readline().strip()} program.py"
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "ran").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert (tmp_path / "ran").exists()
 
 
 def test_programs_do_not_draw_the_same_numbers(server, tmp_path):
