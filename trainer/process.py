@@ -84,7 +84,10 @@ class Guarded:
             if self._guard.returncode < 0:
                 sweep(TEMPORARY)  # the guard was killed, and ended and removed nothing
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            # Interrupted once more, we leave a trainer behind that may still save, and needs what
+            # lies there: its guard removes it.
+            if not self.runs:
+                shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def new_scratch() -> Path:
@@ -181,9 +184,11 @@ def run_guarded(
 
     Raises:
         StalledError: it stalled; it has been stopped.
-        KeyboardInterrupt: passed on, after every process has ended.
+        KeyboardInterrupt: passed on, after every process has ended; at a second one at once, while
+            the guard goes on to let the program save and to end all.
     """
     scratch = new_scratch()
+    program = None
     try:
         with log.open("ab") as output:
             program = start(
@@ -196,9 +201,10 @@ def run_guarded(
                 grace=grace,
                 warm=warm,
             )
-        return program.watch(log, progress, stall_timeout)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if program is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return program.watch(log, progress, stall_timeout)
 
 
 _lock = threading.Lock()
