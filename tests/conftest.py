@@ -108,7 +108,7 @@ def _train(monkeypatch, experiment, stages, stop, tracker, parent) -> list[dict]
             saved = folder / "verl" / f"global_step_{last}"
             (saved / "actor").mkdir(parents=True, exist_ok=True)
             for name in ("stagecraft.json", "data.pt"):
-                (saved / name).touch()
+                (saved / name).write_text("{}")
             (folder / "verl" / "latest_checkpointed_iteration.txt").write_text(str(last))
             if error:
                 raise error

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from trainer.synced import replace
+
 
 def append_record(path: Path, record: dict) -> None:
     """Add one JSON line, on the disk before this returns."""
@@ -44,6 +46,4 @@ def _record(path: Path, number: int, line: bytes) -> dict:
 def keep_steps(path: Path, last: int) -> None:
     """Drop the records of steps after `last`: training goes on from there and makes them again."""
     kept = [record for record in read_records(path) if record["step"] <= last]
-    aside = path.with_suffix(".part")
-    aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(aside, path)
+    replace(path, "".join(json.dumps(record) + "\n" for record in kept))

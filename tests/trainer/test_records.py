@@ -1,5 +1,7 @@
 """Records of steps survive being cut and being resumed."""
 
+import os
+
 import pytest
 
 from trainer.records import append_record, keep_steps, read_records
@@ -37,6 +39,17 @@ def test_a_resume_forgets_the_steps_that_it_makes_again(tmp_path):
         append_record(path, {"step": step})
     keep_steps(path, 2)
     assert read_records(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_what_stays_is_on_the_disk_before_it_takes_the_place_of_the_rest(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    append_record(path, {"step": 1})
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    keep_steps(path, 1)
+    assert synced == [str(path.with_suffix(".part")), str(tmp_path)]
 
 
 def test_a_first_start_makes_an_empty_file(tmp_path):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.backend.resume import last_saved_step
 from trainer.checkpoint import has_weights
+from trainer.synced import sync_tree
 
 # Of log-probabilities. float32 differs by rounding alone, so its largest difference is judged;
 # bfloat16 kernels of two devices differ by much on rare tokens, so there it is the mean.
@@ -52,6 +53,7 @@ def export(verl_folder: Path, start: Path, target: Path, steps: int, dtype: str)
     result = check(aside, start, probe, dtype)
     (aside / "handoff.json").write_text(json.dumps(result, indent=2))
     _readable(aside)
+    sync_tree(aside)  # the stage counts as finished by it, and its states may then be deleted
     if target.exists():
         shutil.rmtree(target)
     os.replace(aside, target)

@@ -1,27 +1,32 @@
 """Where an interrupted stage goes on: the last step that is both saved and recorded."""
 
-import os
+import json
 import shutil
 from pathlib import Path
 
 from trainer.backend.endings import alarm_of
 from trainer.records import read_records
+from trainer.synced import replace, sync, sync_tree
 
 STATE = "stagecraft.json"  # our part of a checkpoint, beside verl's
 TRACKER = "latest_checkpointed_iteration.txt"  # verl resumes at the step that it names
-LAST = "data.pt"  # the last file of a checkpoint: without it the folder was cut
+LAST = "data.pt"  # the last file of verl's checkpoint: without it the folder was cut
+# Written when the others are on the disk. A checkpoint without it is an older version's, or was cut
+# before its step was recorded.
+SIZES = "sizes.json"
 
 
 def last_saved_step(verl_folder: Path) -> int:
     """The last step whose checkpoint is whole, or 0; verl writes its tracker after all others.
 
-    It empties the file first. Killed or looked at between, the newest checkpoint is whole.
+    It empties the file first. Killed or looked at between, the newest checkpoint is whole. So it is
+    where a power cut left no number in it.
     """
     tracker = verl_folder / TRACKER
     if not tracker.exists():
         return 0
-    text = tracker.read_text()
-    if text:
+    text = _text(tracker)
+    if text.isdecimal():
         return int(text)
     whole = verl_folder.glob("global_step_*/data.pt")
     return max((int(path.parent.name.rpartition("_")[2]) for path in whole), default=0)
@@ -40,7 +45,7 @@ def resume_after(folder: Path) -> int:
     """
     chosen = last_whole_step(folder)
     tracker = folder / "verl" / TRACKER
-    if tracker.exists() and tracker.read_text() != str(chosen):
+    if tracker.exists() and _text(tracker) != str(chosen):
         _tell_verl(tracker, chosen)
     return chosen
 
@@ -83,13 +88,45 @@ def keep_newest(verl: Path, step: int, count: int, every: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def keep_on_disk(checkpoint: Path) -> None:
+    """Have a checkpoint that was just saved on the disk, and note what it holds.
+
+    Without it a power cut leaves files that are empty or short, in a checkpoint whose step is
+    recorded.
+    """
+    sizes = sync_tree(checkpoint)
+    tracker = checkpoint.with_name(TRACKER)
+    if tracker.exists():
+        sync(tracker)
+    replace(checkpoint / SIZES, json.dumps(sizes))
+
+
 def _whole(verl: Path) -> set[int]:
     """Steps with a whole checkpoint."""
-    return {
-        _step_of(path.parent)
-        for path in verl.glob(f"global_step_*/{LAST}")
-        if (path.parent / STATE).exists() and (path.parent / "actor").is_dir()
-    }
+    return {_step_of(path.parent) for path in verl.glob(f"global_step_*/{LAST}") if _holds(path)}
+
+
+def _holds(last: Path) -> bool:
+    """Whether what lies beside a checkpoint's last file is all of it."""
+    folder = last.parent
+    try:
+        sizes = json.loads((folder / SIZES).read_bytes())
+    except FileNotFoundError:
+        sizes = {}
+    except ValueError:
+        return False
+    try:
+        return (
+            (folder / "actor").is_dir()
+            and min(last.stat().st_size, (folder / STATE).stat().st_size) > 0
+            and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        )
+    except OSError:  # one that was there is gone
+        return False
+
+
+def _text(tracker: Path) -> str:
+    return tracker.read_bytes().decode(errors="replace")
 
 
 def _step_of(folder: Path) -> int:
@@ -115,6 +152,4 @@ def _tell_verl(tracker: Path, step: int) -> None:
     if step == 0:
         tracker.unlink(missing_ok=True)
         return
-    aside = tracker.with_suffix(".part")
-    aside.write_text(str(step))
-    os.replace(aside, tracker)
+    replace(tracker, str(step))

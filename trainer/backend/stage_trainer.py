@@ -34,7 +34,7 @@ from trainer.backend.metrics import (
 )
 from trainer.backend.overlong import drop_truncated
 from trainer.backend.probe import keep_probe
-from trainer.backend.resume import STATE, keep_newest, last_whole_step
+from trainer.backend.resume import SIZES, STATE, keep_newest, keep_on_disk, last_whole_step
 from trainer.backend.rows import (
     UPDATE,
     WAITING,
@@ -55,6 +55,7 @@ from trainer.checkpoint import eos_ids
 from trainer.guard import LISTENING
 from trainer.records import append_record, keep_steps
 from trainer.selection import Bounds, Order, Prompt, Stream, make_curriculum
+from trainer.synced import replace
 
 NAME = "stagecraft"
 KEEP_ADVANTAGES = "STAGECRAFT_KEEP_ADVANTAGES"  # in the environment: a test wants to see them
@@ -108,16 +109,16 @@ class StageTrainer(PPOTrainerSync):
             self.actor_rollout_wg.carry_optimizer(self.own.optimizer_from, lr)
 
     def _save_checkpoint(self) -> None:
-        """verl's checkpoint, with our state written before its last file, which makes it whole."""
+        """verl's checkpoint, whole by its last file, ours before it; it is on the disk, then."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
         after = self.after_step if self.stopping else self._now()
         torch.save(waiting_rows(after["waiting"]), folder / WAITING)
-        aside = folder / f"{STATE}.part"
-        aside.write_text(json.dumps(after["own"]))
-        os.replace(aside, folder / STATE)
+        (folder / SIZES).unlink(missing_ok=True)  # of the same step, which is being made again
+        replace(folder / STATE, json.dumps(after["own"]))
         with removed_after():
             super()._save_checkpoint()
+        keep_on_disk(folder)
         self.saved_step = self.global_steps
         trainer = self.config.trainer
         keep_newest(
