@@ -212,16 +212,17 @@ class Store:
         """
         batch: list[Any] = []
         for record in records:
-            entries = _entries(record, offset)
-            if not entries:
+            first = next(_numbers(record), None)
+            if first is None:
                 continue
-            first = entries[-1]
-            steps = there.steps.get(first.key)
+            key, step = metric_name(first), offset + record["step"]
+            steps = there.steps.get(key)
             if steps is None:
-                steps = there.steps[first.key] = self._steps(there, first.key)
-            if first.step in steps:
+                steps = there.steps[key] = self._steps(there, key)
+            if step in steps:  # of a long stage nearly all: nothing is made of them
                 continue
-            steps.add(first.step)  # forgotten again, with all that is known, if sending fails
+            steps.add(step)  # forgotten again, with all that is known, if sending fails
+            entries = _entries(record, offset)
             if len(batch) + len(entries) > _METRICS_AT_ONCE:
                 self._log(there, batch)
                 batch = []
@@ -295,12 +296,16 @@ def _entries(record: Mapping[str, Any], offset: int) -> list[Any]:
 
     moment, step = int(record.get("time", 0.0) * 1000), offset + record["step"]
     return [
-        Metric(metric_name(name), float(value), moment, step)
-        for name, value in record.items()
-        if name not in ("step", "time")
-        and value is not None
-        and not isinstance(value, str | list | dict)
+        Metric(metric_name(name), float(record[name]), moment, step) for name in _numbers(record)
     ][::-1]
+
+
+def _numbers(record: Mapping[str, Any]) -> Iterator[str]:
+    """Names of what is a number in a record."""
+    for name, value in record.items():
+        number = value is not None and not isinstance(value, str | list | dict)
+        if number and name not in ("step", "time"):
+            yield name
 
 
 def _inputs(datasets: Sequence[Mapping[str, Any]]) -> list[Any]:

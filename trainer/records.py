@@ -21,12 +21,38 @@ def read_records(path: Path) -> list[dict]:
     Raises:
         ValueError: a line is no record of a step, for the file was damaged.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    return [
-        _record(path, number, line) for number, line in enumerate(lines, 1) if line.endswith(b"\n")
-    ]
+    return Growing(path).more()
+
+
+class Growing:
+    """A file of records that another process appends to, read piece by piece."""
+
+    def __init__(self, path: Path):
+        """Name the file, which may not be there yet."""
+        self._path = path
+        self._inode = self._read = self._lines = 0
+
+    def more(self) -> list[dict]:
+        """The records since the last call; all of them where the file was replaced or cut.
+
+        Raises:
+            ValueError: a line is no record of a step, for the file was damaged.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._inode or found.st_size < self._read:
+                self._inode, self._read, self._lines = found.st_ino, 0, 0
+            file.seek(self._read)
+            # Of a last line that is being written, or was cut, the rest may come.
+            lines = [line for line in file if line.endswith(b"\n")]
+        first = self._lines + 1
+        self._lines += len(lines)
+        self._read += sum(map(len, lines))
+        return [_record(self._path, number, line) for number, line in enumerate(lines, first)]
 
 
 def _record(path: Path, number: int, line: bytes) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tasks import track, track_store
 from tasks.artifacts import digest_of, write_json
 from tasks.journal import Journal, Run, journals
 from tasks.labels import flat, lineage_tags, metric_name
@@ -292,6 +293,27 @@ def test_sending_takes_a_small_share_of_a_stages_time(tracker, monkeypatch):
             child.log_step(step(number))
         assert len(sent) <= 2
     assert curve(tracker, child.id, "loss") == [(number, number / 2) for number in range(1, 101)]
+
+
+def test_of_a_step_that_was_sent_nothing_is_made_again(tracker, monkeypatch):
+    """Each step is sent by itself, with all before it at hand: of 10,000 it would be the time."""
+    monkeypatch.setattr(track, "_SHARE", 1e9)
+    made = []
+    entries = track_store._entries
+
+    def counted(record, offset):
+        made.append((record["step"], offset))
+        return entries(record, offset)
+
+    monkeypatch.setattr(track_store, "_entries", counted)
+    with (
+        tracker.pipeline_run({}, {}) as pipeline,
+        tracker.child_run(pipeline, "short", "stage", {}, {}, steps_before=7) as child,
+    ):
+        for number in range(1, 6):
+            child.log_step({"note": "text", "none": None, **step(number)})
+    assert sorted(made) == sorted((number, offset) for number in range(1, 6) for offset in (0, 7))
+    assert curve(tracker, child.id, "loss") == [(number, number / 2) for number in range(1, 6)]
 
 
 def test_the_report_is_kept_and_its_summary_shown(tracker, output):

@@ -1,10 +1,11 @@
 """Records of steps survive being cut and being resumed."""
 
+import json
 import os
 
 import pytest
 
-from trainer.records import append_record, keep_steps, read_records
+from trainer.records import Growing, append_record, keep_steps, read_records
 
 
 def test_what_is_appended_is_read_back(tmp_path):
@@ -55,3 +56,44 @@ def test_what_stays_is_on_the_disk_before_it_takes_the_place_of_the_rest(tmp_pat
 def test_a_first_start_makes_an_empty_file(tmp_path):
     keep_steps(tmp_path / "metrics.jsonl", 0)
     assert read_records(tmp_path / "metrics.jsonl") == []
+
+
+def steps(records: list[dict]) -> list[int]:
+    return [record["step"] for record in records]
+
+
+def test_a_file_that_grows_is_read_on_and_from_its_start_when_it_is_another(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    growing = Growing(path)
+    assert growing.more() == []  # not there yet
+    for step in (1, 2, 3):
+        append_record(path, {"step": step})
+    assert steps(growing.more()) == [1, 2, 3] and growing.more() == []
+    append_record(path, {"step": 4})
+    monkeypatch.setattr(json, "loads", lambda line, loads=json.loads: read.append(1) or loads(line))
+    read = []
+    assert steps(growing.more()) == [4] and len(read) == 1
+    keep_steps(path, 2)  # another file
+    append_record(path, {"step": 3})
+    assert steps(growing.more()) == [1, 2, 3]
+    path.write_text('{"step": 1}\n')  # the same, and shorter
+    assert steps(growing.more()) == [1]
+
+
+def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    growing = Growing(path)
+    with path.open("a") as file:
+        for text, seen in (
+            ('{"step": 1}\n{"st', [1]),
+            ('ep": 2', []),
+            ("}\n", [2]),
+            ("[]\n", None),
+        ):
+            file.write(text)
+            file.flush()
+            if seen is None:
+                with pytest.raises(ValueError, match="line 3 of"):
+                    growing.more()
+            else:
+                assert steps(growing.more()) == seen

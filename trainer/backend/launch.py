@@ -8,7 +8,7 @@ from trainer.backend.ahead import LOG, ray_settings, take_ahead
 from trainer.backend.stop import STOP
 from trainer.guard import LISTENING
 from trainer.process import how_it_ended, last_lines, run_guarded
-from trainer.records import read_records
+from trainer.records import Growing, read_records
 
 
 class StageFailedError(RuntimeError):
@@ -42,7 +42,7 @@ def launch(
     Raises:
         StageFailedError: the trainer failed.
         StalledError: the trainer stalled; it has been stopped.
-        KeyboardInterrupt: passed on, after every process of the stage has ended.
+        KeyboardInterrupt: passed on, as `run_guarded` does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps({"verl": dict(values)}, indent=2))
@@ -50,15 +50,12 @@ def launch(
         (folder / name).unlink(missing_ok=True)
     next_step, metrics = first_step, folder / "metrics.jsonl"
     before = {record["time"] for record in read_records(metrics)}
-    seen_at = None
+    growing = Growing(metrics)
 
     def progress() -> bool:
-        nonlocal next_step, seen_at
-        at = _version(metrics)
-        if at == seen_at:  # asked three times a second, and of a long stage slow to read
-            return False
-        seen, seen_at = next_step, at
-        for record in read_records(metrics):
+        nonlocal next_step
+        seen = next_step
+        for record in growing.more():
             if record["step"] == next_step and record["time"] not in before:
                 on_step(record)
                 next_step += 1
@@ -81,15 +78,6 @@ def launch(
         )
     if code != 0:
         raise StageFailedError(_reason(folder, code))
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What changes whenever a file does; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _reason(folder: Path, code: int) -> str:
