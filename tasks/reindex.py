@@ -6,8 +6,10 @@ and each score, by their manifests. What is there already is left alone or compl
 be repeated, on a fresh store or on one that lost some runs.
 """
 
+import fcntl
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EACCES, EPERM, EROFS
 from pathlib import Path
@@ -28,6 +30,7 @@ from tasks.track_store import Store
 
 NAMELESS = "reindexed"
 """Experiment of what no manifest gives one."""
+REINDEXING = ".reindex.lock"  # in the output folder: held by the process that reindexes it
 
 
 @dataclass
@@ -58,7 +61,8 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
 
     Args:
         output: The output folder. Damaged manifests in it are kept aside, and runs of processes
-            that died are marked interrupted; nothing else in it is changed.
+            that died are marked interrupted; nothing else in it is changed. A second call waits
+            until the first is done.
         store: URI of the MLflow store; default: `store_uri(output)`.
 
     Raises:
@@ -71,9 +75,11 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
     done = Reindexed(store or store_uri(output))
     target = Store(done.store, output)
     try:
-        known = _deliver(output, target, done)
-        for name, items in sorted(_items(output, done.remarks).items()):
-            _add(output, name, [run for run in items if _key(name, run) not in known], target, done)
+        with _one_at_a_time(output):
+            known = _deliver(output, target, done)
+            for name, items in sorted(_items(output, done.remarks).items()):
+                untold = [run for run in items if _key(name, run) not in known]
+                _add(output, name, untold, target, done)
     except StoreAwayError as error:
         raise ValueError(
             f"MLflow at {done.store} takes nothing: {error}\n\n"
@@ -89,6 +95,18 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
     done.stages, done.evaluations = target.made["stage"], target.made["evaluation"]
     done.found -= done.stages + done.evaluations
     return done
+
+
+@contextmanager
+def _one_at_a_time(output: Path) -> Iterator[None]:
+    """A block for one process: two would each add what neither finds in the store."""
+    with (output / REINDEXING).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{output} is being reindexed by another process: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _key(experiment: str, run: Run) -> tuple[str, ...]:

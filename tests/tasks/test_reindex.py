@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
@@ -18,6 +19,7 @@ from tasks.evaluate import evaluation_digest
 from tasks.journal import Journal
 from tasks.reindex import reindex
 from tasks.track import Tracker
+from tasks.track_store import Store
 
 SAMPLING = {"samples": 2, "temperature": 1.0, "engine": "torch"}
 
@@ -319,6 +321,30 @@ def test_a_run_that_is_at_work_is_left_to_its_process(smoke, store, train):
         assert made.remarks == [f"{parent} is at work, it tells MLflow itself"]
         assert (made.stages, made.evaluations, made.found) == (0, 0, 0)
     assert reindex(smoke.output, store).found == 1
+
+
+def test_two_at_once_add_each_run_once(smoke, store, done, monkeypatch, capsys):
+    told, made = Store.told, []
+
+    def reindexes() -> None:
+        made.append(reindex(smoke.output, store))
+
+    second = Thread(target=reindexes)
+
+    def slow(self, experiment):
+        found = told(self, experiment)
+        if not second.ident:  # of the first, which has not added anything yet
+            second.start()
+            second.join(0.5)
+        return found
+
+    monkeypatch.setattr(Store, "told", slow)
+    reindexes()
+    second.join(60)
+    assert [(one.stages, one.evaluations, one.found) for one in made] == [(2, 3, 0), (0, 0, 5)]
+    ids = [run.data.tags["stagecraft.id"] for run in runs(store)]
+    assert len(ids) == len(set(ids)) == 6
+    assert f"{smoke.output} is being reindexed by another process" in capsys.readouterr().out
 
 
 def test_a_store_that_is_away_is_refused_in_a_sentence(done, smoke):
