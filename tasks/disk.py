@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -34,6 +35,12 @@ def check_output(output: Path) -> None:
     if "?" in str(output):  # MLflow's database could not be named: SQLAlchemy ends a path there
         raise ConfigError(
             f"output: found {output}, needed a folder without a question mark in its path\n\n"
+            "hint: set output to another folder"
+        )
+    if code := re.search("%[0-9a-fA-F]{2}", str(output)):  # which MLflow takes for a character
+        raise ConfigError(
+            f"output: found {output}, needed a folder without {code[0]} in its path: in an address "
+            "it stands for a character, and MLflow's database would lie elsewhere\n\n"
             "hint: set output to another folder"
         )
     place = _existing(output)

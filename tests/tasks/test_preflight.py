@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -324,10 +325,20 @@ def test_an_output_folder_below_a_file_is_refused(tmp_path):
     assert f"output: cannot write in {tmp_path / 'file'} (Not a directory)" in message
 
 
-def test_an_output_folder_that_mlflow_could_not_find_is_refused(tmp_path):
-    experiment = load("experiment=lab/smoke", f"output={written(f'{tmp_path}/why?/out')}")
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [("why?", "without a question mark"), ("50%20off", "without %20"), ("a%Afb", "without %Af")],
+)
+def test_an_output_folder_that_mlflow_could_not_find_is_refused(tmp_path, name, needed):
+    experiment = load("experiment=lab/smoke", f"output={written(f'{tmp_path}/{name}/out')}")
     message = refusal(check_settings, experiment)
-    assert f"output: found {tmp_path}/why?/out, needed a folder without a question mark" in message
+    assert f"output: found {tmp_path}/{name}/out, needed a folder {needed}" in message
+
+
+def test_an_output_folder_may_have_a_per_cent_sign_in_its_name(tmp_path):
+    output = f"{tmp_path}/100% of 5%g/out"
+    check_settings(load("experiment=lab/smoke", f"output={written(output)}"))
+    assert unquote(output) == output  # what MLflow opens
 
 
 def test_a_read_only_output_folder_is_refused():
