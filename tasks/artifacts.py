@@ -16,7 +16,7 @@ from errno import EEXIST, ENOTDIR, ENOTEMPTY
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -163,7 +163,10 @@ def read_json(path: Path | str) -> Any:
     Raises:
         ValueError: when the file is no JSON.
     """
-    content = Path(path).read_bytes()
+    return _parsed(path, Path(path).read_bytes())
+
+
+def _parsed(path: Path | str, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:  # no JSON, or no text
@@ -185,19 +188,35 @@ def read_sound(path: Path, fault_of: Callable[[Any], str]) -> tuple[Any, str]:
     Raises:
         OSError: the disk does not let it be read, which says nothing about what it holds.
     """
-    try:
-        content = read_json(path)
-        fault = fault_of(content)
-    except ValueError as error:  # no JSON, or no text
-        fault = str(error).splitlines()[0]
-    if not fault:
-        return content, ""
-    aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
-    try:
-        os.replace(path, aside)
-    except OSError as error:
-        return None, f"{path} is damaged ({fault}) and cannot be moved aside ({error.strerror})"
-    return None, f"{path} was damaged ({fault}): kept as {aside.name}"
+    while True:
+        with path.open("rb") as file:  # open to the end: no other file gets its number meanwhile
+            try:
+                content = _parsed(path, file.read())
+                fault = fault_of(content)
+            except ValueError as error:  # no JSON, or no text
+                fault = str(error).splitlines()[0]
+            if not fault:
+                return content, ""
+            # Whoever reads holds no lock: a run may just have written a sound one.
+            if path.exists() and not _is(path, file):
+                continue
+            aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}")
+            try:
+                os.replace(path, aside)
+            except OSError as error:
+                why = f"cannot be moved aside ({error.strerror})"
+                return None, f"{path} is damaged ({fault}) and {why}"
+            if _is(aside, file):
+                return None, f"{path} was damaged ({fault}): kept as {aside.name}"
+            if not path.exists():  # else there is a third by now
+                os.replace(aside, path)
+
+
+def _is(path: Path, file: IO[bytes]) -> bool:
+    """Whether the file that is open still has this name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    return False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -17,6 +18,7 @@ from tasks.artifacts import (
     folder_digest,
     new_folder,
     read_json,
+    read_sound,
     rows_digest,
     write_json,
 )
@@ -198,3 +200,47 @@ def test_a_changed_or_unfinished_data_set_is_refused(tmp_path):
     (tmp_path / "toy" / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"holds no manifest\.json"):
         Dataset.load(tmp_path / "toy")
+
+
+def sound(content) -> str:
+    return "" if content == {"whole": True} else "is not whole"
+
+
+def test_a_damaged_file_is_moved_aside_and_told(tmp_path):
+    path = tmp_path / "stage.json"
+    path.write_text('{"whole": tr')
+    content, complaint = read_sound(path, sound)
+    [aside] = tmp_path.glob("stage.json.corrupt-*")
+    assert content is None and complaint.endswith(f"kept as {aside.name}")
+    assert aside.read_text() == '{"whole": tr' and not path.exists()
+
+
+def test_a_sound_file_that_was_written_just_now_is_not_moved_aside_for_the_one_before(tmp_path):
+    """A reader holds no lock: the run that does may write while it reads."""
+    path = tmp_path / "stage.json"
+    write_json(path, {"whole": False})
+
+    def written_meanwhile(content) -> str:
+        if fault := sound(content):
+            write_json(path, {"whole": True})
+        return fault
+
+    assert read_sound(path, written_meanwhile) == ({"whole": True}, "")
+    assert [found.name for found in tmp_path.iterdir()] == ["stage.json"]
+
+
+def test_a_sound_file_that_was_moved_all_the_same_is_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "stage.json"
+    write_json(path, {"whole": False})
+    move = os.replace
+    moved = []
+
+    def written_before(source, target):
+        if not moved and ".corrupt-" in str(target):
+            moved.append(target)
+            write_json(path, {"whole": True})
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", written_before)
+    assert read_sound(path, sound) == ({"whole": True}, "")
+    assert moved and [found.name for found in tmp_path.iterdir()] == ["stage.json"]
