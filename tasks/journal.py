@@ -5,16 +5,18 @@ step are not copied: they lie in the stage's `metrics.jsonl`, which the run poin
 MLflow misses can be told to it later, by whoever reads the file; it knows no more than the files.
 
 The process that works on a run holds `runs/<id>/lock`, as one that trains a stage holds that
-stage's. The kernel lets go of what a dead process held, on whichever host: a run that says
-"running" and is held by nobody is dead.
+stage's, and shares `runs/lock` with other runs, so that none begins while data are deleted. The
+kernel lets go of what a dead process held, on whichever host: a run that says "running" and is held
+by nobody is dead.
 """
 
+import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -146,9 +148,15 @@ class Journal:
         del content["folder"]
         write_json(self.folder / FILE, content)
 
-    def held(self) -> AbstractContextManager[None]:
-        """Hold it while this process works on it."""
-        return alone(self.folder)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while this process works on it; `idle` deletes nothing meanwhile."""
+        place = self.output / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with alone(self.folder):
+                yield
 
     def child(self, kind: Literal["stage", "evaluation"], name: str, **more: Any) -> Run:
         """A new child that begins now; not written yet."""
@@ -197,6 +205,24 @@ def busy(output: Path) -> str:
     """The process of a run that works in an output folder at this moment; "" if none does."""
     held = (holder(lock.parent) for lock in sorted((output / FOLDER).glob(f"[!.]*/{LOCK}")))
     return next(filter(None, held), "")
+
+
+@contextmanager
+def idle(output: Path) -> Iterator[str]:
+    """A block in which no run begins there, so that what a run would find may be deleted.
+
+    Yields:
+        The process of a run that is at work, so that nothing may be; "" if there is none.
+    """
+    place = output / FOLDER
+    place.mkdir(exist_ok=True)
+    with (place / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield busy(output) or "?"
+            return
+        yield busy(output)  # one of an older version holds no more than its own lock
 
 
 def described(datasets: Sequence[TrackedData]) -> list[dict[str, Any]]:

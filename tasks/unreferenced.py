@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from conf.schema import Experiment
 from tasks import disk
 from tasks.artifacts import read_json
 from tasks.evaluations import read_evaluations
-from tasks.journal import Journal, busy, journals
+from tasks.journal import Journal, busy, idle, journals
 from tasks.plan import data_folders, plan
 from tasks.stages import (
     LOCK,
@@ -131,8 +131,12 @@ def delete(item: Unreferenced) -> Unreferenced:
     path = Path(item.path)
     if item.spared or not os.path.lexists(path):
         return item
-    if item.idle and (owner := busy(Path(item.idle))):
-        return replace(item, spared=_may_need_it(owner))
+    with idle(Path(item.idle)) if item.idle else nullcontext("") as owner:
+        return replace(item, spared=_may_need_it(owner)) if owner else _deleted(item)
+
+
+def _deleted(item: Unreferenced) -> Unreferenced:
+    path = Path(item.path)
     if not item.stage:
         _remove(path)
         return item

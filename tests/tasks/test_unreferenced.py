@@ -1,5 +1,7 @@
 import os
 import shutil
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from conf.load import load
 from tasks.again import move_aside
 from tasks.artifacts import new_folder, write_json
+from tasks.download import download
 from tasks.journal import Journal
 from tasks.plan import plan
 from tasks.stages import alone, finished
@@ -311,3 +314,44 @@ def test_a_card_goes_with_the_data_that_it_describes(smoke, train, output):
     write_json(card / "data_card.json", {"sets": {"L1": {"folder": "lab-gone"}}})
     age(output)
     assert listed(output) == {f"data/{card.name}"}
+
+
+def test_a_run_that_begins_while_data_are_deleted_waits_and_finds_none_of_them(
+    smoke, output, monkeypatch
+):
+    settings = smoke()
+    download(settings.data.train, settings.data, output)
+    [item] = unreferenced(output, older_than=0)
+    assert item.idle and not item.spared
+    found = []
+
+    def run() -> None:
+        with Journal.begin(output, "lab", "", name="run").held():
+            found.append(Path(item.path).exists())
+
+    begins = threading.Thread(target=run)
+    module = sys.modules[unreferenced.__module__]
+    remove = module._remove
+
+    def slow(path: Path) -> None:
+        begins.start()
+        begins.join(0.3)  # it would be done by now
+        remove(path)
+
+    monkeypatch.setattr(module, "_remove", slow)
+    assert delete(item).spared == ""
+    begins.join(10)
+    assert found == [False]
+
+
+def test_data_are_not_deleted_while_runs_are_at_work_however_many(smoke, output):
+    settings = smoke()
+    kept = download(settings.data.train, settings.data, output)
+    [item] = unreferenced(output, older_than=0)
+    first, second = (Journal.begin(output, "lab", "", name=name) for name in ("a", "b"))
+    with first.held():
+        with second.held():
+            assert delete(item).spared
+        assert delete(item).spared == f"the run of process {os.getpid()} may need it"
+    assert kept.folder.is_dir()
+    assert delete(item).spared == "" and not kept.folder.exists()
