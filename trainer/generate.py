@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.holding import hold
+from trainer.synced import sync
 from trainer.warm import leave
 
 COLUMNS = pa.schema(
@@ -33,6 +34,7 @@ COLUMNS = pa.schema(
 )
 SECONDS = b"stagecraft.seconds"
 """Key in a part's metadata: what sampling it took."""
+MAGIC = b"PAR1"  # the last bytes of a parquet file
 OFTEN = 30.0  # seconds between parts of vLLM, which ends responses in no order
 
 
@@ -233,8 +235,15 @@ def missing(
 
 
 def parts(folder: Path, shard: int | str = "*") -> list[Path]:
-    """The whole parts in a folder, of one shard or all."""
-    return sorted(folder.glob(f"part-{shard}-*.parquet"))
+    """The whole parts in a folder, of one shard or all; what a power cut left of one is none."""
+    return sorted(filter(_whole, folder.glob(f"part-{shard}-*.parquet")))
+
+
+def _whole(part: Path) -> bool:
+    """Whether it ends as a parquet file does, which has its index there."""
+    with part.open("rb") as file:
+        file.seek(max(0, part.stat().st_size - len(MAGIC)))
+        return file.read() == MAGIC
 
 
 def made(folder: Path) -> set[tuple[str, int]]:
@@ -253,6 +262,7 @@ def write_part(folder: Path, responses: Sequence[Response], seconds: float, shar
     name = f"part-{shard}-{time.time_ns()}-{uuid4().hex[:8]}.parquet"
     aside = folder / f".{name}"
     pq.write_table(table, aside)
+    sync(aside)
     os.replace(aside, folder / name)
 
 
