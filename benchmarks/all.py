@@ -27,7 +27,7 @@ COMMANDS = {
     "streaming": "benchmarks.streaming",
     "james_stein": "benchmarks.james_stein --write",
     "study_report": "benchmarks.study_report",
-    "interval_coverage": "benchmarks.interval_coverage --studies 1000 --resamples 500",
+    "interval_coverage": "benchmarks.interval_coverage --studies 4000 --resamples 500",
     "log_probs": "benchmarks.log_probs",
     "lab_base": "benchmarks.lab_base",
 }

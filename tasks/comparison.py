@@ -93,12 +93,19 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
         )
     for on in benchmarks.values():
         on.base = _base(on, study)
-        on.arms = {arm.name: _arm(study, on, arm.name, arm.published) for arm in study.arms}
+        spread = _spread(study, on)
+        on.arms = {arm.name: _arm(study, on, arm.name, arm.published, spread) for arm in study.arms}
     _adjust(study, benchmarks)
     return Comparison(study, runs, benchmarks, _missing(study, runs, benchmarks))
 
 
-def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]) -> dict[str, Any]:
+def _arm(
+    study: Study,
+    on: OnBenchmark,
+    arm: str,
+    published: Mapping[str, float],
+    spread: metrics.SeedSpread | None,
+) -> dict[str, Any]:
     """An arm's last checkpoint over its seeds, beside the baseline's."""
     finals = {seed: point for seed, point in on.finals(arm).items() if point.responses}
     notes = [point.note for point in on.finals(arm).values() if point.note]
@@ -122,7 +129,7 @@ def _arm(study: Study, on: OnBenchmark, arm: str, published: Mapping[str, float]
         clean = [point.clean for point in finals.values()]
         found["avg_at_k_clean"] = None if None in clean else sum(clean) / len(clean)
         if arm != study.reference.name:
-            difference, note = attempt(_against, study, on, arm)
+            difference, note = attempt(_against, study, on, arm, spread)
             found["difference"] = difference and difference._asdict()
             notes.append(note)
     if target := study.targets.get(on.name):
@@ -183,7 +190,31 @@ def same_evaluation(one: Point, other: Point) -> None:
             )
 
 
-def _against(study: Study, on: OnBenchmark, arm: str) -> metrics.Difference:
+def _spread(study: Study, on: OnBenchmark) -> metrics.SeedSpread | None:
+    """How seeds vary within all arms that were evaluated like the baseline; None without one."""
+    finals = [
+        [point for point in on.finals(name).values() if point.responses]
+        for name in (study.reference.name, *(arm.name for arm in study.arms))
+    ]
+    if not finals[0]:
+        return None
+    alike = [[each for each in arm if _alike(finals[0][0], each)] for arm in finals[1:]]
+    return metrics.spread_over_seeds(
+        [[point.responses.correct for point in arm] for arm in alike if arm]
+    )
+
+
+def _alike(one: Point, other: Point) -> bool:
+    try:
+        same_evaluation(one, other)
+    except ValueError:
+        return False
+    return True
+
+
+def _against(
+    study: Study, on: OnBenchmark, arm: str, spread: metrics.SeedSpread | None
+) -> metrics.Difference:
     reference = study.reference.name
     mine, theirs = on.finals(arm), on.finals(reference)
     seeds = sorted(
@@ -198,6 +229,7 @@ def _against(study: Study, on: OnBenchmark, arm: str) -> metrics.Difference:
         [theirs[seed].responses.correct for seed in seeds],
         [mine[seed].responses.correct for seed in seeds],
         level=study.level,
+        spread=spread,
     )
 
 
@@ -242,8 +274,8 @@ def _missing(
             )
     if len(study.seeds) == 2:
         said.append(
-            "Two seeds: if they differ much, intervals of differences hold the true value in 88 "
-            "to 90 of 100 cases, not in 95. Three seeds mend that."
+            "Two seeds hardly tell how much seeds differ, so only large differences are resolved. "
+            "Three seeds mend that."
         )
     for on in benchmarks.values():
         for arm in study.arms:

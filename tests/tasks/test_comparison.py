@@ -79,6 +79,22 @@ def test_a_difference_that_is_there_is_resolved_and_one_that_is_not_is_not(found
     assert smaller[1] == pytest.approx(2 * smaller[0]) and larger[1] == pytest.approx(larger[0])
 
 
+def test_how_much_seeds_differ_is_measured_over_all_arms(study_and_runs, found):
+    study, runs = study_and_runs
+    changes = [found.benchmarks["lab"].arms[name]["difference"] for name in ("better", "same")]
+    assert [change["freedom"] for change in changes] == [6, 6]  # three arms of three seeds
+    lost = [run for run in runs if (run.arm, run.seed) != ("better", 2)]
+    arms = compare(study, lost).benchmarks["lab"].arms
+    assert [arms[name]["difference"]["freedom"] for name in ("better", "same")] == [5, 5]
+    other = [
+        replace(run, evaluations=[
+            {**each, "sampling": {**each["sampling"], "samples": 4}} for each in run.evaluations
+        ]) if run.arm == "better" else run
+        for run in runs
+    ]  # fmt: skip
+    assert compare(study, other).benchmarks["lab"].arms["same"]["difference"]["freedom"] == 4
+
+
 def test_the_base_has_the_studys_level_too(study_and_runs, found):
     study, runs = study_and_runs
     coarse = compare(study.model_copy(update={"level": 0.6}), runs).benchmarks["lab"].base
@@ -211,7 +227,7 @@ def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_ru
         for run in runs
     ]
     found = compare(study, broken)
-    assert found.missing.pop(2).startswith("Two seeds: if they differ much")
+    assert found.missing.pop(2).startswith("Two seeds hardly tell")
     assert found.missing == [
         "same seed 0 failed: out of memory",
         "same seed 1 failed: out of memory",

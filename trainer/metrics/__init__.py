@@ -33,7 +33,13 @@ from trainer.metrics.scores import (
     spread_over_samples,
     truncation_share,
 )
-from trainer.metrics.seeds import Estimate, over_seeds, paired_over_seeds
+from trainer.metrics.seeds import (
+    Estimate,
+    SeedSpread,
+    over_seeds,
+    paired_over_seeds,
+    spread_over_seeds,
+)
 
 __all__ = [
     "POWER",
@@ -44,6 +50,7 @@ __all__ = [
     "Estimate",
     "Interval",
     "Lengths",
+    "SeedSpread",
     "Speedup",
     "avg_at_k",
     "cost_to_target",
@@ -63,5 +70,6 @@ __all__ = [
     "smallest_difference_of_design",
     "speed_up",
     "spread_over_samples",
+    "spread_over_seeds",
     "truncation_share",
 ]

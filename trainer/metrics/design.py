@@ -40,6 +40,36 @@ def smallest_difference(
     )
 
 
+def error_of_design(
+    problems: int,
+    samples: int,
+    *,
+    seeds: int = 1,
+    within: float = WITHIN,
+    effects: float = 0.0,
+    training: float = 0.0,
+) -> float:
+    """The standard error that a paired difference of a design would have, before anything is run.
+
+        error^2 = effects^2 / N + 2 training^2 / S + 2 within / (N K S)
+
+    Args:
+        problems: N.
+        samples: K, responses to each problem.
+        seeds: S, training runs of each arm.
+        within: Mean over problems of p(1 - p).
+        effects: Standard deviation over problems of the true difference; 0: these problems are
+            all that is asked about.
+        training: Standard deviation of an arm's accuracy from one training seed to the next.
+
+    Returns:
+        A fraction.
+    """
+    variance = effects**2 / problems + 2 * training**2 / seeds
+    variance += 2 * within / (problems * samples * seeds)
+    return variance**0.5
+
+
 def smallest_difference_of_design(
     problems: int,
     samples: int,
@@ -53,16 +83,13 @@ def smallest_difference_of_design(
 ) -> float:
     """The smallest paired difference that a design would find, before anything is run.
 
-        error^2 = effects^2 / N + 2 training^2 / S + 2 within / (N K S)
-
     Args:
-        problems: N.
-        samples: K, responses to each problem.
-        seeds: S, training runs of each arm.
-        within: Mean over problems of p(1 - p).
-        effects: Standard deviation over problems of the true difference; 0: these problems are
-            all that is asked about.
-        training: Standard deviation of an arm's accuracy from one training seed to the next.
+        problems: As in `error_of_design`, like the next five.
+        samples: K.
+        seeds: S.
+        within: Mean of p(1 - p).
+        effects: Spread of the true difference over problems.
+        training: Spread of an arm's accuracy over seeds.
         level: As in `smallest_difference`.
         power: As in `smallest_difference`.
 
@@ -72,9 +99,10 @@ def smallest_difference_of_design(
     >>> round(100 * smallest_difference_of_design(30, 16), 1)  # AIME, avg@16
     6.0
     """
-    variance = effects**2 / problems + 2 * training**2 / seeds
-    variance += 2 * within / (problems * samples * seeds)
-    return smallest_difference(variance**0.5, level=level, power=power)
+    error = error_of_design(
+        problems, samples, seeds=seeds, within=within, effects=effects, training=training
+    )
+    return smallest_difference(error, level=level, power=power)
 
 
 def holm(p_values: Sequence[float]) -> NDArray[np.float64]:

@@ -6,12 +6,13 @@ every interval here is clustered on problems: whole rows are drawn, never single
 Shapes: N problems, K samples each, R resamples, S training seeds.
 """
 
+from math import inf, nan
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainer.metrics.design import smallest_difference, smallest_difference_of_design
+from trainer.metrics.design import error_of_design, smallest_difference
 from trainer.metrics.graded import graded_matrix
 
 RESAMPLES = 10_000
@@ -41,6 +42,8 @@ class Difference(NamedTuple):
             of 80 %, see `smallest_difference`; where all differences are the same, and so tell of
             no error, see `smallest_difference_of_design`.
         seeds: Training seeds that both were compared over.
+        error: Standard error that `detectable` is made of: it is what tells it at other levels.
+        freedom: Degrees of freedom of it.
     """
 
     mean: float
@@ -50,6 +53,8 @@ class Difference(NamedTuple):
     problems: int
     detectable: float
     seeds: int = 1
+    error: float = nan
+    freedom: float = inf
 
     @property
     def resolved(self) -> bool:
@@ -132,17 +137,21 @@ def paired_difference(
     differences = second.mean(axis=1) - first.mean(axis=1)
     low, high = _bootstrap(differences, level, resamples, seed)
     p_value = sign_flip_p_value(differences, resamples, seed)
-    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
-    samples = min(first.shape[1], second.shape[1])
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    freedom: float = len(differences) - 1
+    if error <= NO_SPREAD:
+        error = error_of_design(len(differences), min(first.shape[1], second.shape[1]))
+        freedom = inf
     return Difference(
         float(differences.mean()),
         low,
         high,
         p_value,
         len(differences),
-        smallest_difference(error, len(differences) - 1, level=level)
-        if error > NO_SPREAD
-        else smallest_difference_of_design(len(differences), samples, level=level),
+        smallest_difference(error, freedom, level=level),
+        1,
+        error,
+        freedom,
     )
 
 
