@@ -93,7 +93,7 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
         )
     for on in benchmarks.values():
         on.base = _base(on, study)
-        spread = _spread(study, on)
+        spread, _ = attempt(_spread, study, on)  # what keeps it from being known is said by arm
         on.arms = {arm.name: _arm(study, on, arm.name, arm.published, spread) for arm in study.arms}
     _adjust(study, benchmarks)
     return Comparison(study, runs, benchmarks, _missing(study, runs, benchmarks))
@@ -234,12 +234,20 @@ def _against(
 
 
 def _adjust(study: Study, benchmarks: Mapping[str, OnBenchmark]) -> None:
-    """Holm's correction over every comparison of the study."""
+    """Holm's correction over every comparison of the study; "detectable" is what it leaves.
+
+    Of m comparisons, one whose p-value is below (1 - level) / m is resolved, whatever the others.
+    """
     places = [(on, arm.name) for on in benchmarks.values() for arm in study.arms]
     compared = [(on, arm) for on, arm in places if on.arms[arm]["difference"]]
     values = metrics.holm([on.arms[arm]["difference"]["p_value"] for on, arm in compared])
     for (on, arm), value in zip(compared, values, strict=True):
         on.arms[arm]["adjusted_p"] = float(value)
+        change = on.arms[arm]["difference"]
+        change["detectable"] = metrics.smallest_difference(
+            change["error"], change["freedom"], level=1 - (1 - study.level) / len(compared)
+        )
+        change["comparisons"] = len(compared)
 
 
 def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:

@@ -64,9 +64,6 @@ def write_study_report(
 
 def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]:
     study = found.study
-    compared = sum(
-        bool(arm["difference"]) for on in found.benchmarks.values() for arm in on.arms.values()
-    )
     records = [each for run in found.runs for each in (*run.stages, *run.evaluations)]
     return {
         "summary": {
@@ -86,7 +83,7 @@ def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]
             "sharing": {"alone": shared.alone, "shared": shared.shared},
         },
         "level": f"{100 * study.level:g} %",
-        "compared": things(compared, "comparison"),
+        "compared": things(comparisons(found), "comparison"),
         "accuracy": [_on(found, name) for name in found.benchmarks],
         "average": tables.average(found),
         "spent": tables.budgets(found),
@@ -112,8 +109,14 @@ def _content(found: Comparison, shared: Sharing, command: str) -> dict[str, Any]
     }  # fmt: skip
 
 
+def comparisons(found: Comparison) -> int:
+    """How many differences the study tests, which is what Holm corrects for."""
+    arms = [arm for on in found.benchmarks.values() for arm in on.arms.values()]
+    return sum(bool(arm["difference"]) for arm in arms)
+
+
 def _on(found: Comparison, name: str) -> dict[str, Any]:
-    on, file = found.benchmarks[name], file_name(name)
+    on, file, compared = found.benchmarks[name], file_name(name), comparisons(found)
     drawn = [
         (
             f"accuracy-{file}",
@@ -123,7 +126,9 @@ def _on(found: Comparison, name: str) -> dict[str, Any]:
         (
             f"difference-{file}",
             plots.differences(found, on),
-            "Grey: differences that this comparison misses more than 2 times in 10.",
+            f"Lines are {100 * found.study.level:g} % intervals of one comparison. Grey: "
+            "differences that this design misses more than 2 times in 10"
+            + (f", corrected for {things(compared, 'comparison')}." if compared > 1 else "."),
         ),
     ]
     costs = [

@@ -62,9 +62,11 @@ def _unresolved(on: OnBenchmark, arms: dict[str, Any], reference: str, also: boo
     finest, coarsest = magnitude(min(seen)), magnitude(max(seen))
     power = finest if finest == coarsest else f"{finest} to {coarsest}"
     where = "There" if also else f"On {on.name}"
+    tests = next(iter(arms.values()))["difference"]["comparisons"]
+    corrected = f" when it makes {tests} comparisons" if tests > 1 else ""
     return (
         f"{where}, {names} cannot be told apart from {reference}: {apart} points. This design "
-        f"finds 8 of 10 true differences of {power} points."
+        f"finds 8 of 10 true differences of {power} points{corrected}."
     )
 
 

@@ -18,7 +18,7 @@ from tasks.study_report import write_study_report
 from tasks.study_tables import average, budgets, differences, matched, targets
 from tasks.study_tables import scores as score_table
 from tasks.study_verdict import of_benchmark, terminal
-from trainer.metrics import Estimate
+from trainer.metrics import Estimate, smallest_difference
 
 GAINS = {"plain": 0.05, "better": 0.11, "same": 0.05}
 
@@ -95,6 +95,12 @@ def test_how_much_seeds_differ_is_measured_over_all_arms(study_and_runs, found):
     assert compare(study, other).benchmarks["lab"].arms["same"]["difference"]["freedom"] == 4
 
 
+def test_a_benchmark_of_one_problem_stops_nothing(made_up_run, tmp_path):
+    gains = {"plain": 0.05, "better": 0.11}
+    arms = compare(*made_up_study(made_up_run, tmp_path, steps=1, problems=1, gains=gains))
+    assert "at least 2 of them, got 1" in arms.benchmarks["lab"].arms["better"]["note"]
+
+
 def test_the_base_has_the_studys_level_too(study_and_runs, found):
     study, runs = study_and_runs
     coarse = compare(study.model_copy(update={"level": 0.6}), runs).benchmarks["lab"].base
@@ -147,6 +153,8 @@ def test_the_report_says_verdict_costs_and_settings_and_is_one_file(
     )
     assert report.summary["verdict"][1].endswith(" by Holm, 120 problems, 3 seeds.")
     assert "same cannot be told apart from plain" in " ".join(report.summary["verdict"])
+    assert "points when it makes 2 comparisons." in " ".join(report.summary["verdict"])
+    assert "more than 2 times in 10, corrected for 2 comparisons." in page
     assert not re.search(r'(src|href)="https?:', page) and "@import" not in page
     assert page.count("<svg") >= 10 and "NaN" not in page
     for text in ("prefers-color-scheme: dark", "@media print", "python -m flows.pipeline"):
@@ -165,7 +173,24 @@ def test_a_difference_below_a_tenth_of_a_point_keeps_its_zero(found):
     }
     apart, _, unresolved = of_benchmark(found.study, OnBenchmark("lab", arms=small))
     assert apart == "On lab, better is 0.0 points above plain."
-    assert unresolved.endswith("true differences of 0.0 points.")
+    assert unresolved.endswith("true differences of 0.0 points when it makes 2 comparisons.")
+
+
+def test_what_is_detectable_is_what_holm_would_resolve(study_and_runs, found):
+    """At the level of the first of m comparisons: half of the rest for two of them."""
+    change = found.benchmarks["lab"].arms["same"]["difference"]
+    expected = smallest_difference(change["error"], change["freedom"], level=0.975)
+    assert change["detectable"] == pytest.approx(expected)
+    assert change["comparisons"] == 2
+    study, runs = study_and_runs
+    few = study.model_copy(update={"arms": [arm for arm in study.arms if arm.name != "better"]})
+    alone = compare(few, [run for run in runs if run.arm != "better"])
+    on = alone.benchmarks["lab"]
+    change = on.arms["same"]["difference"]
+    assert change["detectable"] == pytest.approx(
+        smallest_difference(change["error"], change["freedom"])
+    )
+    assert of_benchmark(few, on)[-1].endswith(" points.")
 
 
 def test_metrics_have_the_same_names_in_every_run(study_and_runs, found):
