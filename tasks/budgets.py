@@ -1,4 +1,4 @@
-"""What an arm's runs cost up to a score, and how they score at one cost."""
+"""What an arm's finished runs cost up to a score, and how they score at one cost."""
 
 from math import isnan
 from typing import Any
@@ -19,8 +19,9 @@ BUDGETS = {
 process where there is none."""
 
 
-def _seeds(study: Study, on: OnBenchmark, arm: str, budget: str) -> list[tuple[list, list]]:
-    curves = [on.curve(arm, seed, budget) for seed in study.seeds]
+def _curves(on: OnBenchmark, arm: str, budget: str) -> list[tuple[list, list]]:
+    """Of the runs that finished: one that broke off would cut all budgets to its own."""
+    curves = [on.curve(arm, seed, budget) for seed in sorted(on.finals(arm))]
     return [curve for curve in curves if len(curve[0]) > 1]
 
 
@@ -36,7 +37,7 @@ def at_target(
         "costs" of its seeds, how many "reached" it, the "speed_up", and whether one is "coarse":
         reached before the first evaluation. None where no cost is known.
     """
-    mine, coarse = _costs(study, on, arm, budget, target)
+    mine, coarse = _costs(on, arm, budget, target)
     if not mine:
         return None
     found: dict[str, Any] = {
@@ -46,7 +47,7 @@ def at_target(
         "speed_up": None,
     }
     reference = study.reference.name
-    theirs, coarse_too = _costs(study, on, reference, budget, target)
+    theirs, coarse_too = _costs(on, reference, budget, target)
     if arm != reference and theirs:
         speed_up = metrics.speed_up(theirs, mine, level=study.level)
         found["speed_up"] = {**speed_up._asdict(), "coarse": coarse or coarse_too}
@@ -54,17 +55,17 @@ def at_target(
 
 
 def _costs(
-    study: Study, on: OnBenchmark, arm: str, budget: str, target: float
+    on: OnBenchmark, arm: str, budget: str, target: float
 ) -> tuple[list[metrics.Cost], bool]:
     """What each seed spent up to a target; whether one was there before its first evaluation."""
-    curves = _seeds(study, on, arm, budget)
+    curves = _curves(on, arm, budget)
     costs = [metrics.cost_to_target(x, y, target) for x, y in curves]
     early = [c.reached and c.spent < x[1] for c, (x, _) in zip(costs, curves, strict=True)]
     return costs, any(early)
 
 
 def at_budget(study: Study, on: OnBenchmark, arm: str, budget: str) -> dict[str, Any] | None:
-    """The arm's mean score at the largest budget that every run had.
+    """The arm's mean score at the largest budget that every finished run had.
 
     Returns:
         The "budget", the mean "score", the "scores" of its seeds, and whether they are "coarse": no
@@ -73,9 +74,9 @@ def at_budget(study: Study, on: OnBenchmark, arm: str, budget: str) -> dict[str,
     ends = [
         curve[0][-1]
         for other in study.arms
-        for curve in _seeds(study, on, other.name, budget)
+        for curve in _curves(on, other.name, budget)
     ]  # fmt: skip
-    curves = _seeds(study, on, arm, budget)
+    curves = _curves(on, arm, budget)
     if not ends or not curves:
         return None
     common = min(ends)

@@ -280,6 +280,12 @@ def _missing(
                 f"{run.arm} seed {run.settings.seed}: {len(run.stages)} of "
                 f"{len(run.settings.stages)} stages trained."
             )
+    if broken := [run for run in runs if run.stages and not run.complete]:
+        names = ", ".join(f"{run.arm} seed {run.settings.seed}" for run in broken)
+        said.append(
+            "Left out of scores, equal budgets, costs of targets and mean curves, for training did "
+            f"not finish: {names}."
+        )
     if len(study.seeds) == 2:
         said.append(
             "Two seeds hardly tell how much seeds differ, so only large differences are resolved. "

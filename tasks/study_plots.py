@@ -108,11 +108,11 @@ def differences(found: Comparison, on: OnBenchmark) -> Figure | None:
 
 
 def learning(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
-    """avg@k of the checkpoints against cost: mean over seeds, band from lowest to highest."""
+    """avg@k of the checkpoints against cost: mean over finished runs, and their range."""
     figure, axes = blank(f"{on.name} by {SHORT[budget]}", AXES[budget], "avg@k (%)", 3.3)
     drawn = False
     for name, look in looks(found):
-        curves = [on.curve(name, seed, budget) for seed in found.study.seeds]
+        curves = [on.curve(name, seed, budget) for seed in sorted(on.finals(name))]
         curves = [curve for curve in curves if len(curve[0]) > 1]
         drawn |= _band(axes, curves, 100.0, short(name), look, marks=True)
     if not drawn:
@@ -132,11 +132,11 @@ def learning(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
 def training(
     found: Comparison, metric: str, title: str, unit: str, budget: str, *, share: bool = False
 ) -> Figure | None:
-    """A metric of training steps against cost, smoothed, with bands over seeds."""
+    """A metric of training steps against cost, smoothed, with bands over finished runs."""
     figure, axes = blank(f"{title} by {SHORT[budget]}", AXES[budget], unit, 3.1)
     drawn = False
     for name, look in looks(found):
-        curves = [_history(run, metric, budget) for run in found.of_arm(name)]
+        curves = [_history(run, metric, budget) for run in found.of_arm(name) if run.complete]
         curves = [curve for curve in curves if len(curve[0]) > 1]
         drawn |= _band(axes, curves, 100.0 if share else 1.0, short(name), look)
     if not drawn:

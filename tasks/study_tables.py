@@ -113,7 +113,7 @@ def budgets(found: Comparison) -> Table:
 
 
 def matched(found: Comparison, on: OnBenchmark) -> Table:
-    """Scores at the largest budget that every run had, in each unit."""
+    """Scores at the largest budget that every finished run had, in each unit."""
     columns = ["arm"]
     for budget, name in BUDGETS.items():
         at = [arm["at_budget"][budget] for arm in on.arms.values() if arm["at_budget"][budget]]
@@ -133,7 +133,7 @@ def matched(found: Comparison, on: OnBenchmark) -> Table:
         rows.append([(arm.name, ""), *cells])
     note = "Interpolated between the evaluations before and after the budget"
     if len(found.study.seeds) > 1:
-        note += "; mean over seeds, with the lowest and the highest seed"
+        note += "; mean over the seeds that finished, with the lowest and the highest of them"
     return Table(columns, rows, f"{on.name} at equal budgets", [f"{note}.", *_warning(rows)])
 
 

@@ -266,6 +266,26 @@ def test_failed_arms_missing_seeds_and_nan_are_shown_and_stop_nothing(made_up_ru
     read_json(tmp_path / "r" / "summary.json")
 
 
+def test_a_run_that_broke_off_does_not_cut_the_others_short(study_and_runs, found):
+    study, runs = study_and_runs
+    lost = replace(runs[2], stages=runs[2].stages[:1], evaluations=runs[2].evaluations[:2])
+    assert (lost.arm, lost.seed) == ("plain", 2)
+    broken = compare(study, [lost if run is runs[2] else run for run in runs])
+    on, whole = broken.benchmarks["lab"], found.benchmarks["lab"]
+    assert on.arms["better"]["at_budget"] == whole.arms["better"]["at_budget"]
+    plain = on.arms["plain"]
+    assert len(plain["at_budget"]["updates"]["scores"]) == 2
+    assert plain["at_budget"]["updates"]["budget"] == 32
+    assert len(plain["targets"]["updates"]["costs"]) == 2
+    assert broken.missing[-1].endswith("for training did not finish: plain seed 2.")
+    for figure in (
+        study_plots.learning(broken, on, "updates"),
+        study_plots.training(broken, "reward/mean", "Reward", "reward", "updates"),
+    ):
+        line = next(each for each in figure.axes[0].lines if each.get_label() == "plain")
+        assert line.get_xdata()[-1] == 32
+
+
 def test_a_study_without_any_score_is_refused(study_and_runs):
     study, runs = study_and_runs
     none = [replace(run, evaluations=[], failure="no disk") for run in runs]
