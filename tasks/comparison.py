@@ -10,14 +10,11 @@ from math import isnan
 from typing import Any
 
 from conf.schema.study import Study
+from tasks.alike import alike, same_evaluation
 from tasks.arm_runs import ArmRun, OnBenchmark, Point
 from tasks.budgets import BUDGETS, at_budget, at_target
 from tasks.results import Responses, attempt, read_responses
-from tasks.words import things
 from trainer import metrics
-
-SAMPLING = ("samples", "temperature", "top_p", "context_length", "engine", "dtype")
-"""What two evaluations must have in common to be compared; seeds may differ."""
 
 
 class StudyIncompleteError(RuntimeError):
@@ -169,27 +166,6 @@ def _of_shares(estimate: metrics.Estimate) -> dict[str, Any]:
     return {**estimate._asdict(), "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
 
 
-def same_evaluation(one: Point, other: Point) -> None:
-    """Refuse to compare what was not evaluated alike.
-
-    Raises:
-        ValueError: problems or sampling differ; which, is said.
-    """
-    if one.responses.ids != other.responses.ids:
-        first, second = set(one.responses.ids), set(other.responses.ids)
-        example = sorted(first ^ second)[0]
-        raise ValueError(
-            f"Not compared: {things(len(first ^ second), 'problem')} in only one of the two "
-            f"evaluations, such as {example}."
-        )
-    for key in SAMPLING:
-        values = [point.evaluation["sampling"].get(key) for point in (one, other)]
-        if values[0] != values[1]:
-            raise ValueError(
-                f"Not compared: {key} is {values[0]} in one and {values[1]} in the other."
-            )
-
-
 def _spread(study: Study, on: OnBenchmark) -> metrics.SeedSpread | None:
     """How seeds vary within all arms that were evaluated like the baseline; None without one."""
     finals = [
@@ -198,18 +174,10 @@ def _spread(study: Study, on: OnBenchmark) -> metrics.SeedSpread | None:
     ]
     if not finals[0]:
         return None
-    alike = [[each for each in arm if _alike(finals[0][0], each)] for arm in finals[1:]]
+    comparable = [[each for each in arm if alike(finals[0][0], each)] for arm in finals[1:]]
     return metrics.spread_over_seeds(
-        [[point.responses.correct for point in arm] for arm in alike if arm]
+        [[point.responses.correct for point in arm] for arm in comparable if arm]
     )
-
-
-def _alike(one: Point, other: Point) -> bool:
-    try:
-        same_evaluation(one, other)
-    except ValueError:
-        return False
-    return True
 
 
 def _against(

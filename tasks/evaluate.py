@@ -171,6 +171,7 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
                 "checkpoint": {"path": str(checkpoint.path), "digest": checkpoint.digest},
                 "data_digest": benchmark.digest,
                 "sampling": sampling,
+                "grader": GRADER_VERSION,
                 "generations": work.name,
                 "problems": benchmark.rows,
                 "metrics": scores(graded, sampling["samples"]),

@@ -205,6 +205,12 @@ def test_metrics_have_the_same_names_in_every_run(study_and_runs, found):
     [
         ({"temperature": 0.9}, "Not compared: temperature is 0.6 in one and 0.9 in the other."),
         ({"samples": 4}, "Not compared: samples is 8 in one and 4 in the other."),
+        ({"boxed": True}, "Not compared: boxed is not recorded in one and True in the other."),
+        (
+            {"grading_seconds": 1.0},
+            "Not compared: grading_seconds is as usual in one and 1.0 in the other.",
+        ),
+        ({"seed": 1, "tensor_parallel": 2}, ""),
     ],
 )
 def test_evaluations_with_other_sampling_are_refused_by_name(study_and_runs, change, said):
@@ -217,8 +223,29 @@ def test_evaluations_with_other_sampling_are_refused_by_name(study_and_runs, cha
             ])  # fmt: skip
         other.append(run)
     arms = compare(study, other).benchmarks["lab"].arms
-    assert arms["better"]["difference"] is None and arms["better"]["note"] == said
+    assert arms["better"]["note"] == said
+    assert (arms["better"]["difference"] is None) == bool(said)
     assert arms["same"]["difference"] is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("data_digest", "same ids, but other prompts or answers"), ("grader", "of the grader judged")],
+)
+def test_other_answers_to_the_same_ids_and_other_graders_are_refused(study_and_runs, key, said):
+    study, runs = study_and_runs
+    arms = {}
+    for known in ("all", "one"):  # what was evaluated before this was recorded is compared
+        marked = [
+            replace(run, evaluations=[
+                {**each, key: run.arm} if known == "all" or run.arm == "better" else each
+                for each in run.evaluations
+            ])
+            for run in runs
+        ]  # fmt: skip
+        arms[known] = compare(study, marked).benchmarks["lab"].arms["better"]
+    assert arms["all"]["difference"] is None and said in arms["all"]["note"]
+    assert arms["one"]["difference"] and arms["one"]["note"] == ""
 
 
 def test_evaluations_of_other_problems_are_refused_by_name(made_up_run, tmp_path):

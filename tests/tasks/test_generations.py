@@ -181,7 +181,9 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     first = score(experiment)
     assert len(calls) == 1 and first["metrics"]["k"] == 2
     monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", 10_000)
-    assert score(experiment)["folder"] != first["folder"] and len(calls) == 1
+    anew = score(experiment)
+    assert anew["folder"] != first["folder"] and len(calls) == 1
+    assert anew["grader"] == 10_000 != first["grader"]
     longer = experiment.reward.model_copy(update={"seconds": 30.0})
     again = score(experiment.model_copy(update={"reward": longer}))
     assert again["sampling"]["grading_seconds"] == 30 and "grading_memory" not in again["sampling"]
