@@ -54,7 +54,8 @@ def report(
         written = steps.report(work, given, stages, evaluations)
     page = shown.report(written, settings)
     if unscored := written.summary["unscored"]:
-        print(f"no scores of {', '.join(unscored)} with these settings; to make them: {scoring}")
+        names = ", ".join(unscored)
+        print(f"no scores of the end on {names} with these settings; to make them: {scoring}")
     return page
 
 

@@ -17,7 +17,7 @@ from tasks.artifacts import Dataset, digest_of, file_digest, new_folder, write_j
 from tasks.page import page, without_nan
 from tasks.reports import PAGE, SUMMARY, folder_of, keep_aside, read_summary
 from tasks.tables import Table, cost, data, handoff, scores, versions
-from tasks.verdict import outcome, terminal_summary, tiles, verdict
+from tasks.verdict import outcome, terminal_summary, tiles, unscored, verdict
 from tasks.words import things
 from trainer import metrics
 
@@ -36,8 +36,8 @@ class Report:
         markdown: The same content without figures.
         folder: Folder of report.html, report.md, summary.json and figures/.
         summary: The numbers: `verdict` sentences, `benchmarks` with a row per checkpoint,
-            `stages`, `totals`, `unscored` benchmarks, `experiment`, `seed`, `command`, `written`,
-            and `made_of`, a digest.
+            `stages`, `totals`, benchmarks `unscored` at the end, `experiment`, `seed`, `command`,
+            `written`, and `made_of`, a digest.
         aside: Which report of before was kept and why, in lines, or "": see `tasks.reports`.
     """
 
@@ -88,11 +88,9 @@ def write_report(
         "written": datetime.now().astimezone().isoformat(timespec="seconds"),
         "verdict": verdict(by_benchmark, stage_rows, totals),
         "benchmarks": by_benchmark,
-        "unscored": [
-            source.name
-            for source in experiment.evaluation.benchmarks
-            if source.name not in by_benchmark
-        ],
+        "unscored": unscored(
+            [source.name for source in experiment.evaluation.benchmarks], by_benchmark, stage_rows
+        ),
         "stages": [
             {key: value for key, value in row.items() if key != "metrics"} for row in stage_rows
         ],
@@ -117,7 +115,7 @@ def write_report(
     environments = [*stages, *evaluations]
     content = {
         "summary": summary,
-        "tiles": tiles(by_benchmark, totals),
+        "tiles": tiles(by_benchmark, totals, stage_rows),
         "accuracy": [
             {
                 "benchmark": name,
@@ -207,9 +205,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     if content["outcome"]:
         parts.append(f"**{_literal(content['outcome'])}**")
     parts.append("## Accuracy")
-    if unscored := summary["unscored"]:
-        names = _literal(", ".join(unscored))
-        parts.append(f"No checkpoint was evaluated on {names} with these settings.")
+    if lacking := summary["unscored"]:
+        names = _literal(", ".join(lacking))
+        parts.append(f"The last checkpoint was not evaluated on {names} with these settings.")
     parts += [each["table"].markdown() for each in content["accuracy"]]
     parts += ["## Cost", content["cost"].markdown(), "## Data"]
     parts += [table.markdown() for table in content["data"]]

@@ -25,7 +25,10 @@ ALPHA = 0.05  # of the paired sign-flip test, over all benchmarks of a run
 def verdict(
     by_benchmark: Mapping[str, Sequence[dict]], stages: Sequence[dict], totals: Mapping[str, Any]
 ) -> list[str]:
-    """What came of it: a sentence per benchmark, final checkpoint against base, then the cost."""
+    """What came of it: a sentence per benchmark, last checkpoint against base, then the cost.
+
+    Where the last that was scored is not the last that was trained, its stage is named.
+    """
     sentences = []
     adjusted = _adjusted(by_benchmark)
     several = f" by Holm over {len(adjusted)} benchmarks" if len(adjusted) > 1 else ""
@@ -33,6 +36,7 @@ def verdict(
         base = _base(rows)
         last = rows[-1]
         score = f"avg@{last['k']}"
+        where = _place(last, stages)
         if base is None or last is base:
             missing = "The base was not" if base is None else "No trained checkpoint was"
             sentences.append(f"{missing} evaluated on {name}, so nothing is compared there.")
@@ -41,7 +45,8 @@ def verdict(
         if change is None:
             sentences.append(
                 f"On {name}, {score} was {percent(base['avg_at_k'])} for the base and "
-                f"{percent(last['avg_at_k'])} at the end; the change could not be tested. "
+                f"{percent(last['avg_at_k'])} {where or 'at the end'}; the change could not be "
+                "tested. "
                 f"{last['note']}".strip()
             )
             continue
@@ -53,12 +58,14 @@ def verdict(
             way = "rose" if change["mean"] > 0 else "fell"
             headline = (
                 f"On {name}, {score} {way} by {magnitude(change['mean'])} points, "
-                f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}."
+                f"from {percent(base['avg_at_k'])} to {percent(last['avg_at_k'])}"
+                + (f", {where}." if where else ".")
             )
         else:
             headline = (
-                f"On {name}, no change in {score} is resolved: "
-                f"{points(change['mean'])} points at this sample size."
+                f"On {name}, no change in {score} is resolved"
+                + (f" {where}: " if where else ": ")
+                + f"{points(change['mean'])} points at this sample size."
             )
         # The first is the page's heading, with its evidence below.
         sentences += [f"{headline} {evidence}"] if sentences else [headline, evidence]
@@ -111,8 +118,32 @@ def score_tables(by_benchmark: Mapping[str, Sequence[dict]]) -> list[str]:
     return tables
 
 
+def unscored(
+    benchmarks: Sequence[str],
+    by_benchmark: Mapping[str, Sequence[dict]],
+    stages: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Benchmarks on which the last trained checkpoint has no score, or none has."""
+    return [
+        name
+        for name in benchmarks
+        if name not in by_benchmark or _place(by_benchmark[name][-1], stages)
+    ]
+
+
+def _place(row: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> str:
+    """After which stage a checkpoint is, where more were trained: "after stage short, 1 of 4"."""
+    if not stages or row["position"] >= max(stage["position"] for stage in stages):
+        return ""
+    if row["position"] < 0:
+        return "before the first stage"
+    return f"after stage {row['label']}, {row['position'] + 1} of {len(stages)}"
+
+
 def tiles(
-    by_benchmark: Mapping[str, Sequence[dict]], totals: Mapping[str, Any]
+    by_benchmark: Mapping[str, Sequence[dict]],
+    totals: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[str, str, str]]:
     """Name, number and remark of the few numbers at the top, for the first benchmark."""
     found = []
@@ -124,8 +155,8 @@ def tiles(
             found.append((f"change in avg@{k}", points(change["mean"]), f"points, {bounds}"))
         shown = {f"avg@{k}": "avg_at_k", f"pass@{k}": "pass_at_k", "cut off": "truncated_share"}
         for name, key in shown.items():
-            remark = f"base {percent(base[key])}" if base else ""
-            found.append((name, percent(last[key]), remark))
+            remarks = [f"base {percent(base[key])}" if base else "", _place(last, stages)]
+            found.append((name, percent(last[key]), "; ".join(filter(None, remarks))))
     found.append(("tokens generated", count(totals["tokens_generated"]), "in training"))
     found.append(("time", duration(totals["seconds"]), "in training"))
     return found

@@ -248,7 +248,7 @@ def test_a_report_without_scores_says_so_and_replaces_none_that_has_some(
     report(SMOKE, output=output)
     [told] = said
     command = f"python -m flows.evaluate experiment={SMOKE} output={output}"
-    assert told == f"no scores of lab_test with these settings; to make them: {command}"
+    assert told == f"no scores of the end on lab_test with these settings; to make them: {command}"
     evaluate(SMOKE, output=output)
     page = Path(report(SMOKE, output=output))
     before = page.read_text()

@@ -201,6 +201,19 @@ def test_a_change_that_is_not_resolved_is_called_so(small_run):
     assert "no change in avg@2 is resolved" in headline and "60 problems" in evidence
 
 
+@pytest.mark.usefixtures("plain_figures")
+def test_a_score_of_an_earlier_stage_is_told_from_one_of_the_end(run, whole):
+    shown = written(run, evaluations=run.given["evaluations"][:2])
+    headline, *_ = shown.report.summary["verdict"]
+    assert "after stage short, 1 of 4" in headline
+    assert "base" in shown.page.text and "; after stage short, 1 of 4" in shown.page.text
+    assert shown.report.summary["unscored"] == ["lab"]
+    assert "The last checkpoint was not evaluated on lab with these settings." in shown.page.text
+    assert "after stage" not in whole.page.text and whole.report.summary["unscored"] == []
+    base = written(run, evaluations=run.given["evaluations"][:1])
+    assert base.report.summary["unscored"] == ["lab"]
+
+
 def rows_of(problems, gained):
     """A base that solves no problem, and a final checkpoint that solves some."""
     before, after = np.zeros((2, problems, 1), bool)

@@ -89,5 +89,5 @@ def test_a_report_says_on_which_benchmarks_nothing_was_evaluated(run):
     assert written.summary["unscored"] == ["lab"]
     for name in ("report.html", "report.md"):
         text = (written.folder / name).read_text()
-        assert "No checkpoint was evaluated on lab with these settings." in text
+        assert "The last checkpoint was not evaluated on lab with these settings." in text
     assert write(run).summary["unscored"] == []
