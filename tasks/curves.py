@@ -99,7 +99,8 @@ def _boundaries(figure: Figure, axes: Axes, stages: Sequence[Mapping[str, Any]])
             axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
         if index:
             axes.axvline(start, color=GREY, linewidth=0.9)
-    names = [short(stage["name"], 14) for stage in made]
+    whole = [stage["name"] for stage in made]
+    names = [short(name, 14, whole) for name in whole]
     middles = [(start + stop) / 2 for start, stop in zip(starts, ends, strict=True)]
     above = [_above(axes, x, name, 16) for x, name in zip(middles, names, strict=True)]
     below = [_above(axes, x, _context(stage), 4) for x, stage in zip(middles, made, strict=True)]

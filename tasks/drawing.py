@@ -6,6 +6,7 @@ a CSS variable, so that a figure follows the reader's light or dark setting.
 
 import io
 import re
+from collections.abc import Iterable
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -64,9 +65,24 @@ def blank(title: str, x: str, y: str, height: float = 3.1) -> tuple[Figure, Axes
     return figure, axes
 
 
-def short(text: str, most: int = 18) -> str:
-    """A name cut to `most` characters, for where space is tight."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def short(text: str, most: int = 18, among: Iterable[str] = ()) -> str:
+    """A name cut to `most` characters, for where space is tight.
+
+    Cut in the middle, since names differ at their ends, and less where one `among` those shown
+    beside it would look the same.
+
+    >>> short("lab_deepscaler-seed0"), short("lab_deepscaler-seed1")
+    ('lab_deeps…er-seed0', 'lab_deeps…er-seed1')
+    """
+    others = set(among) - {text}
+    while any(_cut(text, most) == _cut(other, most) for other in others):
+        most += 1
+    return _cut(text, most)
+
+
+def _cut(text: str, most: int) -> str:
+    tail = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
 def legend(figure: Figure) -> None:

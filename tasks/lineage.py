@@ -22,7 +22,7 @@ def lineage(study: Study, shared: Sharing) -> Figure:
     rows = _rows(stages, list(labels))
     figure, axes = blank("Stages, each trained once", "", "", 0.8 + 0.4 * max(3, len(labels)))
     axes.axis("off")
-    at = {}
+    at, names = {}, [stage.name for stage in stages]
     for stage in stages:
         mine = [rows[run] for run in stage.runs if run in rows]
         at[stage.key] = (stage.position, sum(mine) / len(mine))
@@ -38,7 +38,7 @@ def lineage(study: Study, shared: Sharing) -> Figure:
                 facecolor=BAND, edgecolor=BLUE if several else LINE, linewidth=1.4,
             )
         )  # fmt: skip
-        axes.text(x + 0.4, y - 0.07, short(stage.name, 12), ha="center", va="center",
+        axes.text(x + 0.4, y - 0.07, short(stage.name, 12, names), ha="center", va="center",
                   fontsize=8.2, color=INK)  # fmt: skip
         axes.text(x + 0.4, y + 0.17, f"{count(stage.amounts['steps'])} steps", ha="center",
                   va="center", fontsize=6.8, color=SOFT)  # fmt: skip
@@ -52,7 +52,9 @@ def lineage(study: Study, shared: Sharing) -> Figure:
         else:
             shift = 0.34 * (ends.index(run) - (len(ends) - 1) / 2)
             place = {"x": x + 0.87, "y": y + shift}
-        axes.text(**place, s=short(name, 16), va="center", fontsize=8.6, color=BLUE)
+        axes.text(
+            **place, s=short(name, 16, labels.values()), va="center", fontsize=8.6, color=BLUE
+        )
     axes.set_xlim(-0.05, depth + 0.75)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     return figure

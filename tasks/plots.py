@@ -68,7 +68,8 @@ def _dots(
 
 
 def _checkpoints(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    axes.set_yticks(range(len(rows)), [short(row["label"]) for row in rows], color=INK)
+    labels = [row["label"] for row in rows]
+    axes.set_yticks(range(len(rows)), [short(each, among=labels) for each in labels], color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -168,7 +169,8 @@ def _unit_of_time(longest: float) -> tuple[str, int]:
 def _bars(
     axes: Axes, stages: Sequence[Mapping[str, Any]], ends: Sequence, labels: Sequence[str]
 ) -> None:
-    axes.set_yticks(range(len(stages)), [short(stage["name"]) for stage in stages], color=INK)
+    names = [stage["name"] for stage in stages]
+    axes.set_yticks(range(len(stages)), [short(each, among=names) for each in names], color=INK)
     axes.set_ylim(len(stages) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)

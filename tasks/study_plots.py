@@ -114,7 +114,7 @@ def learning(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
     for name, look in looks(found):
         curves = [on.curve(name, seed, budget) for seed in sorted(on.finals(name))]
         curves = [curve for curve in curves if len(curve[0]) > 1]
-        drawn |= _band(axes, curves, 100.0, short(name), look, marks=True)
+        drawn |= _band(axes, curves, 100.0, _label(found, name), look, marks=True)
     if not drawn:
         return None
     for target in [found.study.targets.get(on.name)]:
@@ -138,7 +138,7 @@ def training(
     for name, look in looks(found):
         curves = [_history(run, metric, budget) for run in found.of_arm(name) if run.complete]
         curves = [curve for curve in curves if len(curve[0]) > 1]
-        drawn |= _band(axes, curves, 100.0 if share else 1.0, short(name), look)
+        drawn |= _band(axes, curves, 100.0 if share else 1.0, _label(found, name), look)
     if not drawn:
         return None
     _costs(axes)
@@ -155,7 +155,10 @@ def frontier(found: Comparison, on: OnBenchmark, budget: str) -> Figure | None:
         mine = [(x[-1], 100 * y[-1]) for x, y in curves if x]
         ends += mine
         if mine:
-            axes.plot(*zip(*mine, strict=True), **{**look, "linestyle": "none"}, label=short(name))
+            axes.plot(
+                *zip(*mine, strict=True), **{**look, "linestyle": "none"},
+                label=_label(found, name),
+            )  # fmt: skip
     if not ends:
         return None
     best, line = -np.inf, []
@@ -188,7 +191,7 @@ def by_problem(found: Comparison, on: OnBenchmark, arm: str) -> Figure | None:
     )
     order = np.sort(gain)[::-1] * 100
     figure, axes = blank(
-        f"{short(arm)} minus {short(found.study.reference.name)}, by problem",
+        f"{_label(found, arm)} minus {_label(found, found.study.reference.name)}, by problem",
         f"problems of {on.name}, sorted", "points of avg@k", 2.7,
     )  # fmt: skip
     x = np.arange(1, len(order) + 1)
@@ -282,10 +285,14 @@ def _costs(axes: Axes, left: float | None = 0.0) -> None:
 
 
 def _arms(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
+    axes.set_yticks(range(len(names)), [short(name, among=names) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.45, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
+
+
+def _label(found: Comparison, arm: str) -> str:
+    return short(arm, among=[each.name for each in found.study.arms])
 
 
 def _once(axes: Axes, name: str) -> str | None:

@@ -364,6 +364,25 @@ def test_runs_of_a_pair_are_named_by_the_seeds_they_were_trained_with(study_and_
     assert [row[0] for row in differences(found).rows] == [("seed", "")]
 
 
+def test_runs_look_different_in_figures(study_and_runs):
+    """Two seeds of one experiment, and names whose middle alone differs."""
+    study, runs = study_and_runs
+    names = ("lab_deepscaler-seed0", "lab_deepscaler-seed1", "lab_deepscaled_er-seed1")
+    arms = [Arm(name=name) for name in names]
+    renamed = dict(zip(GAINS, names, strict=True))
+    found = compare(
+        study.model_copy(update={"arms": arms, "baseline": names[0]}),
+        [replace(run, arm=renamed[run.arm]) for run in runs],
+    )
+    on = found.benchmarks["lab"]
+    legend = study_plots.learning(found, on, "updates").axes[0].get_legend_handles_labels()[1]
+    ticks = [tick.get_text() for tick in study_plots.scores(found, on).axes[0].get_yticklabels()]
+    for shown in (ticks, [label for label in legend if label.startswith("lab_")]):
+        assert len(set(shown)) == 3 and max(map(len, shown)) <= 20
+    title = study_plots.by_problem(found, on, names[1])._suptitle.get_text()
+    assert "seed1 minus" in title and "seed0, by problem" in title
+
+
 def test_tables_name_what_is_compared(found, study_and_runs):
     on = found.benchmarks["lab"]
     assert score_table(found, on).columns[:4] == ["arm", "avg@8", "minus plain", "detectable"]
