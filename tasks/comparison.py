@@ -254,11 +254,7 @@ def _missing(
             "Left out of scores, equal budgets, costs of targets and mean curves, for training did "
             f"not finish: {names}."
         )
-    if len(study.seeds) == 2:
-        said.append(
-            "Two seeds hardly tell how much seeds differ, so only large differences are resolved. "
-            "Three seeds mend that."
-        )
+    said += _few_seeds(study, benchmarks)
     for on in benchmarks.values():
         for arm in study.arms:
             lacking = [
@@ -270,6 +266,27 @@ def _missing(
             ]
             if lacking:
                 said.append(f"{arm.name} has no score on {on.name} for seed {', '.join(lacking)}.")
+    return said
+
+
+def _few_seeds(study: Study, benchmarks: Mapping[str, OnBenchmark]) -> list[str]:
+    """Which comparisons are over fewer seeds than differences of training need, where any is."""
+    paired: dict[int, dict[str, None]] = {1: {}, 2: {}}
+    for on in benchmarks.values():
+        for name, arm in on.arms.items():
+            if arm["difference"] and arm["difference"]["seeds"] in paired:
+                paired[arm["difference"]["seeds"]][name] = None
+    said, reference = [], study.reference.name
+    if paired[1] and len(study.seeds) > 1:
+        said.append(
+            f"One seed finished both in {reference} and in {', '.join(paired[1])}: what is said of "
+            "that difference tells nothing about other seeds."
+        )
+    if paired[2]:
+        said.append(
+            f"Two seeds compare {', '.join(paired[2])} with {reference}: they hardly tell how much "
+            "seeds differ, so only large differences are resolved. Three seeds mend that."
+        )
     return said
 
 

@@ -61,9 +61,7 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
                 ),
                 (
                     points(change["mean"]) if change else ABSENT,
-                    f"{span((change['low'], change['high']))}\n{p_value(row['adjusted_p'])}"
-                    if change
-                    else "",
+                    _evidence(row, len(study.seeds)),
                 ),
                 (magnitude(change["detectable"]) if change else ABSENT, ""),
                 *_others(row, shown),
@@ -240,6 +238,14 @@ def _interval(estimate: dict[str, Any] | None) -> str:
     if not estimate:
         return ""
     return span((estimate["low"], estimate["high"]), percent)
+
+
+def _evidence(row: dict[str, Any], seeds: int) -> str:
+    """Interval and p-value of a difference, and over how many of several seeds it is."""
+    if not (change := row["difference"]):
+        return ""
+    over = f", {things(change['seeds'], 'seed')}" if seeds > 1 else ""
+    return f"{span((change['low'], change['high']))}\n{p_value(row['adjusted_p'])}{over}"
 
 
 def _by_seed(estimate: dict[str, Any] | None) -> str:

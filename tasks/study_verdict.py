@@ -43,13 +43,11 @@ def of_benchmark(study: Study, on: OnBenchmark) -> list[str]:
 def _resolved(study: Study, on: OnBenchmark, name: str, arm: dict[str, Any]) -> list[str]:
     change, reference = arm["difference"], study.reference.name
     way = "above" if change["mean"] > 0 else "below"
-    seeds = things(change["seeds"], "seed")
-    if change["seeds"] == 1:
-        seeds += ", so nothing is known about others"
     return [
         f"On {on.name}, {name} is {magnitude(change['mean'])} points {way} {reference}.",
         f"{100 * study.level:g} % interval {span((change['low'], change['high']))} points, "
-        f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, {seeds}.",
+        f"{p_value(arm['adjusted_p'])} by Holm, {change['problems']:,} problems, "
+        f"{_seeds([change])}.",
     ]
 
 
@@ -65,9 +63,18 @@ def _unresolved(on: OnBenchmark, arms: dict[str, Any], reference: str, also: boo
     tests = next(iter(arms.values()))["difference"]["comparisons"]
     corrected = f" when it makes {tests} comparisons" if tests > 1 else ""
     return (
-        f"{where}, {names} cannot be told apart from {reference}: {apart} points. This design "
-        f"finds 8 of 10 true differences of {power} points{corrected}."
+        f"{where}, {names} cannot be told apart from {reference}: {apart} points, "
+        f"{_seeds([arm['difference'] for arm in arms.values()])}. This design finds "
+        f"8 of 10 true differences of {power} points{corrected}."
     )
+
+
+def _seeds(changes: Sequence[dict[str, Any]]) -> str:
+    """Over how many seeds differences are paired."""
+    fewest, most = (of(change["seeds"] for change in changes) for of in (min, max))
+    if fewest < most:
+        return f"{fewest} to {most} seeds"
+    return things(most, "seed") + (", so nothing is known about others" if most == 1 else "")
 
 
 def budgets(found: Comparison) -> list[str]:
