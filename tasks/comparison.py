@@ -221,7 +221,7 @@ def _adjust(study: Study, benchmarks: Mapping[str, OnBenchmark]) -> None:
 def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
     points = [point for points in on.points.values() for point in points if point.position == -1]
     first = next((point for point in points if point.responses), None)
-    if first is None:
+    if first is None or len(_starts(on)) > 1:
         return None
     estimate, note = attempt(_over_seeds, {0: first}, study.level)
     values = first.evaluation["metrics"]
@@ -232,6 +232,17 @@ def _base(on: OnBenchmark, study: Study) -> dict[str, Any] | None:
         "avg_at_k_clean": first.clean,
         **{name: values.get(name) for name in MEANS},
     }
+
+
+def _starts(on: OnBenchmark) -> dict[str, list[str]]:
+    """Arms by the digest of the model that they start from, where it is known."""
+    found: dict[str, list[str]] = {}
+    for (arm, _), points in on.points.items():
+        for point in points:
+            if point.position == -1 and "checkpoint" in point.evaluation:
+                arms = found.setdefault(point.evaluation["checkpoint"]["digest"], [])
+                arms += [] if arm in arms else [arm]
+    return found
 
 
 def _missing(
@@ -256,6 +267,11 @@ def _missing(
         )
     said += _few_seeds(study, benchmarks)
     for on in benchmarks.values():
+        if len(starts := _starts(on).values()) > 1:
+            said.append(
+                f"On {on.name}, no starting model is shown, for there are {len(starts)}: that of "
+                f"{'; that of '.join(', '.join(arms) for arms in starts)}."
+            )
         for arm in study.arms:
             lacking = [
                 str(run.settings.seed)

@@ -330,6 +330,30 @@ def test_it_is_said_over_how_many_seeds_a_difference_is(study_and_runs, found):
     assert ", 2 seeds. This design finds 8 of 10" in terminal(broken, shared(runs))
 
 
+def test_a_starting_model_is_shown_only_where_all_arms_have_it(study_and_runs):
+    study, runs = study_and_runs
+
+    def started(models):
+        given = [
+            replace(run, evaluations=[
+                {**each, "checkpoint": {"path": "p", "digest": models[run.arm]}}
+                if each["position"] == -1 else each
+                for each in run.evaluations
+            ])
+            for run in runs
+        ]  # fmt: skip
+        return compare(study, given)
+
+    one = started(dict.fromkeys(GAINS, "a"))
+    assert one.benchmarks["lab"].base and one.missing == []
+    two = started({"plain": "a", "better": "b", "same": "a"})
+    assert two.benchmarks["lab"].base is None
+    assert two.missing == [
+        "On lab, no starting model is shown, for there are 2: that of plain, same; that of better."
+    ]
+    assert "starting model" not in score_table(two, two.benchmarks["lab"]).markdown()
+
+
 def test_a_study_without_any_score_is_refused(study_and_runs):
     study, runs = study_and_runs
     none = [replace(run, evaluations=[], failure="no disk") for run in runs]
