@@ -41,7 +41,10 @@ def pair(output: Path | str, one: str, other: str) -> tuple[Comparison, Sharing]
         seeds=[0],
     )
     found = compare(study, runs)
-    return found, sharing([(f"{run.arm} seed 0", run.settings) for run in runs])
+    return found, sharing(
+        [(f"{run.arm} seed 0", run.settings) for run in runs],
+        [[str(stage["folder"].resolve()) for stage in run.stages] for run in runs],
+    )
 
 
 def _summary(output: Path, name: str) -> tuple[Path, dict]:

@@ -60,15 +60,19 @@ class Sharing:
         return [stage for stage in self.stages if label in stage.runs]
 
 
-def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
+def sharing(
+    runs: Sequence[tuple[str, Experiment]], folders: Sequence[Sequence[str]] | None = None
+) -> Sharing:
     """Which stages runs share.
 
     Args:
         runs: Label and settings of each. Labels are unique.
+        folders: Of runs that were made: where the stages of each lie. Two that would be the same
+            but lie apart, as in two output folders, were both trained.
     """
     stages: dict[str, Shared] = {}
     needed: list[dict[str, float]] = []
-    for label, experiment in runs:
+    for run, (label, experiment) in enumerate(runs):
         data, before = experiment.data, digest_of(experiment.model)
         # What overlaps with them is no prompt.
         left_out = any(experiment.gates.action(gate) == "drop" for gate in OVERLAPS)
@@ -80,6 +84,8 @@ def sharing(runs: Sequence[tuple[str, Experiment]]) -> Sharing:
             made_from = [data, experiment.gates, stage.prompts, stage.drop_solved]
             made_from += [stage.drop_hopeless, benchmarks, seed]
             key = digest_of(identity(experiment, stage, digest_of(made_from), before))
+            if folders and position < len(folders[run]):
+                key = digest_of([key, folders[run][position]])
             cost = amounts(stage, stage.steps, experiment.selection)
             needed.append(cost)
             found = stages.setdefault(key, Shared(key, stage.name, position, cost, first))
