@@ -110,11 +110,15 @@ def _in_a_process(study: Study, run: Run, slot: dict[str, str], wanted: Callable
 def devices(study: Study, runs: Sequence[Run]) -> list[dict[str, str]]:
     """For each run at the same time, the environment that gives it GPUs of its own.
 
+    Any run may get any of them, so each has room for the run that needs most.
+
     Raises:
         ValueError: there are fewer GPUs than that takes.
     """
-    hardware = runs[0].settings.hardware
-    if hardware.device == "cpu":
+    ranks = [
+        run.settings.hardware.ranks for run in runs if run.settings.hardware.device != "cpu"
+    ]  # fmt: skip
+    if not ranks:
         return [{}] * study.parallel
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
@@ -122,7 +126,7 @@ def devices(study: Study, runs: Sequence[Run]) -> list[dict[str, str]]:
 
         given = ",".join(map(str, range(torch.cuda.device_count())))
     visible = [name for name in given.split(",") if name]
-    each = hardware.ranks
+    each = max(ranks)
     if len(visible) < study.parallel * each:
         raise ValueError(
             f"{study.parallel} runs of {each} GPUs at the same time need {study.parallel * each}, "

@@ -76,3 +76,9 @@ def test_runs_at_the_same_time_get_gpus_of_their_own(study, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match=r"need 4, found 2\n\nhint: parallel=1"):
         arms.devices(study, [run])
+    # Any run may get any slot, so each slot has room for the largest.
+    one = run.settings.model_copy(update={"hardware": cuda.model_copy(update={"ranks": 1})})
+    small = type(run)(run.arm, 1, (), one)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    given = arms.devices(study, [small, run])
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in given] == ["0,1", "2,3"]
