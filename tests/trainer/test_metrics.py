@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import beta
 
 from trainer.metrics import (
     avg_at_k,
     interval,
     lengths_by_correctness,
+    over_seeds,
     paired_difference,
     pass_at_k,
     pass_at_k_by_problem,
@@ -86,6 +88,19 @@ def test_the_interval_of_many_problems_is_the_normal_one():
     assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=5e-4)
 
 
+@pytest.mark.parametrize("problems", [2, 30])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_a_score_at_an_edge_has_the_exact_interval_of_problems(problems, level):
+    """Clopper and Pearson's, whose other end is a quantile of the beta distribution."""
+    wrong = np.zeros((problems, 4))
+    expected = beta.ppf((1 + level) / 2, 1, problems)
+    assert interval(wrong, level=level) == (0, pytest.approx(expected))
+    assert interval(1 - wrong, level=level) == (pytest.approx(1 - expected), 1)
+    for seeds in (1, 3):
+        estimate = over_seeds([wrong] * seeds, level=level)
+        assert (estimate.low, estimate.high) == (0, pytest.approx(expected))
+
+
 @pytest.mark.parametrize("problems", [30, 500])
 def test_intervals_cover_the_truth_about_95_times_in_100(problems):
     """Problems of uniform difficulty, 8 samples each, with a true score of 1/2: 1,000 benchmarks.
@@ -126,8 +141,8 @@ def test_the_interval_holds_the_mean(correct):
     assert low - 1e-9 <= avg_at_k(correct) <= high + 1e-9
 
 
-def test_problems_that_score_the_same_give_no_width():
-    assert interval([[1, 1], [1, 1]]) == (1, 1)
+def test_problems_that_score_the_same_between_the_edges_give_no_width():
+    assert interval([[1, 0], [0, 1]]) == (0.5, 0.5)
 
 
 @given(graded)

@@ -72,8 +72,10 @@ def interval(
     about the mean is widened by sqrt(N / (N - 1)): a bootstrap mean varies with the variance
     divided by N where N - 1 is right, which matters at AIME's 30 problems.
 
-    Where all problems score the same, the interval has no width: resampling cannot show what
-    the benchmark did not contain.
+    Resampling cannot show what the benchmark did not contain. Where all problems score 0, the
+    interval ends at the exact bound 1 - ((1 - level) / 2)^(1 / N): the share of problems not
+    scoring 0 that leaves a chance of (1 - level) / 2 to draw N that do. Where all score 1, it
+    begins as far from there. Where all score the same between, it has no width.
 
     Args:
         scores: [N, K] correctness, or [N] scores of problems such as `pass_at_k_by_problem`.
@@ -89,9 +91,17 @@ def interval(
 
     Source:
         Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; the widening:
-        Hesterberg 2015, "What Teachers Should Know about the Bootstrap", section 3.2.
+        Hesterberg 2015, "What Teachers Should Know about the Bootstrap", section 3.2; the bound:
+        Clopper & Pearson 1934, "The Use of Confidence or Fiducial Limits".
     """
-    return _bootstrap(_by_problem(scores), level, resamples, seed)
+    by_problem = _by_problem(scores)
+    low, high = _bootstrap(by_problem, level, resamples, seed)
+    beyond = 1 - ((1 - level) / 2) ** (1 / len(by_problem))
+    if (by_problem == 0).all():
+        return Interval(0.0, beyond)
+    if (by_problem == 1).all():
+        return Interval(1 - beyond, 1.0)
+    return Interval(low, high)
 
 
 def paired_difference(

@@ -91,14 +91,15 @@ def over_seeds(graded: Sequence[ArrayLike], *, level: float = 0.95) -> Estimate:
         level: Confidence of the interval.
 
     Returns:
-        `Estimate`. With one seed its interval is that of `interval`, and says nothing of others.
+        `Estimate`. With one seed its interval is that of `interval`, and says nothing of others;
+        it is that too where every response of all seeds is right, or every one wrong.
 
     Raises:
         ValueError: no seed, or the seeds have different numbers of problems.
     """
     scores = _by_seed_and_problem(graded)
     means = tuple(scores.mean(axis=1).tolist())
-    if len(scores) == 1:
+    if len(scores) == 1 or (scores == 0).all() or (scores == 1).all():
         low, high = interval(scores[0], level=level)
     else:
         error, freedom = _crossed_error(scores)
