@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import false_discovery_control, hypergeom, ttest_ind
+from scipy.stats import false_discovery_control, hypergeom, nct, ttest_ind
+from scipy.stats import t as student
 
 from trainer.metrics import (
     Cost,
@@ -115,6 +116,23 @@ def test_the_power_that_is_promised_is_the_power_there_is():
         after = random.random((30, 16)) < middle + shift / 2
         found += paired_difference(before, after, resamples=400).p_value < 0.05
     assert 0.74 < found / 600 < 0.86
+
+
+@pytest.mark.parametrize("freedom", [2, 4, 18, 499])
+@pytest.mark.parametrize("comparisons", [1, 8])
+def test_the_power_is_that_of_the_non_central_distribution(freedom, comparisons):
+    """Where few seeds and several comparisons leave wide tails, t quantiles alone promise more."""
+    level = 1 - 0.05 / comparisons
+    found = smallest_difference(1.0, freedom, level=level)
+    critical = student.ppf((1 + level) / 2, freedom)
+    assert nct.sf(critical, freedom, found) == pytest.approx(0.8, abs=0.002)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_an_arm_does_not_differ_from_itself(seeds):
+    graded = np.random.default_rng(7).integers(0, 2, (seeds, 12, 4))
+    found = paired_over_seeds(graded, graded)
+    assert found.mean == 0 and found.p_value == 1 and found.detectable > 0
 
 
 def _chances(problems: int, random) -> np.ndarray:
@@ -261,8 +279,6 @@ def test_intervals_over_three_seeds_cover_a_known_truth(problems):
 
 
 def _interval_of(differences: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import t as student
-
     from trainer.metrics.seeds import _crossed_error
 
     error, freedom = _crossed_error(differences)

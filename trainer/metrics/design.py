@@ -19,7 +19,9 @@ def smallest_difference(
 ) -> float:
     """The smallest true difference that a two-sided t-test finds with a chance of `power`.
 
-        delta = (t_{(1 + level)/2} + t_{power}) * error,  quantiles with `freedom` degrees
+        P(T' > t_{(1 + level)/2}) = power,  T' non-central t about delta / error
+
+    With many degrees of freedom that is delta = (z_{(1 + level)/2} + z_{power}) * error.
 
     Args:
         error: Standard error of the estimated difference.
@@ -31,13 +33,11 @@ def smallest_difference(
         In units of the error: 0.06 is six points of avg@k.
 
     Source:
-        Cohen 1988, "Statistical Power Analysis", section 2.4; the t quantiles for the non-central
-        distribution are within 1 % from 10 degrees on.
+        Cohen 1988, "Statistical Power Analysis", section 2.4.
     """
     freedom = max(freedom, 1.0)
-    return float(
-        error * (student.quantile((1 + level) / 2, freedom) + student.quantile(power, freedom))
-    )
+    critical = student.quantile((1 + level) / 2, freedom)
+    return float(error * student.shift(critical, power, freedom))
 
 
 def error_of_design(
