@@ -25,7 +25,7 @@ TRAINING = (
     ("reward/mean", "Reward", "mean reward of a rollout", "device_seconds", False),
     ("response_length/mean", "Response length", "mean tokens of a rollout", "updates", False),
     ("truncated_share", "Truncated responses", "rollouts cut off (%)", "updates", True),
-    ("zero_variance_share", "Groups without contrast", "groups all right or all wrong (%)",
+    ("zero_variance_share", "Groups without contrast", "all right or all wrong (%)",
      "updates", True),
     ("entropy", "Entropy", "entropy per token (nats)", "updates", False),
 )  # fmt: skip
