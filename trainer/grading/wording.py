@@ -60,7 +60,7 @@ _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 
 
 def _unit(text: str) -> list[str]:
-    """The unit that a text ends in, a/b as two; "" stands for what is not known.
+    r"""The unit that a text ends in, a/b as two; "" stands for what is not known.
 
     >>> _unit("7 miles per hour"), _unit(r"7\text{ cm}^2"), _unit("7 apples"), _unit("7")
     (['mile', 'hour'], ['centimetre^2'], [''], [])
