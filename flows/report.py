@@ -55,7 +55,8 @@ def report(
     page = shown.report(written, settings)
     if unscored := written.summary["unscored"]:
         names = ", ".join(unscored)
-        print(f"no scores of the end on {names} with these settings; to make them: {scoring}")
+        print(f"the last checkpoint has no score on {names} with these settings")
+        print(f"to score it: {scoring}")
     return page
 
 

@@ -6,10 +6,8 @@ and each score, by their manifests. What is there already is left alone or compl
 be repeated, on a fresh store or on one that lost some runs.
 """
 
-import fcntl
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from errno import EACCES, EPERM, EROFS
 from pathlib import Path
@@ -23,7 +21,7 @@ from tasks.evaluations import MANIFEST as EVALUATION
 from tasks.evaluations import read_evaluations
 from tasks.journal import FOLDER, Journal, Run, journals
 from tasks.labels import flat, lineage_tags
-from tasks.stages import experiment_of, held_for_deletion, read_manifests
+from tasks.stages import experiment_of, held_for_deletion, locked, read_manifests
 from tasks.track import store_uri
 from tasks.track_reach import StoreAwayError
 from tasks.track_store import Store
@@ -75,7 +73,8 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
     done = Reindexed(store or store_uri(output))
     target = Store(done.store, output)
     try:
-        with _one_at_a_time(output):
+        # Two at a time would each add what neither finds in the store.
+        with locked(output / REINDEXING, f"{output} is being reindexed"):
             known = _deliver(output, target, done)
             for name, items in sorted(_items(output, done.remarks).items()):
                 untold = [run for run in items if _key(name, run) not in known]
@@ -95,18 +94,6 @@ def reindex(output: Path | str, store: str = "") -> Reindexed:
     done.stages, done.evaluations = target.made["stage"], target.made["evaluation"]
     done.found -= done.stages + done.evaluations
     return done
-
-
-@contextmanager
-def _one_at_a_time(output: Path) -> Iterator[None]:
-    """A block for one process: two would each add what neither finds in the store."""
-    with (output / REINDEXING).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{output} is being reindexed by another process: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _key(experiment: str, run: Run) -> tuple[str, ...]:

@@ -30,7 +30,6 @@ __all__ = [
     "left",
     "pass_rates_in",
     "pruned",
-    "recorded",
     "segment",
     "segmented",
     "split_by_length",
@@ -139,55 +138,33 @@ def pass_rates_in(folder: Path | str) -> dict[str, float]:
     """Pass rate of each prompt when the stage of a folder last drew it, of all that it sampled.
 
     From groups.jsonl, which tells of groups that did not train, too: under a selection that keeps
-    what teaches, no solved or hopeless one does. Where there is none, from order.jsonl.
+    what teaches, no solved or hopeless one does. Each of its records has `groups`, those whose fate
+    was sealed at a step; `number` is their place among the draws. A group that failed is left out,
+    with what it may have sampled before.
 
     Raises:
-        ValueError: the records are damaged, or have no pass rates.
+        ValueError: there are no such records, or they are damaged.
     """
-    folder = Path(folder)
-    if (folder / "groups.jsonl").is_file():
-        return sampled(read_records(folder / "groups.jsonl"))
-    return recorded(read_records(folder / "order.jsonl"))
-
-
-def sampled(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Pass rate of each prompt over all rollouts of its last group, from records of groups.jsonl.
-
-    Each record has `groups`, those whose fate was sealed at a step; `number` is their place among
-    the draws. A group that failed is left out, with what it may have sampled before.
-    """
-    groups = [group for record in records for group in record["groups"]]
-    return {
-        group["id"]: group["correct"] / group["rollouts"]
-        for group in sorted(groups, key=lambda group: group["number"])
-        if group["rollouts"] and not group["fate"].startswith("failed")
-    }
-
-
-def recorded(order: list[Mapping[str, Any]]) -> dict[str, float]:
-    """Pass rate of each prompt when a stage last trained on it, from records of its order.jsonl.
-
-    Each record has `prompts`, the ids that a step trains on, and parallel to them `pass_rates`.
-
-    Raises:
-        ValueError: the records have no pass rates, or not one for each prompt.
-    """
-    found: dict[str, float] = {}
-    for record in order:
-        rates = record.get("pass_rates")
-        if rates is None or len(rates) != len(record["prompts"]):
-            raise ValueError(
-                f"step {record.get('step')} of the stage before records "
-                f"{'no' if rates is None else len(rates)} pass rates for "
-                f"{len(record['prompts'])} prompts, needed one each\n\nhint: train that stage "
-                "anew, or take drop_solved and drop_hopeless out"
-            )
-        found |= {
-            name: rate
-            for name, rate in zip(record["prompts"], rates, strict=True)
-            if rate is not None
+    path = Path(folder) / "groups.jsonl"
+    try:
+        groups = [group for record in read_records(path) for group in record["groups"]]
+        rates = {
+            group["id"]: group["correct"] / group["rollouts"]
+            for group in sorted(groups, key=lambda group: group["number"])
+            if group["rollouts"] and not group["fate"].startswith("failed")
         }
-    return found
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(_unknown_rates(path, f"a group that is none ({error!r})")) from error
+    if not groups:
+        raise ValueError(_unknown_rates(path, "no group"))
+    return rates
+
+
+def _unknown_rates(path: Path, found: str) -> str:
+    return (
+        f"{path}: found {found}, needed what the stage before drew and how many were right\n\n"
+        "hint: train that stage again with force=true, or set neither drop_solved nor drop_hopeless"
+    )
 
 
 def left(dataset: Dataset, stage: Stage, pass_rates: Mapping[str, float]) -> pa.Table:

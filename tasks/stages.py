@@ -235,7 +235,7 @@ def held(output: Path, name: str, digest: str) -> Iterator[Path]:
         digest: The stage's.
     """
     lock = output / "stages" / f".{digest[:12]}.{LOCK}"
-    with _locked(lock, f"{name}-{digest[:12]}"):
+    with locked(lock, f"{name}-{digest[:12]} is being made"):
         try:
             folder = stage_folder(output, name, digest)
             with alone(folder):
@@ -251,7 +251,7 @@ def alone(folder: Path) -> Iterator[None]:
     What a dead one left at work there is waited for, too: its guard is about to end it. The folder
     is made where it is missing.
     """
-    with _locked(folder / LOCK, folder.name):
+    with locked(folder / LOCK, f"{folder.name} is being made"):
         for name in at_work(folder):
             print(f"{folder.name}: the {name} of a killed run is still ending: waiting for it")
             wait_for(folder, name)
@@ -259,8 +259,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a file, which says by which process."""
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a file, which says by which process; whoever else wants to waits, and says `what`."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
@@ -269,7 +269,7 @@ def _locked(path: Path, what: str) -> Iterator[None]:
             except BlockingIOError:
                 file.seek(0)
                 owner = file.read() or "?"
-                print(f"{what} is being made by process {owner}: waiting for it")
+                print(f"{what} by process {owner}: waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(path, file.fileno()):
                 continue  # it, or its folder, was deleted or moved away while we waited

@@ -80,10 +80,14 @@ def test_a_later_stage_leaves_out_what_the_one_before_solved(quick, tmp_path, mo
         trained.append(ids)
         manifest = train_stage(settings, position, prompts, *rest)
         # The trainer's record of what was drawn: the first half solved, the rest half right.
-        rates = [1.0] * (len(ids) // 2) + [0.5] * (len(ids) - len(ids) // 2)
-        order = manifest["folder"] / "order.jsonl"
-        if not order.exists():
-            append_record(order, {"step": 1, "prompts": ids, "pass_rates": rates})
+        groups = [
+            {"number": at, "id": id_, "correct": 4 if at < len(ids) // 2 else 2,
+             "rollouts": 4, "fate": "trained"}
+            for at, id_ in enumerate(ids)
+        ]  # fmt: skip
+        sealed = manifest["folder"] / "groups.jsonl"
+        if not sealed.exists():
+            append_record(sealed, {"step": 1, "groups": groups})
         return manifest
 
     monkeypatch.setattr(steps, "train_stage", recording)

@@ -246,9 +246,10 @@ def test_a_report_without_scores_says_so_and_replaces_none_that_has_some(
     monkeypatch.setattr("flows.report.print", said.append, raising=False)
     train_stage(SMOKE, stage=1, output=output)
     report(SMOKE, output=output)
-    [told] = said
-    command = f"python -m flows.evaluate experiment={SMOKE} output={output}"
-    assert told == f"no scores of the end on lab_test with these settings; to make them: {command}"
+    assert said == [
+        "the last checkpoint has no score on lab_test with these settings",
+        f"to score it: python -m flows.evaluate experiment={SMOKE} output={output}",
+    ]
     evaluate(SMOKE, output=output)
     page = Path(report(SMOKE, output=output))
     before = page.read_text()
@@ -256,7 +257,7 @@ def test_a_report_without_scores_says_so_and_replaces_none_that_has_some(
         ValueError, match=r"has some with others:\n  evaluation.temper.*: 1.0 -> 0.7"
     ):
         report(SMOKE, ["evaluation.temperature=0.7"], output)
-    assert page.read_text() == before and len(said) == 1
+    assert page.read_text() == before and len(said) == 2
 
 
 def test_what_a_flow_made_and_what_to_do_with_it_is_told(output, quick, monkeypatch):

@@ -1,4 +1,4 @@
-"""A made-up run on disk, as the pipeline leaves it, for tests of what reads one."""
+"""Settings of a small experiment, and a made-up run on disk, as the pipeline leaves it."""
 
 import json
 import math
@@ -10,11 +10,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conf.load import load
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
 
 CURRICULUM = (("short", "L1", 64), ("middle", "L2", 128), ("long", "L3", 192), ("last", "L2", 128))
 PACKAGES = {"torch": "2.13.0", "verl": "0.9.1"}
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    """Settings of the smoke experiment, with overrides, that write below the test's folder."""
+
+    def settings(*overrides):
+        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
+
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -28,16 +28,6 @@ from trainer.rewards import Grade, Reason
 
 
 @pytest.fixture
-def smoke(tmp_path):
-    """Settings of the smoke experiment, with overrides, that write below the test's folder."""
-
-    def settings(*overrides):
-        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
-
-    return settings
-
-
-@pytest.fixture
 def model(tmp_path):
     """A copy of the lab's model to damage."""
     return shutil.copytree(BASE, tmp_path / "model")

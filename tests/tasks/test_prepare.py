@@ -15,7 +15,7 @@ from tasks.datacard import facts, write_card
 from tasks.datacard_page import markdown
 from tasks.download import download
 from tasks.prompt_lengths import tokenizer_digest
-from tasks.segment import Measured, pruned, recorded, segment, segmented
+from tasks.segment import Measured, pruned, segment, segmented
 from tasks.upstream import to_columns
 from trainer.lab import BASE
 
@@ -193,19 +193,6 @@ def test_pass_rates_are_means_of_graded_responses(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b", "b"], "correct": [True] * 3}), path)
     with pytest.raises(ValueError, match="holds 1 to 2 responses to a problem"):
         pass_rates.by_id(path)
-
-
-def test_the_last_time_a_stage_drew_a_prompt_counts():
-    order = [
-        {"step": 1, "prompts": ["a", "b"], "pass_rates": [0.25, 1.0]},
-        {"step": 2, "prompts": ["c", "a"], "pass_rates": [None, 0.75]},
-    ]
-    assert recorded(order) == {"a": 0.75, "b": 1.0}
-    for fault in ({"step": 3, "prompts": ["a"]}, {"step": 3, "prompts": [], "pass_rates": [1]}):
-        with pytest.raises(
-            ValueError, match=r"step 3 of the stage before records .*needed one each"
-        ):
-            recorded([*order, fault])
 
 
 def test_a_stage_trains_on_what_the_one_before_did_not_solve(tmp_path):

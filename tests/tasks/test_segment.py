@@ -169,9 +169,6 @@ def sealed(number, name, correct, rollouts, fate="trained"):
 
 
 def test_all_groups_that_a_stage_sampled_tell_pass_rates_and_the_last_draw_wins(tmp_path):
-    order = tmp_path / "order.jsonl"
-    append_record(order, {"step": 1, "prompts": ["a"], "pass_rates": [0.75]})
-    assert pass_rates_in(tmp_path) == {"a": 0.75}, "a stage of before groups were recorded"
     steps = [
         [sealed(4, "a", 4.0, 4, "solved"), sealed(0, "a", 1.0, 2), sealed(1, "b", 0.0, 4)],
         [sealed(2, "b", 3.0, 24), sealed(3, "c", 0.0, 4, "hopeless"), sealed(5, "d", 0, 0)],
@@ -180,6 +177,14 @@ def test_all_groups_that_a_stage_sampled_tell_pass_rates_and_the_last_draw_wins(
     for step, groups in enumerate(steps, 1):
         append_record(tmp_path / "groups.jsonl", {"step": step, "groups": groups})
     assert pass_rates_in(tmp_path) == {"a": 1.0, "b": 0.125, "c": 0.0}
+
+
+@pytest.mark.parametrize("groups", [None, [], [{"id": "a"}], [7], ["a"]])
+def test_where_no_pass_rates_are_known_it_is_said(groups, tmp_path):
+    if groups is not None:
+        append_record(tmp_path / "groups.jsonl", {"step": 1, "groups": groups})
+    with pytest.raises(ValueError, match=r"groups.jsonl: found .*\n\nhint: train that stage again"):
+        pass_rates_in(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["uniform", "dapo", "speed", "greso", "shuffle_r1"])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import load
 from tasks.again import move_aside
 from tasks.artifacts import new_folder, write_json
 from tasks.download import download
@@ -15,14 +14,6 @@ from tasks.journal import Journal
 from tasks.plan import plan
 from tasks.stages import alone, finished
 from tasks.unreferenced import delete, unreferenced
-
-
-@pytest.fixture
-def smoke(tmp_path):
-    def settings(*overrides):
-        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
-
-    return settings
 
 
 @pytest.fixture

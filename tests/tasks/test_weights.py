@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conf.load import load
 from tasks import evaluate as evaluation
 from tasks import weights
 from tasks.again import move_aside
@@ -36,14 +35,6 @@ class Meanwhile(NoTracker):
 
     def found_stage(self, *_arguments):
         self.found()
-
-
-@pytest.fixture
-def smoke(tmp_path):
-    def settings(*overrides):
-        return load("experiment=lab/smoke", f"output={tmp_path / 'out'}", *overrides)
-
-    return settings
 
 
 @pytest.fixture

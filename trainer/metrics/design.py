@@ -1,6 +1,7 @@
 """What a comparison can show: power before and after it was made, and many of them at once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,27 +72,16 @@ def error_of_design(
 
 
 def smallest_difference_of_design(
-    problems: int,
-    samples: int,
-    *,
-    seeds: int = 1,
-    within: float = WITHIN,
-    effects: float = 0.0,
-    training: float = 0.0,
-    level: float = 0.95,
-    power: float = POWER,
+    problems: int, samples: int, *, level: float = 0.95, power: float = POWER, **design: Any
 ) -> float:
     """The smallest paired difference that a design would find, before anything is run.
 
     Args:
-        problems: As in `error_of_design`, like the next five.
+        problems: N.
         samples: K.
-        seeds: S.
-        within: Mean of p(1 - p).
-        effects: Spread of the true difference over problems.
-        training: Spread of an arm's accuracy over seeds.
         level: As in `smallest_difference`.
         power: As in `smallest_difference`.
+        **design: `seeds`, `within`, `effects` and `training`, as in `error_of_design`.
 
     Returns:
         A fraction: 0.06 is six points.
@@ -99,9 +89,7 @@ def smallest_difference_of_design(
     >>> round(100 * smallest_difference_of_design(30, 16), 1)  # AIME, avg@16
     6.0
     """
-    error = error_of_design(
-        problems, samples, seeds=seeds, within=within, effects=effects, training=training
-    )
+    error = error_of_design(problems, samples, **design)
     return smallest_difference(error, level=level, power=power)
 
 
