@@ -13,6 +13,7 @@ from conf.schema.study import Study
 from tasks.alike import alike, same_evaluation
 from tasks.arm_runs import ArmRun, OnBenchmark, Point
 from tasks.budgets import BUDGETS, at_budget, at_target
+from tasks.evaluations import undecided
 from tasks.results import Responses, attempt, read_responses
 from trainer import metrics
 
@@ -77,7 +78,7 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
                     {**evaluation, "final": evaluation["position"] == last},
                     costs.get(evaluation["position"], {}),
                     responses,
-                    note,
+                    " ".join(filter(None, [note, undecided(evaluation)])),
                     run.seen.get(name, ()),
                 )
             )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from conf.schema import Experiment, Reward
 from tasks import generations
 from tasks.artifacts import Dataset, digest_of, new_folder, read_json, write_json
-from tasks.evaluations import MANIFEST, read_evaluation
+from tasks.evaluations import MANIFEST, read_evaluation, undecided
 from tasks.generations import EvaluationFailedError
 from tasks.labels import flat, lineage_tags
 from tasks.machine import environment
@@ -21,13 +21,17 @@ from tasks.stages import alone
 from tasks.track import Tracker
 from trainer import metrics
 from trainer.checkpoint import opens_thought
-from trainer.generate import Request
+from trainer.generate import COLUMNS, Request
 from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
 
 __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
 GRADER_VERSION = 5
+GRADED = pa.schema(
+    [*COLUMNS, ("correct", pa.bool_()), ("reason", pa.string()), ("answer", pa.string())]
+)
+AT_ONCE = 4_096  # responses graded and written together: of 32K tokens they are half a gigabyte
 _USUAL = Reward()
 
 
@@ -151,6 +155,8 @@ def evaluate(
         f"pass@{k} {manifest['metrics']['pass_at_k']:.1%}, "
         f"cut off {manifest['metrics']['truncated_share']:.1%}"
     )
+    if said := undecided(manifest):
+        print(f"warning: {label} on {benchmark.name}: {said}")
     return {**manifest, "label": label, "position": position, "folder": folder}
 
 
@@ -160,9 +166,9 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
     reward = experiment.reward
     configure(Limits(reward.seconds, reward.memory, reward.workers))
     form = Form(experiment.evaluation.think, experiment.evaluation.boxed)
-    graded = grade(responses, benchmark, form, opens_thought(checkpoint.path))
     with new_folder(folder, MANIFEST) as aside:
-        pq.write_table(graded, aside / "responses.parquet")
+        file = aside / "responses.parquet"
+        graded = grade(responses, benchmark, file, form, opens_thought(checkpoint.path))
         write_json(
             aside / MANIFEST,
             {
@@ -184,30 +190,46 @@ def _grade(experiment, benchmark, checkpoint, sampling, work: Path, folder: Path
 
 
 def grade(
-    responses: pa.Table, benchmark: Dataset, form: Form = ANY, opened: bool = False
+    responses: pa.Table, benchmark: Dataset, file: Path, form: Form = ANY, opened: bool = False
 ) -> pa.Table:
-    """Responses with three columns more: correct, reason, and the answer that was found.
+    """Write responses with three columns more: correct, reason, and the answer that was found.
+
+    Piece by piece: of long responses to many problems all texts at once are many gigabytes.
 
     Args:
         responses: What was sampled.
         benchmark: The problems.
+        file: Where they go, as parquet.
         form: What a response must look like.
         opened: Whether the prompts ended with an opening think tag.
+
+    Returns:
+        What was written, without the texts.
     """
-    rows = benchmark.table()
-    answers = dict(zip(rows["id"].to_pylist(), rows["answers"].to_pylist(), strict=True))
-    graded = grade_many(
-        responses["response"].to_pylist(),
-        [answers[name] for name in responses["id"].to_pylist()],
-        form=form,
-        opened=opened,
-        truncated=responses["truncated"].to_pylist(),
-    )
-    return (
-        responses.append_column("correct", pa.array([one.correct for one in graded]))
-        .append_column("reason", pa.array([str(one.reason) for one in graded]))
-        .append_column("answer", pa.array([one.answer for one in graded], pa.string()))
-    )
+    rows = benchmark.table().select(["id", "answers"]).to_pylist()
+    answers = {row["id"]: row["answers"] for row in rows}
+    graded = []
+    with pq.ParquetWriter(file, GRADED) as writer:
+        for start in range(0, responses.num_rows, AT_ONCE):
+            piece = responses.slice(start, AT_ONCE)
+            texts = piece["response"].to_pylist()
+            grades = grade_many(
+                texts,
+                [answers[name] for name in piece["id"].to_pylist()],
+                form=form,
+                opened=opened,
+                truncated=piece["truncated"].to_pylist(),
+            )
+            found = {
+                "response": texts,
+                "correct": [one.correct for one in grades],
+                "reason": [str(one.reason) for one in grades],
+                "answer": [one.answer for one in grades],
+            }
+            table = pa.table({**dict(zip(piece.column_names, piece.columns, strict=True)), **found})
+            writer.write_table(table.cast(GRADED))
+            graded.append(table.drop_columns("response"))
+    return pa.concat_tables(graded)
 
 
 def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
@@ -234,6 +256,7 @@ def scores(graded: pa.Table, samples: int) -> dict[str, float | None]:
             ordered["truncated"].to_numpy(zero_copy_only=False)
         ),
         "no_answer_share": sum(not Reason(reason).well_formed for reason in reasons) / len(reasons),
+        "undecided_share": sum(Reason(reason).undecided for reason in reasons) / len(reasons),
         "response_length_mean": float(tokens.mean()),
         "response_length_correct": _known(lengths.correct),
         "response_length_wrong": _known(lengths.wrong),

@@ -3,10 +3,12 @@
 Imports nothing that samples or grades, so that looking at evaluations costs no time.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import read_sound
+from tasks.words import percent, things
 
 MANIFEST = "evaluation.json"
 NUMBER = int | float
@@ -52,6 +54,18 @@ def read_evaluations(output: Path) -> tuple[dict[Path, dict[str, Any]], list[str
             found[path.parent] = manifest
         remarks += [complaint] if complaint else []
     return found, remarks
+
+
+def undecided(manifest: Mapping[str, Any]) -> str:
+    """A sentence where the grader gave up on answers, which count as wrong; "" where on none."""
+    share = manifest["metrics"].get("undecided_share") or 0.0  # earlier ones do not say
+    found = round(share * manifest["problems"] * manifest["metrics"]["k"])
+    if not found:
+        return ""
+    return (
+        f"{things(found, 'answer')} ({percent(share)}) could not be compared within reward.seconds "
+        f"and reward.memory, and {'counts' if found == 1 else 'count'} as wrong."
+    )
 
 
 def _fault(manifest: Any) -> str:

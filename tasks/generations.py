@@ -29,6 +29,10 @@ from trainer.generate import COLUMNS, SECONDS, Request, made, missing, parts
 from trainer.process import how_it_ended, last_lines, run_guarded
 
 MANIFEST = "generations.json"
+# Together they may be longer than the 2 GiB that a column of `string` can be sorted with.
+IN_MEMORY = COLUMNS.set(
+    COLUMNS.get_field_index("response"), pa.field("response", pa.large_string())
+)
 DETERMINING = ("temperature", "top_p", "context_length", "seed", "engine", "dtype")
 """What of a request determines a response, beside checkpoint, prompt and the sample's number; and
 where they are not the usual ones, so that folders of before keep their names, `tensor_parallel` and
@@ -173,21 +177,15 @@ def read(folder: Path, benchmark: Dataset, samples: int) -> tuple[pa.Table, floa
     """The first `samples` responses to each problem, and the seconds that they took.
 
     Returns:
-        A table of `trainer.generate.COLUMNS`, sorted by problem and sample; and the time of all
-        engines together, that of a part shared equally by its responses.
+        A table of `trainer.generate.COLUMNS`, sorted by problem and sample, whose responses are
+        `large_string`; and the time of all engines together, that of a part shared equally by its
+        responses.
 
     Raises:
         ValueError: a response is missing, or there twice.
     """
-    tables, seconds = [], 0.0
-    for path in parts(folder):
-        table = pq.read_table(path, schema=COLUMNS)
-        took = float((pq.read_schema(path).metadata or {}).get(SECONDS, b"nan"))
-        kept = table.filter(pc.less(table["sample"], samples))
-        seconds += took * kept.num_rows / max(1, table.num_rows)
-        tables.append(kept)
-    table = pa.concat_tables(tables) if tables else COLUMNS.empty_table()
-    table = table.sort_by([("id", "ascending"), ("sample", "ascending")]).combine_chunks()
+    table, seconds = _together(folder, samples)
+    table = table.sort_by([("id", "ascending"), ("sample", "ascending")])
     found = list(zip(table["id"].to_pylist(), table["sample"].to_pylist(), strict=True))
     ids = sorted(benchmark.table()["id"].to_pylist())
     asked = [(name, number) for name in ids for number in range(samples)]
@@ -199,6 +197,18 @@ def read(folder: Path, benchmark: Dataset, samples: int) -> tuple[pa.Table, floa
             "hint: delete the folder; they are sampled again"
         )
     return table, seconds
+
+
+def _together(folder: Path, samples: int) -> tuple[pa.Table, float]:
+    """What lies in all parts of the first `samples` responses, and its seconds; unsorted."""
+    tables, seconds = [IN_MEMORY.empty_table()], 0.0
+    for path in parts(folder):
+        table = pq.read_table(path, schema=COLUMNS)
+        took = float((pq.read_schema(path).metadata or {}).get(SECONDS, b"nan"))
+        kept = table.filter(pc.less(table["sample"], samples))
+        seconds += took * kept.num_rows / max(1, table.num_rows)
+        tables.append(kept.cast(IN_MEMORY))
+    return pa.concat_tables(tables).combine_chunks(), seconds
 
 
 def describe(wanted: Request) -> dict[str, Any]:

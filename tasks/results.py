@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from conf.schema import Experiment
 from tasks.artifacts import Dataset
+from tasks.evaluations import undecided
 from tasks.stages import ended_early
 from tasks.words import things
 from trainer import metrics
@@ -162,7 +163,7 @@ def _rows(evaluations: list[dict], stages: Sequence[dict[str, Any]]) -> list[dic
         score = evaluation["metrics"]
         stage = stage_of.get(evaluation["position"], {})
         responses, note = attempt(read_responses, evaluation["folder"])
-        notes = [note]
+        notes = [note, undecided(evaluation)]
         average = passed = difference = None
         if responses:
             average, note = attempt(metrics.interval, responses.correct)

@@ -58,6 +58,11 @@ class Reason(StrEnum):
         """Whether the response gave an answer in the form that was asked for."""
         return self not in (Reason.NO_ANSWER, Reason.NO_THINK_TAG, Reason.TRUNCATED)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the answer counts as wrong only because comparing it was given up."""
+        return self in (Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.LOST)
+
 
 @dataclass(frozen=True)
 class Grade:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,12 +18,15 @@ from tasks import generations, machine
 from tasks.artifacts import digest_of, read_json
 from tasks.download import download
 from tasks.evaluate import evaluate, request
+from tasks.evaluations import undecided
 from tasks.model import Checkpoint, starting_model
 from tasks.progress import SamplingProgress
+from tasks.results import checkpoint_rows
 from tasks.tables import versions
 from trainer import generate
 from trainer.generate import Response, made, missing, parts, write_part
 from trainer.process import StalledError
+from trainer.rewards import Grade, Reason
 
 
 class NoTracker:
@@ -197,6 +201,49 @@ def test_grading_anew_and_fewer_samples_read_what_is_kept(
     assert len(calls) == 2
     tables = [pq.read_table(path) for path in parts(output / "generations" / first["generations"])]
     assert [table.num_rows for table in tables] == [16, 8]
+
+
+def test_responses_are_graded_in_pieces_and_kept_in_order(
+    experiment, benchmark, base, tracked, monkeypatch, calls
+):
+    def graded():
+        found = evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
+        return found["metrics"], pq.read_table(found["folder"] / "responses.parquet")
+
+    scores, whole = graded()
+    monkeypatch.setattr("tasks.evaluate.GRADER_VERSION", 10_000)
+    monkeypatch.setattr("tasks.evaluate.AT_ONCE", 5)
+    again, pieces = graded()
+    assert again == scores and pieces.equals(whole) and whole.num_rows == 16
+    assert whole.schema.field("response").type == pa.string()
+    assert whole["id"].to_pylist() == sorted(whole["id"].to_pylist())
+
+
+def test_texts_of_more_than_two_gibibytes_can_be_sorted(wanted, benchmark, tmp_path):
+    """What a column of `string` cannot: Arrow counts its bytes with 32 bits, and one sign."""
+    generate.generate(wanted, tmp_path)
+    table, _ = generations.read(tmp_path, benchmark, 2)
+    assert table.schema.field("response").type == pa.large_string()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0, ""), (0.125, "2 answers (12.5 %) could not be")])
+def test_answers_that_the_grader_gave_up_on_are_counted_and_told(
+    experiment, benchmark, base, tracked, monkeypatch, calls, capsys, share, said
+):
+    def many(responses, *_, **__):
+        lost = [Reason.TIMEOUT, Reason.LOST]
+        reasons = [Reason.WRONG] * (len(responses) - len(lost)) + lost
+        return [Grade(False, reason if share else Reason.WRONG, "7") for reason in reasons]
+
+    monkeypatch.setattr("tasks.evaluate.grade_many", many)
+    found = evaluate(experiment, benchmark, base, "base", -1, tracked, "parent")
+    assert found["metrics"]["undecided_share"] == share
+    assert undecided(found).startswith(said) and bool(undecided(found)) == bool(share)
+    assert ("count as wrong" in capsys.readouterr().out) == bool(share)
+    [row] = checkpoint_rows([found], [])["lab_test"]
+    assert row["note"] == undecided(found)
+    del found["metrics"]["undecided_share"]  # as of before it was counted
+    assert undecided(found) == ""
 
 
 def test_what_responses_were_made_on_stays_with_them_when_they_are_graded_anew(
