@@ -39,11 +39,13 @@ def find(
 ) -> dict[str, Any] | None:
     """A finished stage's manifest, with `folder` and `position` added; None if it is not finished.
 
-    The arguments are those of `folder_of`.
+    Its `name` is the one it has here, whatever it was called when it was trained. The arguments are
+    those of `folder_of`.
     """
     folder = folder_of(experiment, position, data, start)
     manifest = finished(folder)
-    return manifest and {**manifest, "folder": folder, "position": position}
+    here = {"name": experiment.stages[position].name, "folder": folder, "position": position}
+    return manifest and {**manifest, **here}
 
 
 def move_aside(folder: Path, before: float) -> Path | None:

@@ -89,13 +89,17 @@ def read_responses(folder: Path | str) -> Responses:
 
 
 def stage_rows(experiment: Experiment, stages: Sequence[dict]) -> list[dict[str, Any]]:
-    """One row per stage: what it was, what it did, what it cost, in the order of training."""
-    settings = {stage.name: stage for stage in experiment.stages}
+    """One row per stage: what it was, what it did, what it cost, in the order of training.
+
+    A stage is the one at its position: it may have been trained by an experiment that calls it
+    something else.
+    """
+    settings = dict(enumerate(experiment.stages))
     rows = []
     first_step = 0
     for stage in sorted(stages, key=lambda stage: stage["position"]):
         steps = read_steps(stage["folder"]) if "folder" in stage else []
-        given = settings.get(stage["name"])
+        given = settings.get(stage["position"])
         counters = stage.get("counters") or {}
         made = counters.get("steps", stage.get("steps")) or 0
         seconds = {part: _total(steps, f"seconds/{part}") for part in PARTS}
@@ -103,7 +107,7 @@ def stage_rows(experiment: Experiment, stages: Sequence[dict]) -> list[dict[str,
         total = stage.get("seconds")
         rows.append(
             {
-                "name": stage["name"],
+                "name": given.name if given else stage["name"],
                 "position": stage["position"],
                 "prompt_set": given.prompts if given else None,
                 "context_length": given.context_length if given else None,

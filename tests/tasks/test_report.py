@@ -184,6 +184,19 @@ def test_harder_problems_are_shown_with_the_length_their_answers_need(run, whole
 
 
 @pytest.mark.usefixtures("plain_figures")
+def test_a_stage_that_another_experiment_trained_has_the_name_and_settings_of_this_one(small_run):
+    run = small_run()
+    first, second = run.given["stages"]
+    first["name"], second["name"] = "middle", "theirs"
+    page = written(run)
+    rows = page.report.summary["stages"]
+    assert [(row["name"], row["prompt_set"], row["context_length"]) for row in rows] == [
+        ("short", "L1", 64),
+        ("middle", "L2", 128),
+    ]
+    assert "theirs" not in page.page.text
+
+
 def test_every_benchmark_has_its_verdict(small_run):
     run = small_run()
     others = [{**each, "benchmark": "other"} for each in run.given["evaluations"]]
