@@ -5,8 +5,10 @@ a CSS variable, so that a figure follows the reader's light or dark setting.
 """
 
 import io
+import math
 import re
 from collections.abc import Iterable
+from textwrap import fill
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -28,6 +30,7 @@ COLOURS = {
 }
 INK, SOFT, LINE, BAND, BLUE, ORANGE, GREEN, VIOLET, GREY = (c[0] for c in COLOURS.values())
 WHITE = "#ffffff"
+LINE_HEIGHT = 0.21  # inches: of a legend's line, and of a title's
 WIDTH = 5.2  # inches at 72 units each: readable at half a desktop page and on a phone
 STYLE = {
     "font.size": 10.5,
@@ -54,12 +57,21 @@ STYLE = {
 
 
 def blank(title: str, x: str, y: str, height: float = 3.1) -> tuple[Figure, Axes]:
-    """An empty figure with its title, the labels of its axes with units, and a height in inches."""
+    """An empty figure with its title, the labels of its axes with units, and a height in inches.
+
+    A title too long for its line goes on in a second, for which the figure is higher.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        figure.suptitle(title, x=0.008, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+        head = figure.suptitle(title, x=0.008, ha="left", fontsize=11.5, fontweight="bold")
+        head.set_color(INK)
+        letters = len(title)
+        while head.get_window_extent().width > 0.985 * figure.bbox.width:
+            letters -= 1
+            head.set_text(fill(title, letters, break_on_hyphens=False))
+        _heighten(figure, LINE_HEIGHT * head.get_text().count("\n"))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
     return figure, axes
@@ -86,13 +98,25 @@ def _cut(text: str, most: int) -> str:
 
 
 def legend(figure: Figure) -> None:
-    """Put the names of what is drawn below the axes."""
+    """Put the names of what is drawn below the axes: in as many columns as fit, of three at most.
+
+    Lines beyond the first are added to the figure's height.
+    """
     with matplotlib.rc_context(STYLE):
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=3, fontsize=10, labelcolor=SOFT,
-            handlelength=1.4, columnspacing=1.4, borderaxespad=0.2,
-        )  # fmt: skip
+        for columns in (3, 2, 1):
+            names = figure.legend(
+                handles, labels, loc="outside lower left", ncols=columns, fontsize=10,
+                labelcolor=SOFT, handlelength=1.4, columnspacing=1.4, borderaxespad=0.2,
+            )  # fmt: skip
+            if columns == 1 or names.get_window_extent().width <= figure.bbox.width:
+                break
+            names.remove()
+        _heighten(figure, LINE_HEIGHT * (math.ceil(len(labels) / columns) - 1))
+
+
+def _heighten(figure: Figure, inches: float) -> None:
+    figure.set_figheight(figure.get_figheight() + inches)
 
 
 def svg(figure: Figure) -> str:

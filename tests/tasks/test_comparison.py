@@ -420,8 +420,44 @@ def test_runs_look_different_in_figures(study_and_runs):
     ticks = [tick.get_text() for tick in study_plots.scores(found, on).axes[0].get_yticklabels()]
     for shown in (ticks, [label for label in legend if label.startswith("lab_")]):
         assert len(set(shown)) == 3 and max(map(len, shown)) <= 20
-    title = study_plots.by_problem(found, on, names[1])._suptitle.get_text()
+    title = study_plots.by_problem(found, on, names[1])._suptitle.get_text().replace("\n", " ")
     assert "seed1 minus" in title and "seed0, by problem" in title
+
+
+def test_long_names_stay_inside_their_figures(made_up_run, tmp_path):
+    gains = {"plain": 0.05, **{f"an_ablation_experiment_{number}": 0.05 for number in range(7)}}
+    study, runs = made_up_study(
+        made_up_run, tmp_path, steps=2, seeds=(0,), gains=gains, problems=12, samples=2,
+        benchmark="olympiad_bench_text_only_in_english",
+    )  # fmt: skip
+    found = compare(study, runs)
+    [on] = found.benchmarks.values()
+    reward = study_plots.training(found, "reward/mean", "Reward", "mean reward", "updates")
+    for figure in (
+        study_plots.differences(found, on),
+        study_plots.learning(found, on, "device_seconds"),
+        reward,
+    ):
+        figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        texts = [figure._suptitle, *figure.legends[0].get_texts(), figure.axes[0].yaxis.label]
+        for text in [text for text in texts if text.get_text()]:
+            box = text.get_window_extent()
+            assert min(box.x0, box.y0) >= -1 and box.x1 <= width and box.y1 <= height + 1, text
+    assert "\n" in study_plots.differences(found, on)._suptitle.get_text()
+    # As high as where the legend has one line.
+    alone = study_plots.training(
+        replace(found, study=study.model_copy(update={"arms": study.arms[:1]})),
+        "reward/mean",
+        "Reward",
+        "mean reward",
+        "updates",
+    )
+    heights = []
+    for figure in (reward, alone):
+        figure.get_layout_engine().execute(figure)
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[0] > 0.9 * heights[1]
 
 
 def test_tables_name_what_is_compared(found, study_and_runs):
