@@ -100,7 +100,7 @@ def _key(experiment: str, run: Run) -> tuple[str, ...]:
     """What makes two tellings of a stage's attempt, or of a score, the same."""
     if run.kind == "stage":
         return ("stage", run.id)
-    return (experiment, run.tags["stagecraft.config_digest"][:12])
+    return (experiment, run.tags.get("stagecraft.config_digest", "")[:12])  # a study's have none
 
 
 def _deliver(output: Path, store: Store, done: Reindexed) -> set[tuple[str, ...]]:

@@ -116,6 +116,20 @@ def curve(store, run, metric="reward/mean"):
     return sorted((point.step, point.value) for point in points)
 
 
+def test_a_study_s_runs_come_back_as_they_were(store, tmp_path):
+    tracker = Tracker(tmp_path, "study-mine")
+    with tracker.pipeline_run({}, {}, name="mine") as parent:
+        tags = {"stagecraft.arm": "plain", "stagecraft.failure": ""}
+        with tracker.child_run(parent, "plain seed 0", "evaluation", {"seed": 0}, tags) as child:
+            child.log_metrics({"eval/lab/avg_at_k": 0.5}, 8)
+    before = content(store)
+    assert reindex(tmp_path).remarks == []
+    assert content(store) == before
+    (tmp_path / "mlflow.db").unlink()
+    reindex(tmp_path)
+    assert content(store) == before and len(before) == 2
+
+
 def test_a_fresh_store_gets_every_stage_and_score_with_all_it_had(smoke, store, done):
     made = reindex(smoke.output, store)
     assert (made.stages, made.evaluations, made.found, made.remarks) == (2, 3, 0, [])
