@@ -82,7 +82,7 @@ class Point:
 
     @property
     def clean(self) -> float | None:
-        """avg@k without the problems that training saw; None where it saw none."""
+        """avg@k without the problems that training of any arm saw; None where it saw none."""
         return None if self.responses is None else clean_score(self.responses, self.seen)
 
     @property

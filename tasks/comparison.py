@@ -61,6 +61,11 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
     """
     benchmarks: dict[str, OnBenchmark] = {}
     read: dict[str, tuple[Responses | None, str]] = {}  # several runs share stages
+    # What any of them saw is left out for all: scores of other problems are not to be compared.
+    seen = {
+        name: {each for run in runs for each in run.seen.get(name, ())}
+        for name in {name for run in runs for name in run.seen}
+    }
     for run in runs:
         costs = run.costs()
         last = len(run.settings.stages) - 1
@@ -79,7 +84,7 @@ def compare(study: Study, runs: Sequence[ArmRun]) -> Comparison:
                     costs.get(evaluation["position"], {}),
                     responses,
                     " ".join(filter(None, [note, undecided(evaluation)])),
-                    run.seen.get(name, ()),
+                    seen.get(name, ()),
                 )
             )
     if not benchmarks:

@@ -370,6 +370,11 @@ def test_problems_that_training_saw_are_left_out_of_a_score_of_their_own(study_a
     assert on.points["plain", 0][-1].clean == pytest.approx(np.mean(kept))
     assert on.arms["plain"]["avg_at_k_clean"] is not None
     assert compare(study, runs).benchmarks["lab"].arms["plain"]["avg_at_k_clean"] is None
+    # One arm trained on other data, which hold none of them: the same problems count for it.
+    other = [replace(run, seen={} if run.arm == "better" else {"lab": ids}) for run in runs]
+    alike = compare(study, other).benchmarks["lab"]
+    assert alike.arms["better"]["avg_at_k_clean"] == on.arms["better"]["avg_at_k_clean"]
+    assert alike.base["avg_at_k_clean"] == on.base["avg_at_k_clean"] is not None
 
 
 def test_an_interval_of_scores_ends_where_scores_do_in_table_and_picture(
