@@ -148,8 +148,11 @@ def test_problems_that_score_the_same_between_the_edges_give_no_width():
 @given(graded)
 def test_nothing_changed_has_difference_zero_and_p_value_one(correct):
     difference = paired_difference(correct, correct, resamples=100)
-    assert difference[:4] == (0, 0, 0, 1)
+    assert (difference.mean, difference.p_value) == (0, 1)
     assert not difference.resolved
+    # As far as the score of as many wrong problems may lie above 0: nothing seen is not nothing.
+    high = interval(np.zeros_like(correct)).high
+    assert (difference.low, difference.high) == pytest.approx((-high, high))
 
 
 @given(graded, st.data())
@@ -169,7 +172,10 @@ def test_six_problems_all_better_have_the_exact_p_value():
     """Of 2^6 sign patterns only two are as far from zero as the one seen."""
     difference = paired_difference([[0]] * 6, [[1]] * 6)
     assert difference.p_value == 2 / 64
-    assert difference[:3] == (1, 1, 1) and difference.resolved
+    assert (difference.mean, difference.high) == (1, 1) and difference.resolved
+    assert difference.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 6)))
+    five = paired_difference([[0]] * 5, [[1]] * 5)  # test and interval agree that it is too little
+    assert five.p_value == 2 / 32 and not five.resolved
 
 
 def test_random_flips_agree_with_all_flips():

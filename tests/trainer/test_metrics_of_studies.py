@@ -236,6 +236,9 @@ def test_the_same_difference_everywhere_is_no_certainty(seeds, gain):
     found = paired_over_seeds(before, after)
     assert found.p_value == (2 / 64 if gain else 1.0)  # six problems, each could go either way
     assert found.detectable == smallest_difference_of_design(6, 3, seeds=seeds)
+    share = 1 - 0.025 ** (1 / 6)
+    assert found.low == pytest.approx(gain / 3 - share * (1 + gain / 3))
+    assert found.high == pytest.approx(gain / 3 + share * (1 - gain / 3))
 
 
 def test_no_p_value_over_seeds_is_zero():

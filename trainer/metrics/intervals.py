@@ -96,7 +96,7 @@ def interval(
     """
     by_problem = _by_problem(scores)
     low, high = _bootstrap(by_problem, level, resamples, seed)
-    beyond = 1 - ((1 - level) / 2) ** (1 / len(by_problem))
+    beyond = unseen(len(by_problem), level)
     if (by_problem == 0).all():
         return Interval(0.0, beyond)
     if (by_problem == 1).all():
@@ -119,7 +119,8 @@ def paired_difference(
     Pairing takes the differing difficulty of problems out of the comparison. The interval is
     that of `interval` on d; the p-value flips the sign of each d_n at random, since a problem's
     two labels could as well be swapped if nothing had changed. All 2^N flips are tried where
-    they are fewer than `resamples`, else `resamples` random ones.
+    they are fewer than `resamples`, else `resamples` random ones. Where every problem's difference
+    is the same, such as none, the interval is that of `same_difference`.
 
     Args:
         before: [N, K] bool or {0, 1}, a row per problem.
@@ -152,6 +153,7 @@ def paired_difference(
     if error <= NO_SPREAD:
         error = error_of_design(len(differences), min(first.shape[1], second.shape[1]))
         freedom = inf
+        low, high = same_difference(float(differences.mean()), len(differences), level)
     return Difference(
         float(differences.mean()),
         low,
@@ -163,6 +165,22 @@ def paired_difference(
         error,
         freedom,
     )
+
+
+def unseen(problems: int, level: float) -> float:
+    """The largest share of problems unlike any of N drawn, by the bound of `interval`."""
+    return 1 - ((1 - level) / 2) ** (1 / problems)
+
+
+def same_difference(value: float, problems: int, level: float) -> Interval:
+    """Where a mean difference lies if N problems all have the same one: that is no certainty.
+
+        value - share * (1 + value)  to  value + share * (1 - value),  share by `unseen`
+
+    Problems unlike the N may differ by anything from -1 to 1.
+    """
+    share = unseen(problems, level)
+    return Interval(value - share * (1 + value), value + share * (1 - value))
 
 
 def _bootstrap(scores: NDArray, level: float, resamples: int, seed: int) -> Interval:

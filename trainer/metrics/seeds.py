@@ -25,6 +25,7 @@ from trainer.metrics.intervals import (
     Difference,
     interval,
     paired_difference,
+    same_difference,
     sign_flip_p_value,
 )
 
@@ -138,7 +139,7 @@ def paired_over_seeds(
 
     Returns:
         `Difference`; interval and p-value by Student's t. Where all differences are the same
-        there is no error to divide by, and the p-value flips signs as in `paired_difference`.
+        there is no error to divide by: p-value and interval are those of `paired_difference`.
         With one seed, `paired_difference`, which says nothing of other seeds.
 
     Raises:
@@ -164,6 +165,7 @@ def paired_over_seeds(
     mean = float(differences.mean())
     error, freedom = _paired_error(differences, spread_over_seeds([before, after]), spread)
     reach = error * student.quantile((1 + level) / 2, freedom)
+    low, high = mean - reach, mean + reach
     if error > NO_SPREAD:
         p_value = 2 * student.above(abs(mean) / error, freedom)
         p_value = max(p_value, float_info.min)  # too small for a float is not never
@@ -172,10 +174,11 @@ def paired_over_seeds(
         samples = min(np.shape(each)[1] for each in (*before, *after))
         error = error_of_design(differences.shape[1], samples, seeds=len(differences))
         freedom = np.inf
+        low, high = same_difference(mean, differences.shape[1], level)
     return Difference(
         mean,
-        float(mean - reach),
-        float(mean + reach),
+        float(low),
+        float(high),
         float(p_value),
         differences.shape[1],
         smallest_difference(error, freedom, level=level),
