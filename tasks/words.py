@@ -11,8 +11,8 @@ MINUS = "\N{MINUS SIGN}"
 def number(value: Any, digits: int = 3) -> str:
     """A number with `digits` significant digits; NaN says so, and what is missing is a dash.
 
-    >>> number(0.012345), number(1234567), number(float("nan"))
-    ('0.0123', '1,234,567', 'NaN')
+    >>> number(0.012345), number(1234567), number(float("nan")), number(999.6)
+    ('0.0123', '1,234,567', 'NaN', '1,000')
     """
     if value is None:
         return ABSENT
@@ -20,7 +20,7 @@ def number(value: Any, digits: int = 3) -> str:
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
-    if value == int(value) or abs(value) >= 10**digits:
+    if value == int(value) or abs(value) >= 10**digits - 0.5:
         return f"{value:,.0f}".replace("-", MINUS)
     return f"{value:.{digits}g}".replace("-", MINUS)
 
@@ -83,12 +83,12 @@ def p_value(value: float | None) -> str:
 def count(value: float | None) -> str:
     """A count, with thousands separated; large ones in millions.
 
-    >>> count(1920), count(19_234_567)
-    ('1,920', '19.2 million')
+    >>> count(1920), count(19_234_567), count(999_990_000)
+    ('1,920', '19.2 million', '1.0 billion')
     """
     if value is None or math.isnan(value):
         return number(value)
-    if value >= 1e9:
+    if value >= 9.9995e8:
         return f"{value / 1e9:.1f} billion"
     return f"{value / 1e6:.1f} million" if value >= 1e7 else f"{value:,.0f}"
 
@@ -108,12 +108,12 @@ def brief(value: float) -> str:
 def duration(seconds: float | None) -> str:
     """A stretch of time.
 
-    >>> duration(8.26), duration(492), duration(7380), duration(200_000)
-    ('8.3 s', '8 min 12 s', '2 h 3 min', '2 d 7 h')
+    >>> duration(8.26), duration(59.97), duration(492), duration(7380), duration(200_000)
+    ('8.3 s', '1 min 0 s', '8 min 12 s', '2 h 3 min', '2 d 7 h')
     """
     if seconds is None or math.isnan(seconds):
         return number(seconds)
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     for big, small, big_name, small_name in (
