@@ -23,7 +23,8 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     ):
         _dots(axes, [(row[values], row[bounds]) for row in rows], name, colour, mark, shift)
     _checkpoints(axes, rows)
-    axes.set_xlim(left=max(0, axes.get_xlim()[0]), right=min(103, axes.get_xlim()[1]))
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(-3, left), min(103, right))  # a mark at an end is whole
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=""))
     legend(figure)
     return figure

@@ -8,7 +8,18 @@ from conf.schema import Experiment
 from tasks import doubts
 from tasks.artifacts import Dataset
 from tasks.results import COSTS
-from tasks.words import ABSENT, count, duration, number, p_value, percent, points, span, table
+from tasks.words import (
+    ABSENT,
+    count,
+    duration,
+    number,
+    p_value,
+    percent,
+    points,
+    span,
+    table,
+    things,
+)
 
 Cell = tuple[str, str]
 """What is read first, and a remark in small print (often empty)."""
@@ -90,7 +101,8 @@ def scores(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             ]
         )
     notes = [f"{row['label']}: {row['note']}" for row in rows if row["note"]]
-    title = f"{benchmark}: {rows[0]['problems']:,} problems, {samples} responses each"
+    problems = things(rows[0]["problems"], "problem")
+    title = f"{benchmark}: {problems}, {things(samples, 'response')} each"
     return Table(columns, lines, title, notes)
 
 

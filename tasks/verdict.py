@@ -47,7 +47,7 @@ def verdict(
                 f"On {name}, {score} was {percent(base['avg_at_k'])} for the base and "
                 f"{percent(last['avg_at_k'])} {where or 'at the end'}; the change could not be "
                 "tested. "
-                f"{last['note']}".strip()
+                f"{last['note'][:1].upper()}{last['note'][1:]}".strip()
             )
             continue
         evidence = (

@@ -348,6 +348,16 @@ def test_a_run_that_ended_early_is_reported_and_said_to_be_so(small_run, evaluat
     assert terminal_summary(shown.report.summary)
 
 
+def test_one_problem_and_one_step_are_not_several_and_a_mark_at_zero_is_whole(small_run):
+    run = small_run(problems=1, samples=1, steps=1, gain=0.0)
+    page = written(run)
+    assert "lab: 1 problem, 1 response each" in page.page.text
+    assert "L1 · 64 tokens · 1 step" in page.page.text and "1 steps" not in page.page.text
+    assert "could not be tested. An interval" in page.report.summary["verdict"][0]
+    rows = [{**row, "avg_at_k": 0.0} for row in page.report.summary["benchmarks"]["lab"]]
+    assert plots.scores("lab", rows).axes[0].get_xlim()[0] < 0
+
+
 def test_nothing_at_all_still_gives_a_page(small_run):
     run = small_run()
     shown = written(run, stages=[], evaluations=[], benchmarks=None, segments={})
