@@ -90,9 +90,12 @@ class Run:
         )
 
     def end(self, outcome: str, reason: str = "", ended: float | None = None) -> None:
-        """Say how it ended, and when; now, if that is not given."""
+        """Say how it ended, and when; now, if that is not given.
+
+        Never before it began, though the clock be set back meanwhile.
+        """
         self.outcome, self.reason = outcome, reason
-        self.ended = time.time() if ended is None else ended
+        self.ended = max(self.started, time.time() if ended is None else ended)
 
 
 @dataclass

@@ -7,6 +7,8 @@ from typing import Any
 
 LONGEST = 6_000
 """Characters of a setting's value."""
+LONGEST_NAME = 250
+"""Characters of the name of a setting or metric."""
 
 
 def metric_name(name: str) -> str:
@@ -17,7 +19,12 @@ def metric_name(name: str) -> str:
     """
     admitted = re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
     # A path must be in its shortest form: no empty part, no "." and no "..".
-    return "/".join(part for part in admitted.split("/") if part.strip(". ")) or "_"
+    short = "/".join(part for part in admitted.split("/") if part.strip(". ")) or "_"
+    if len(short) <= LONGEST_NAME:
+        return short
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    half = (LONGEST_NAME - len(digest)) // 2 - 1
+    return f"{short[:half]}_{digest}_{short[-half:]}"  # names differ at their ends
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

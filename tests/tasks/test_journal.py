@@ -8,7 +8,7 @@ import pytest
 
 from conf.load import load
 from tasks.artifacts import read_json, write_json
-from tasks.journal import Journal
+from tasks.journal import Journal, Run
 
 
 @pytest.fixture
@@ -55,3 +55,11 @@ def test_a_stage_that_it_did_not_finish_was_interrupted(left, change):
     assert journal.close()
     [run] = journal.children
     assert run.outcome == "interrupted" and run.checkpoint is None
+
+
+def test_no_run_ends_before_it_began_though_the_clock_be_set_back():
+    run = Run("id", "pipeline", "name", started=2e9)  # by a clock that was ahead
+    run.end("finished")
+    assert run.ended == run.started
+    run.end("finished", ended=2e9 + 5)
+    assert run.ended == 2e9 + 5

@@ -393,3 +393,14 @@ def test_a_run_that_is_gone_or_cannot_be_read_ends_no_pipeline(tracker, tmp_path
         monkeypatch.setattr("tasks.track.records_of", lambda *_: there[0].read_text())
         assert tracker._records(Run("another", "stage", "short")) == []
     assert run_of(tracker, pipeline).info.status == "FINISHED"
+
+
+def test_names_too_long_for_mlflow_are_cut_and_stay_different(tracker):
+    one, other = (f"eval/{'b' * 300}{end}" for end in ("/avg_at_k", "/pass_at_k"))
+    assert len(metric_name(one)) <= 250 and metric_name(one) != metric_name(other)
+    assert metric_name(one).endswith("/avg_at_k") and metric_name("a" * 250) == "a" * 250
+    with tracker.pipeline_run({"p" * 300: 1}, {}) as run:
+        tracker.log(run, {one: 0.5, other: 0.75})
+    shown = run_of(tracker, run).data
+    assert shown.metrics == {metric_name(one): 0.5, metric_name(other): 0.75}
+    assert shown.params == {metric_name("p" * 300): "1"}
