@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tasks.drawing import BAND, BLUE, GREY, ORANGE, SOFT, blank, short
 
@@ -74,6 +74,8 @@ def curve(
         )  # fmt: skip
     if not log:
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        if seen and max(map(abs, seen)) >= 1e5:  # a power of ten above the axis hides a stage
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     _boundaries(figure, axes, stages)
     return figure
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import plots, report, results
+from tasks import curves, plots, report, results
 from tasks.report import terminal_summary, write_report
 from tasks.verdict import tiles, verdict
 from tasks.words import percent, points
@@ -303,6 +303,17 @@ def test_nan_is_shown_and_named(small_run):
     shown = written(run)
     assert "Crosses: no finite value at step 4 (NaN)." in shown.page.text
     assert shown.page.text.count("NaN") == 1 + 3 and "NaN" in shown.report.markdown
+
+
+def test_values_that_explode_are_written_at_their_marks_and_not_over_a_stage(small_run):
+    run = small_run(steps=3)
+    stages = results.stage_rows(run.experiment, run.given["stages"])
+    stages[1]["metrics"][2]["reward/mean"] = 3e8
+    figure = curves.curve("Reward", "mean reward", "reward/mean", stages)
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    assert axis.get_offset_text().get_text() == ""
+    assert "2.4e+08" in [mark.get_text() for mark in axis.get_ticklabels()]
 
 
 def test_a_step_made_again_after_an_interruption_counts_once(tmp_path):
