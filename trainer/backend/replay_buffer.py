@@ -15,6 +15,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from trainer.backend.group_store import PARTITION
+from trainer.backend.signs import Signs
 from trainer.backend.stop import check_stop
 from trainer.selection import Choice, Order, Rollout, Stream
 
@@ -41,6 +42,7 @@ class PromptReplayBuffer(ReplayBuffer):
         self.choices: list[Choice] = []
         self.kept: frozenset[str] = frozenset()
         self.put_off: list[str] = []  # dropped while they were kept
+        self.signs = Signs()
 
     def follow(
         self,
@@ -81,7 +83,10 @@ class PromptReplayBuffer(ReplayBuffer):
             EngineLostError: a process that samples or grades died.
         """
         while not self.stream.ready:
-            if not self._hear():
+            if self._hear():
+                out = len(self.asked)
+                self.signs.tell(f"step {global_steps}: prompt groups came back, {out} are out")
+            else:
                 check_stop(self.stop_file)
                 self.wait(LOOK)
             self._submit()

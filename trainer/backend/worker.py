@@ -19,7 +19,10 @@ from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from trainer.backend import single_update
+from trainer.backend.signs import Signs
 from trainer.backend.temporary import removed_after
+
+SIGNS = Signs()
 
 
 class ReferenceWorker(TrainingWorker):
@@ -36,7 +39,9 @@ class ActorWorker(TrainingWorker):
     def train_batch(self, data: TensorDict) -> TensorDict:
         """As verl does, one update, with its rollouts counted."""
         count_rollouts(data, self.engine.get_data_parallel_group())
-        return super().train_batch(data)
+        result = super().train_batch(data)
+        SIGNS.tell("an update was made, the step goes on")  # of all ranks Ray tells it once
+        return result
 
 
 class StageWorker(ActorRolloutRefWorker):

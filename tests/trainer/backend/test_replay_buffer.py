@@ -205,6 +205,16 @@ def test_a_slow_engine_is_waited_for_and_a_silent_one_is_not(follow, monkeypatch
     assert len(lost) == stream.ledger.record()["selection/failed"] == (0 if silence == 40 else 4)
 
 
+def test_groups_that_come_back_are_a_sign_that_a_long_step_goes_on(follow, capsys):
+    """Whoever watches for a stall looks at the log, and steps of hours write nothing else there."""
+    _, _, _, buffer = follow("uniform", half)
+    buffer.signs.last -= 3600
+    buffer.begin(7)
+    assert not capsys.readouterr().out
+    buffer.sample(7, "train", 4)
+    assert capsys.readouterr().out == "step 7: prompt groups came back, 0 are out\n"
+
+
 def test_rollouts_that_come_after_their_group_was_given_up_are_dropped_and_counted(follow):
     def outcome(order):
         return None if order.group.number == 0 else half(order)
