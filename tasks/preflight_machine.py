@@ -107,6 +107,7 @@ def check_ranks(experiment: Experiment) -> None:
     hardware = experiment.hardware
     ranks = hardware.ranks * hardware.nodes
     check_engines(hardware)
+    _check_trainer(hardware)
     _check_cluster(hardware)
     for position, stage in enumerate(experiment.stages):
         rows = experiment.selection.rows_per_prompt(stage.group_size)
@@ -137,6 +138,22 @@ def check_engines(hardware: Hardware) -> None:
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks per engine, "
             f"needed a divisor of the {ranks} ranks",
             "set hardware.tensor_parallel=1",
+        )
+
+
+def _check_trainer(hardware: Hardware) -> None:
+    """Refuse kernels and engines that a trainer would fail by after minutes, or crawl with."""
+    if (hardware.attention, hardware.dtype) == ("flash_attention_2", "float32"):
+        raise refusal(
+            "hardware.attention: found 'flash_attention_2' with hardware.dtype=float32, needed "
+            "bfloat16: its kernels take no other",
+            "set hardware.attention=sdpa, or hardware.dtype=bfloat16",
+        )
+    if (hardware.device, hardware.rollout) == ("cuda", "torch"):
+        raise refusal(
+            "hardware.rollout: found 'torch' with hardware.device=cuda, needed 'vllm': beside a "
+            "trainer the torch engine samples on the processor",
+            "set hardware.rollout=vllm, or hardware=cpu",
         )
 
 

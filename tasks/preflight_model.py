@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conf.load import refusal
-from conf.schema import Experiment
+from conf.schema import Experiment, Hardware
 from tasks import disk, preflight_rows
 from tasks.artifacts import Dataset
 from tasks.model import folder_of
@@ -18,6 +18,7 @@ def check_model(experiment: Experiment, folder: Path, *, trains: bool = True) ->
         ConfigError: for the first thing that is wrong.
     """
     _check_files(folder, "model.path")
+    _check_heads(experiment.hardware, folder)
     _check_positions(experiment, folder)
     if trains:
         disk.check_room(experiment, folder)
@@ -35,6 +36,7 @@ def check_scored_model(experiment: Experiment, benchmarks: Iterable[Dataset], fo
         ConfigError: for the first thing that is wrong.
     """
     _check_files(folder, "checkpoint")
+    _check_heads(experiment.hardware, folder)
     positions = disk.read_config(folder).get("max_position_embeddings")
     if positions:
         preflight_rows.check_positions(experiment, benchmarks, folder, positions)
@@ -72,6 +74,30 @@ def _check_files(folder: Path, knob: str) -> None:
             f"{knob}: found no weights in {folder}, needed *.safetensors or "
             "pytorch_model*.bin, all shards of them",
             "a trainer's folder may hold tokenizer and config only; export the weights there",
+        )
+
+
+def _check_heads(hardware: Hardware, folder: Path) -> None:
+    """vLLM deals a model's heads out among the ranks that share it, and stops if it comes out odd.
+
+    Heads of keys, of which there may be fewer than ranks, are dealt out or copied.
+    """
+    config = disk.read_config(folder)
+    heads = config.get("num_attention_heads")
+    keys = config.get("num_key_value_heads") or heads
+    if not heads:
+        return
+
+    def even(ranks: int) -> bool:
+        return heads % ranks == 0 and max(keys, ranks) % min(keys, ranks) == 0
+
+    ranks = hardware.tensor_parallel
+    if not even(ranks):
+        fits = max(fewer for fewer in range(1, ranks) if even(fewer) and ranks % fewer == 0)
+        raise refusal(
+            f"hardware.tensor_parallel: found {ranks} ranks per engine, needed ones that share the "
+            f"model's {heads} attention heads and {keys} of keys evenly",
+            f"set hardware.tensor_parallel={fits}",
         )
 
 

@@ -208,3 +208,12 @@ def test_every_recipe_has_a_twin_of_the_same_sets_lengths_and_method_in_the_lab(
     order = [[s.context_length for s in experiment.stages] for experiment in (paper, lab)]
     ranks = [[sorted(set(lengths)).index(length) for length in lengths] for lengths in order]
     assert ranks[0] == ranks[1]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "parameters"), [("gpu1", 1.8e9), ("gpu8", 1.8e9), ("gpu8_7b", 7.6e9)]
+)
+def test_half_of_what_a_stop_is_given_is_enough_to_save_at_200_mb_a_second(hardware, parameters):
+    """Weights twice and Adam's moments in float32; the other half is for the end of an update."""
+    given = load("experiment=lab/smoke", f"hardware={hardware}").hardware.stop_grace
+    assert 16 * parameters / 200e6 <= given / 2

@@ -108,6 +108,21 @@ SETTINGS = [
         ["hardware=gpu1", "hardware.tensor_parallel=2"],
         "hardware.tensor_parallel: found 2 ranks per engine, needed a divisor of the 1 ranks",
     ),
+    # The lab's model has 4 heads, which vLLM deals out evenly or not at all.
+    (
+        ["hardware=gpu8", "hardware.tensor_parallel=8"],
+        "hardware.tensor_parallel: found 8 ranks per engine, needed ones that share the model's "
+        "4 attention heads and 4 of keys evenly\n\nhint: set hardware.tensor_parallel=4",
+    ),
+    # Kernels without float32, and an engine that would sample on the processor.
+    (
+        ["hardware=gpu8", "hardware.dtype=float32"],
+        "hardware.attention: found 'flash_attention_2' with hardware.dtype=float32, needed",
+    ),
+    (
+        ["hardware=gpu1", "hardware.rollout=torch", "hardware.seeded=true"],
+        "hardware.rollout: found 'torch' with hardware.device=cuda, needed 'vllm'",
+    ),
     # vLLM's probabilities of a nucleus are not the trainer's.
     (
         ["hardware=cpu_vllm", "stages.1.top_p=0.95"],
