@@ -59,8 +59,8 @@ class Hardware(Knobs):
     )
     stop_grace: int = knob(
         12,
-        "Time, at most, that a trainer told to stop has to end an update, which nothing breaks off, "
-        "and to save its last whole step.",
+        "Time, at most, that a trainer told to stop has to end an update, which nothing breaks "
+        "off, and to save its last whole step.",
         "seconds",
         ge=0,
     )

@@ -75,6 +75,8 @@ def settings(
         "critic.enable": False,
         **_reward(experiment, stage),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        # verl's 100,000 rows bound nothing but how many prompts may be out at the same time.
+        "transfer_queue.backend.SimpleStorage.total_storage_size": None,
         **_loop(experiment, stage, folder),
         "+trainer.stagecraft.metrics_file": str(folder / "metrics.jsonl"),
         "+trainer.stagecraft.probability_tolerance": hardware.probability_tolerance,

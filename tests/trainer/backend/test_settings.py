@@ -78,6 +78,17 @@ def test_an_engine_may_tell_probabilities_within_the_nucleus():
     assert of(experiment(stages=[Stage(top_p=0.5)]))[key] == pytest.approx(1.0 + 0.6931, abs=1e-4)
 
 
+def test_the_queue_takes_as_many_rollouts_as_a_step_has(compose):
+    """Of verl's 100,000 the groups that come last would fail, and others take their places."""
+    from transfer_queue.storage.simple_storage import StorageUnitData
+
+    stage = Stage(batch_size=2048, mini_batch_size=2048, group_size=64)
+    storage = compose(of(experiment(stages=[stage]))).transfer_queue.backend.SimpleStorage
+    unit = StorageUnitData(storage.total_storage_size)
+    unit.put_data({"uid": [0] * 131_072}, range(131_072))
+    assert storage.num_data_storage_units == 1
+
+
 def test_every_checkpoint_holds_what_a_resume_and_the_next_stage_need():
     contents = of(experiment())["actor_rollout_ref.actor.checkpoint.save_contents"]
     assert set(contents) == {"model", "optimizer", "extra", "hf_model"}
