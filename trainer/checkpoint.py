@@ -42,13 +42,13 @@ def _tokenizer(folder: Path) -> Any:
 def eos_ids(folder: Path) -> set[int]:
     """Token ids that end a response: the tokenizer's, and those of `generation_config.json`.
 
-    vLLM stops at both, so every engine here does.
+    Of `config.json` where there is no such file. vLLM stops at both, so every engine here does.
     """
     ids = {_tokenizer(folder).eos_token_id}
     generation = folder / "generation_config.json"
-    if generation.exists():
-        more = json.loads(generation.read_text()).get("eos_token_id")
-        ids |= set(more) if isinstance(more, list) else {more}
+    told = generation if generation.exists() else folder / "config.json"
+    more = json.loads(told.read_text(encoding="utf-8")).get("eos_token_id")
+    ids |= set(more) if isinstance(more, list) else {more}
     return {token for token in ids if token is not None}
 
 

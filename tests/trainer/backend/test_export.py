@@ -125,3 +125,7 @@ def test_responses_end_where_the_tokenizer_and_the_generation_config_say(tmp_pat
     assert eos_ids(base) == {end, padding}
     (base / "generation_config.json").unlink()
     assert eos_ids(base) == {end}
+    # vLLM and transformers read the model's own then.
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": padding}))
+    assert eos_ids(base) == {end, padding}
