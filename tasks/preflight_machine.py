@@ -126,17 +126,16 @@ def check_engines(hardware: Hardware) -> None:
     Raises:
         ConfigError: for the first thing that is wrong.
     """
-    ranks = hardware.ranks * hardware.nodes
     if hardware.rollout == "torch" and hardware.tensor_parallel > 1:
         raise refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks per engine, "
             "needed 1 with hardware.rollout=torch, which samples on each rank by itself",
             "set hardware.tensor_parallel=1, or hardware.rollout=vllm",
         )
-    if ranks % hardware.tensor_parallel:
+    if hardware.ranks % hardware.tensor_parallel:  # of a machine: no engine spans two
         raise refusal(
             f"hardware.tensor_parallel: found {hardware.tensor_parallel} ranks per engine, "
-            f"needed a divisor of the {ranks} ranks",
+            f"needed a divisor of the {hardware.ranks} ranks of a machine",
             "set hardware.tensor_parallel=1",
         )
 

@@ -108,6 +108,18 @@ SETTINGS = [
         ["hardware=gpu1", "hardware.tensor_parallel=2"],
         "hardware.tensor_parallel: found 2 ranks per engine, needed a divisor of the 1 ranks",
     ),
+    # An engine that spans two machines: a checkpoint is scored on one.
+    (
+        [
+            "hardware=gpu8",
+            "hardware.ranks=4",
+            "hardware.nodes=2",
+            "hardware.ray_address=node1:6379",
+            "hardware.tensor_parallel=8",
+        ],
+        "hardware.tensor_parallel: found 8 ranks per engine, needed a divisor of the 4 ranks of a "
+        "machine",
+    ),
     # The lab's model has 4 heads, which vLLM deals out evenly or not at all.
     (
         ["hardware=gpu8", "hardware.tensor_parallel=8"],
