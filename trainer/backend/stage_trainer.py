@@ -23,6 +23,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 
 from conf.schema import Selection
 from trainer.backend import engine, single_update
+from trainer.backend.balance import deal_out
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.metrics import (
     check_engine,
@@ -247,12 +248,15 @@ class StageTrainer(PPOTrainerSync):
         return self._balanced(batch, metrics)
 
     def _balanced(self, batch, metrics):
-        """verl's order of rollouts among ranks; with one rank there is none to choose."""
-        trainer = self.config.trainer
-        whole = len(batch.keys) % self._get_required_batch_multiple(1) == 0
-        if trainer.nnodes * trainer.n_gpus_per_node == 1 and whole:
+        """Rollouts dealt out among ranks; with one rank there is nothing to choose."""
+        trainer, mini_batch = self.config.trainer, self._get_required_batch_multiple(1)
+        ranks = trainer.nnodes * trainer.n_gpus_per_node
+        if ranks == 1 and len(batch.keys) % mini_batch == 0:
             return batch
-        return super()._balance_batch(batch, metrics)
+        drawn = list(batch.keys)
+        batch = super()._balance_batch(batch, metrics)  # which fills up the last mini-batch, too
+        deal_out(batch, drawn, mini_batch, ranks)
+        return batch
 
     def _compute_old_log_prob(self, batch, metrics):
         """Those of the weights that the step begins with; a single update brings its own."""
