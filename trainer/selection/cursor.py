@@ -28,12 +28,19 @@ class Cursor:
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
 
     def next(self, busy: Collection[int] = ()) -> int | None:
-        """The next prompt that is not busy, or None if all are."""
+        """The next prompt that is not busy, or None if all are.
+
+        Args:
+            busy: Prompts that are not to be given, each once.
+        """
+        if len(busy) >= self.size:
+            return None
         for prompt in self.deferred:
             if prompt not in busy:
                 self.deferred.remove(prompt)
                 return prompt
-        for _ in range(self.size):
+        # One that is free may have had its turn in this epoch and come last in the next.
+        for _ in range(2 * self.size - self.position):
             if self.position == self.size:
                 self.epoch, self.position = self.epoch + 1, 0
                 self.order = self._order()

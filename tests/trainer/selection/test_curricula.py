@@ -384,3 +384,12 @@ def test_an_epoch_gives_every_prompt_once_though_some_were_busy_in_between(size,
         turns = cursor.epoch * np.ones(size, int)
         turns[cursor.order[: cursor.position]] += 1
         assert [taken[i] + (i in cursor.deferred) for i in range(size)] == turns.tolist()
+
+
+@given(st.integers(1, 12), st.integers(0, 99), st.integers(0, 40), st.data())
+def test_a_free_prompt_is_found_wherever_the_cursor_stands(size, seed, given_before, data):
+    cursor = Cursor(size, seed)
+    for _ in range(given_before):
+        cursor.next()
+    free = data.draw(st.sets(st.integers(0, size - 1)))
+    assert cursor.next(set(range(size)) - free) in (free or {None})
