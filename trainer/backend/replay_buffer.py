@@ -5,6 +5,7 @@ share. This one tells the stream what came back, has sampled what the stream ask
 what it chose, in the order in which the prompts were drawn.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ DEATHS = ("ActorDiedError", "EngineDeadError")
 
 
 class EngineLostError(RuntimeError):
-    """A process that samples or grades died. To take other prompts would skip them one by one."""
+    """No group comes back any more. To take other prompts would skip them one by one."""
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -61,9 +62,11 @@ class PromptReplayBuffer(ReplayBuffer):
             timeout: Seconds in which no group at all came back, after which those are given up
                 that have been asked for as long. From its own order alone a group would have to
                 wait for the others in the engine's queue, and the longest would be lost.
+                Where those that took their places do not come back either, the engine is lost.
         """
         self.stream, self.submit, self.wait, self.timeout = stream, submit, wait, timeout
         self.alive = time.monotonic()  # when a group came back last
+        self.given_up = -math.inf  # when some were given up last
         self.asked: dict[str, tuple[int, float]] = {}  # uid -> first rollout asked for, when
 
     def begin(self, step: int) -> None:
@@ -80,7 +83,7 @@ class PromptReplayBuffer(ReplayBuffer):
         Raises:
             NothingToTrainOnError: not one group qualified.
             StopRequestedError: a stop was asked for.
-            EngineLostError: a process that samples or grades died.
+            EngineLostError: a process that samples or grades died, or is silent for good.
         """
         while not self.stream.ready:
             if self._hear():
@@ -113,16 +116,30 @@ class PromptReplayBuffer(ReplayBuffer):
                         "ended for want of memory (`dmesg` says so); run again, the stage goes on "
                         "from its last checkpoint"
                     )
-                else:
-                    self.stream.failed(uid, tag["reason"])
-        for uid, (_, since) in self.asked.items():
-            quiet = now - max(since, self.alive)
-            if quiet > self.timeout and self.stream.failed(uid, "timeout"):
-                heard += 1
-                print(f"prompt group {uid} given up: none came back for {quiet:.0f} s", flush=True)
+                elif not self.stream.failed(uid, tag["reason"]):  # given up before
+                    self.stream.released.append(uid)
+        heard += self._give_up(now)
         self._forget(self.stream.released, tags)
         self.stream.released.clear()
         return heard
+
+    def _give_up(self, now: float) -> int:
+        """Give up the groups that the engine has been silent on for too long; how many."""
+        before, count = self.given_up, 0
+        for uid, (_, since) in self.asked.items():
+            quiet = now - max(since, self.alive)
+            if quiet > self.timeout and self.stream.failed(uid, "timeout"):
+                count, self.given_up = count + 1, now
+                print(f"prompt group {uid} given up: none came back for {quiet:.0f} s", flush=True)
+                if since >= before > self.alive:
+                    raise EngineLostError(
+                        f"found a sampling engine from which no prompt group came back for "
+                        f"{now - self.alive:.0f} s, nor any of those that took the places of "
+                        "groups that were given up, needed one that answers\n\nhint: run again, "
+                        "the stage goes on from its last checkpoint; an engine that is only slow "
+                        f"needs more than selection.timeout={self.timeout:g}"
+                    )
+        return count
 
     def _submit(self) -> None:
         orders = self.stream.orders()

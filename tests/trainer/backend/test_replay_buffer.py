@@ -215,6 +215,26 @@ def test_groups_that_come_back_are_a_sign_that_a_long_step_goes_on(follow, capsy
     assert capsys.readouterr().out == "step 7: prompt groups came back, 0 are out\n"
 
 
+@pytest.mark.parametrize("answers", [[], [5]], ids=["silent", "once it answered"])
+def test_an_engine_that_stays_silent_ends_the_step_before_every_prompt_was_tried(
+    follow, monkeypatch, answers
+):
+    """It used to be asked for the whole set, a few at a time, for as long as `timeout` each."""
+    now = [0.0]
+
+    def outcome(order):
+        return half(order) if order.group.number in answers else None
+
+    _, engine, _, buffer = follow("uniform", outcome, timeout=60.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    buffer.alive = 0.0
+    buffer.wait = lambda _: now.__setitem__(0, now[0] + 7)
+    buffer.begin(1)
+    with pytest.raises(EngineLostError, match=r"no prompt group came back for 1\d\d s.*\n\nhint: "):
+        buffer.sample(1, "train", 4)
+    assert len(engine.asked) == (8 if not answers else 11)
+
+
 def test_rollouts_that_come_after_their_group_was_given_up_are_dropped_and_counted(follow):
     def outcome(order):
         return None if order.group.number == 0 else half(order)
@@ -232,6 +252,21 @@ def test_rollouts_that_come_after_their_group_was_given_up_are_dropped_and_count
     batch, _ = buffer.sample(2, "train", 4)
     assert stream.ledger.record()["selection/late"] == 1
     assert not [key for key in queue.tags if key.startswith("000000000")]
+
+
+def test_a_failure_that_is_told_after_its_group_was_given_up_leaves_nothing_in_the_queue(follow):
+    queue, _, stream, buffer = follow(
+        "uniform", lambda order: None if order.group.number == 0 else half(order), timeout=0.1
+    )
+    buffer.begin(1)
+    batch, _ = buffer.sample(1, "train", 4)
+    queue.kv_clear(batch.keys, PARTITION)
+    word = {"status": "failure", "first": 0, "reason": "RolloutError"}
+    queue.kv_batch_put(["000000000"], PARTITION, tags=[word])
+    buffer.begin(2)
+    batch, _ = buffer.sample(2, "train", 4)
+    assert stream.ledger.record()["selection/failed"] == 0
+    assert set(queue.tags) == set(batch.keys)
 
 
 def test_an_engine_that_fails_every_group_ends_the_step_with_the_reason(follow):
