@@ -33,8 +33,8 @@ def write_ledger(folder: Path) -> list[Path]:
     `ledger.parquet` holds every metric of every step. `groups.parquet` holds every prompt group in
     the order in which it was drawn: `number`, `id` of the prompt, `step` at which its fate was
     sealed and `drawn` at which it was drawn, `fate` (trained, solved, hopeless, out of bounds,
-    surplus, failed and why), rollouts of its `screening` and in all, how many were `correct`, its
-    `tokens`, and how many rollouts `trained`.
+    surplus, failed and why; waiting, where the stage ended before its turn came), rollouts of its
+    `screening` and in all, how many were `correct`, its `tokens`, and how many rollouts `trained`.
 
     Args:
         folder: The stage's folder, with `metrics.jsonl` and `groups.jsonl`.

@@ -330,7 +330,8 @@ class StageTrainer(PPOTrainerSync):
             self.checkpoint_manager.sleep_replicas()  # their memory is wanted, as in every step
             keep_probe(self, self.updated_batch)
         append_record(self.order_file, {"step": global_steps, **order})
-        append_record(self.groups_file, {"step": global_steps, "groups": self.stream.ledger.groups})
+        groups = self.stream.sealed(last=bool(done) or global_steps >= self.total_training_steps)
+        append_record(self.groups_file, {"step": global_steps, "groups": groups})
         append_record(self.metrics_file, record)
         if collapse:
             refuse(collapse, last_whole_step(self.metrics_file.parent))

@@ -111,16 +111,19 @@ class Ledger:
         self.totals = {name: state[name] for name in COUNTERS}
 
     def _seal(self, group: Group, fate: str, rows: int = 0) -> None:
-        self.groups.append(
-            {
-                "number": group.number,
-                "id": group.id,
-                "drawn": group.step,
-                "fate": fate,
-                "screening": group.draw.screening,
-                "rollouts": len(group.rollouts),
-                "correct": sum(rollout.correct for rollout in group.rollouts),
-                "tokens": group.tokens,
-                "trained": rows,
-            }
-        )
+        self.groups.append(told(group, fate, rows))
+
+
+def told(group: Group, fate: str, rows: int = 0) -> dict[str, Any]:
+    """What the record of groups says of one: how it was sampled, its fate, `rows` that trained."""
+    return {
+        "number": group.number,
+        "id": group.id,
+        "drawn": group.step,
+        "fate": fate,
+        "screening": group.draw.screening,
+        "rollouts": len(group.rollouts),
+        "correct": sum(rollout.correct for rollout in group.rollouts),
+        "tokens": group.tokens,
+        "trained": rows,
+    }

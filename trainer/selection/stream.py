@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.selection.curriculum import Choice, Curriculum, Draw, Group, Rollout
-from trainer.selection.ledger import Ledger
+from trainer.selection.ledger import Ledger, told
 
 YIELD_MEMORY = 0.8  # per step: a policy that learns makes old yields a bad guide
 VERSION = 1
@@ -184,6 +184,11 @@ class Stream:
         self._clear()
         return choices
 
+    def sealed(self, *, last: bool) -> list[dict[str, Any]]:
+        """Groups whose fate the step sealed; after the `last` one, those that wait in vain, too."""
+        waiting = [told(group, "waiting") for group in self.waiting] if last else []
+        return self.ledger.groups + waiting
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later decisions depend on, plain JSON. Between two steps only."""
         assert not self.sampling and not self.places, "in the middle of a step"
@@ -298,9 +303,9 @@ class Stream:
 
     def _exhausted(self) -> str:
         fates = self.ledger.fates()
-        told = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())) or "none free"
+        what = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())) or "none free"
         failed = fates.get("failed", 0)
-        told += f" (the last by {self.failure})" if failed else ""
+        what += f" (the last by {self.failure})" if failed else ""
         hint = (
             "`grep -A20 failed: trainer.log` shows why the rollouts failed"
             if failed > self.draws / 2
@@ -310,7 +315,7 @@ class Stream:
         )
         return (
             f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
-            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {told}"
+            f"{len(self.curriculum.prompts)} prompts, none can be trained on: {what}"
             f"\n\nhint: {hint}"
         )
 
