@@ -80,7 +80,7 @@ def train_stage(
                 )
         else:
             print(f"{_label(experiment, position)}  already trained: {folder}")
-            before = _steps_before(experiment, position)
+            before = _steps_before(experiment, position, start)
             tracker.found_stage(parent_run, stage.name, folder, manifest, data, before)
     # Under another name it may have been trained for another experiment.
     return {**manifest, "name": stage.name, "folder": folder, "position": position}
@@ -162,7 +162,7 @@ def _train(
             [data],
             folder=folder,
             first_step=saved + 1,
-            steps_before=_steps_before(experiment, position),
+            steps_before=_steps_before(experiment, position, start),
         ) as run,
     ):
         attempt["run"] = run.id
@@ -327,8 +327,14 @@ def _outcome(folder: Path, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _steps_before(experiment: Experiment, position: int) -> int:
-    return sum(earlier.steps for earlier in experiment.stages[:position])
+def _steps_before(experiment: Experiment, position: int, start: Checkpoint) -> int:
+    """Steps that the stages before made: fewer than asked where a transition ended one."""
+    steps, path = 0, start.path
+    for earlier in reversed(experiment.stages[:position]):
+        made, _ = read_manifest(path.parent)
+        steps += made["steps"] if made and "steps" in made else earlier.steps
+        path = Path(made["start"]["path"]) if made else path
+    return steps
 
 
 def _label(experiment: Experiment, position: int) -> str:

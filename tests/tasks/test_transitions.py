@@ -11,6 +11,7 @@ from tasks.results import stage_rows
 from tasks.stages import identity
 from tasks.status import status
 from tasks.tables import cost
+from tests.conftest import NoTracker
 from trainer.backend.endings import Endings, refuse
 from trainer.backend.launch import StageFailedError
 from trainer.backend.resume import last_whole_step
@@ -65,6 +66,29 @@ def test_it_is_found_trained_and_the_next_stage_starts_from_it(smoke, train):
     first, second = plan(experiment).stages
     assert first.state == second.state == "cached" and first.left["steps"] == 0
     assert any("ended after step 4 of 6" in reason for reason in first.why)
+
+
+class Counting(NoTracker):
+    """Notes how many steps each stage is told to come after."""
+
+    def __init__(self):
+        self.before = []
+
+    def child_run(self, *arguments, **settings):
+        self.before.append(settings["steps_before"])
+        return super().child_run(*arguments, **settings)
+
+    def found_stage(self, *arguments):
+        self.before.append(arguments[-1])
+
+
+def test_the_next_stages_curves_begin_after_the_steps_that_were_made(smoke, train):
+    """Not after those that the stage before might have made: MLflow's curves and the report's."""
+    first, again = Counting(), Counting()
+    stages = train(smoke(*early()), stop=(0, 4, None), tracker=first)
+    train(smoke(*early()), tracker=again)
+    rows = stage_rows(smoke(*early()), stages)
+    assert first.before == again.before == [row["first_step"] for row in rows] == [0, 4]
 
 
 @pytest.mark.parametrize(
