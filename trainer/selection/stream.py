@@ -34,7 +34,8 @@ class Bounds:
         batch_size: Groups that a step trains on.
         in_flight: Groups drawn whose fate is not settled, at most.
         max_age: Steps that a surplus group may wait for its turn; 0 drops it with its step.
-        max_draws: Prompts that a step draws at most, unless it would have none to train on.
+        max_draws: Prompts that a step draws at most, unless it would have none to train on: then
+            all, or, where most fail, four times `in_flight`.
         ahead: Groups to be drawn for the next step beside what this one samples; they wait for it,
             so they are an update older and need a `max_age` of 1 or more.
     """
@@ -166,7 +167,8 @@ class Stream:
         Fewer than the batch size where too few qualified: the ledger says by how many.
 
         Raises:
-            NothingToTrainOnError: none qualified in a whole pass over the prompt set.
+            NothingToTrainOnError: none qualified in a whole pass over the prompt set, or of as many
+                prompts as are tried where most fail.
         """
         assert self.ready and not self.unsettled, "the step is not ready"
         groups = sorted(self.places, key=lambda group: group.number)
@@ -279,7 +281,8 @@ class Stream:
         missing = bounds.batch_size + ahead - there
         limit = bounds.max_draws
         if not self.places and not self.unsettled:  # better late than none
-            limit = max(limit, len(self.curriculum.prompts))
+            most = len(self.curriculum.prompts)
+            limit = max(limit, min(most, 4 * bounds.in_flight) if self._fails else most)
         room = bounds.in_flight - len(self.unsettled)
         return min(math.ceil(missing / rate - 1e-9), room, limit - self.draws)
 
@@ -301,20 +304,26 @@ class Stream:
         self.gone.append(group)
         self.ledger.left(group, fate)
 
+    @property
+    def _fails(self) -> bool:
+        """Whether most of what was drawn failed. To go through the whole set would waste days."""
+        return self.ledger.counts["failed"] > self.draws / 2
+
     def _exhausted(self) -> str:
         fates = self.ledger.fates()
         what = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())) or "none free"
         failed = fates.get("failed", 0)
         what += f" (the last by {self.failure})" if failed else ""
+        among = " of" if self._fails else ", a whole pass over the"
         hint = (
             "`grep -A20 failed: trainer.log` shows why the rollouts failed"
-            if failed > self.draws / 2
+            if self._fails
             else "where most are solved the stage has taught what it can, where most are hopeless "
             "start from another checkpoint or choose easier prompts; `failed` is told of in "
             "trainer.log; selection.bounds are the bounds"
         )
         return (
-            f"step {self.step}: of {self.draws} prompt groups drawn, a whole pass over the "
+            f"step {self.step}: of {self.draws} prompt groups drawn{among} "
             f"{len(self.curriculum.prompts)} prompts, none can be trained on: {what}"
             f"\n\nhint: {hint}"
         )

@@ -239,6 +239,13 @@ def test_an_engine_that_fails_every_rollout_ends_the_stage_and_says_why(simulate
     assert "selection.bounds" not in str(told.value)  # no bound would help
 
 
+def test_where_every_rollout_fails_the_whole_set_is_not_gone_through(simulate):
+    """A grader that raises would cost the generation of forty thousand prompts."""
+    run = simulate("uniform", [0.5] * 5000, max_draws=1, engine={"fault": 1.0})
+    with pytest.raises(NothingToTrainOnError, match="of 128 prompt groups drawn of 5000 prompts"):
+        run.step(1)
+
+
 @pytest.mark.parametrize("engine", [{"fault": 0.3}, {"lost": 0.3}], ids=["failing", "silent"])
 @pytest.mark.parametrize("name", ["uniform", "speed"])
 def test_a_group_that_fails_is_replaced_and_counted_and_the_step_goes_on(
