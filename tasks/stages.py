@@ -25,7 +25,7 @@ LOCK = "lock"
 # `<name>-<digest>.old-<time>`, as tasks/again.py makes it; a stage may be called `x.old-y`.
 _MOVED = re.compile(r"(-[0-9a-f]{12})\.old-\d{8}T[\d.]+$")
 # Raise it when a change of ours alters what a stage learns: earlier ones are then trained anew.
-TRAINER_VERSION = 5
+TRAINER_VERSION = 6
 # Settings of a stage that act through its prompts alone.
 _TOLD_BY_DATA = {"drop_solved", "drop_hopeless"}
 _USUAL = {"transition": Transition(), "alarm": Alarm()}
