@@ -1,10 +1,11 @@
 """Every estimator: known answers, and laws that hold for any rewards."""
 
 import inspect
+from statistics import mean, pvariance, variance
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -76,6 +77,12 @@ def test_one_right_of_four_by_hand():
     for estimator, answer in expected.items():
         found = estimator(rewards)
         assert_close(found, torch.tensor([answer], dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+def test_two_rollouts_have_a_deviation_and_epsilon_is_added_to_it():
+    found = grpo(torch.tensor([[1.0, 0.0]], dtype=torch.float64), epsilon=0.5)
+    answer = 0.5 / (0.5**0.5 + 0.5)
+    assert_close(found, torch.tensor([[answer, -answer]], dtype=torch.float64))
 
 
 def test_the_baseline_of_james_stein_by_hand():
@@ -248,6 +255,35 @@ def test_a_group_of_one_takes_part_in_the_corrected_baseline_by_hand():
     found = by_prompt(james_stein, rewards, prompts, **CORRECTED)
     shrink, rest = 36 / 46, 2 / 3
     assert found[-2].item() == pytest.approx(-(1 - shrink) - shrink * rest)
+
+
+def corrected_shrink(groups: list[list[float]], p: int) -> float:
+    """λ of a group of several, word for word as `james_stein`'s docstring has it."""
+    n, m, rest = len(groups), len(groups[p]), groups[:p] + groups[p + 1 :]
+    means = [mean(group) for group in rest]
+    several = [variance(group) for group in rest if len(group) > 1]
+    sigma2 = mean(several) if several else 0.0
+    noise = [(variance(g) if len(g) > 1 else sigma2) / len(g) for g in rest]
+    total = (n - 1) / (n - 2) * pvariance(means)
+    v, between = sigma2 / (m - 1), max(total - mean(noise), 0.0)
+    return v / (v + between + total / (n - 1)) if v else 0.0
+
+
+@given(batches(least=1))
+@settings(max_examples=60)
+def test_the_corrected_baseline_is_what_its_formula_says(batch):
+    rewards, prompts = batch
+    names = sorted(set(prompts))
+    assume(len(names) > 2)
+    groups = [rewards[[one == name for one in prompts]].tolist() for name in names]
+    found = by_prompt(james_stein, rewards, prompts, **CORRECTED)
+    for p, (name, group) in enumerate(zip(names, groups, strict=True)):
+        others = mean([mean(each) for each in groups[:p] + groups[p + 1 :]])
+        shrink = corrected_shrink(groups, p) if len(group) > 1 else 1.0
+        for g, advantage in enumerate(found[[one == name for one in prompts]].tolist()):
+            own = mean(group[:g] + group[g + 1 :]) if len(group) > 1 else 0.0
+            baseline = (1 - shrink) * own + shrink * others
+            assert advantage == pytest.approx(group[g] - baseline, abs=1e-9)
 
 
 @given(matrices())

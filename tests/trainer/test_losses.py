@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -26,6 +28,7 @@ def loss_and_gradient(loss, ratio, advantage, **bounds):
         (0.7, -1.0, 0.8, 0.0),  # below 1 - clip_low: what is bad is pushed down no longer
         (2.0, -1.0, 2.0, 2.0),
         (9.0, -1.0, 3.0, 0.0),  # dual clip
+        (1.2, 0.5, -0.6, -0.6),  # which holds for what is bad alone
     ],
 )
 def test_each_side_of_the_clip_has_its_bound(ratio, advantage, loss, gradient):
@@ -36,6 +39,12 @@ def test_each_side_of_the_clip_has_its_bound(ratio, advantage, loss, gradient):
 def test_without_a_dual_clip_a_bad_token_is_pushed_down_however_likely():
     found = loss_and_gradient(clip, 9.0, -1.0, **(BOUNDS | {"dual_clip": None}))
     assert found == pytest.approx((9.0, 9.0), rel=1e-5)
+
+
+def test_a_ratio_beyond_all_bounds_is_finite():
+    found = clip(torch.tensor([[60.0]]), torch.zeros(1, 1), -torch.ones(1, 1), torch.ones(1, 1),
+                 **(BOUNDS | {"dual_clip": None}))  # fmt: skip
+    assert found.item() == pytest.approx(math.exp(20), rel=1e-5)  # verl's bound
 
 
 def test_a_policy_that_went_too_far_is_not_trained():
@@ -50,3 +59,5 @@ def test_how_far_is_told_by_the_tokens_of_the_response_alone():
     found = clip_unless_far(new, *rest, torch.tensor([[1.0, 0.0]]), **BOUNDS)
     assert_close(found, torch.tensor([[1.0, 3.0]]))
     assert (clip_unless_far(new, *rest, torch.ones(1, 2), **BOUNDS) == 0).all()
+    mean_of_four = torch.tensor([[7.0, 1.0]]).log()  # of which one alone is too far
+    assert (clip_unless_far(mean_of_four, *rest, torch.ones(1, 2), **BOUNDS) != 0).all()
