@@ -81,25 +81,29 @@ def pack(prompts: list[list[int]], drawn: list[Sample], pad: int) -> tuple[Tenso
     return ids, mask, old
 
 
-def update(model, optimizer, loop: Loop, ids, mask, old, advantage) -> float:
-    """One clipped policy-gradient update on a mini-batch; gives the gradient norm."""
+def update(model, optimizer, loop: Loop, ids, mask, old, advantage, micro_batch=None) -> float:
+    """One clipped policy-gradient update on a mini-batch; gives the gradient norm.
+
+    `micro_batch` rollouts go through the model at a time, all of them without it.
+    """
     used = int(mask.any(dim=0).nonzero().max()) + 2
     ids, mask, old = ids[:, :used], mask[:, : used - 1], old[:, : used - 1]
-    logits = model(input_ids=ids[:, :-1]).logits / loop.temperature
-    new = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    ratio = (new - old).exp()
-    gain = torch.minimum(
-        ratio * advantage[:, None],
-        ratio.clamp(1 - loop.clip, 1 + loop.clip) * advantage[:, None],
-    )
     if loop.loss_average == "token-mean":
-        loss = -(gain * mask).sum() / mask.sum()
+        weight = mask / mask.sum()
     elif loop.loss_average == "seq-mean-token-mean":
-        loss = -((gain * mask).sum(-1) / mask.sum(-1)).mean()
+        weight = mask / mask.sum(-1, keepdim=True) / len(mask)
     else:
-        loss = -(gain * mask).sum(-1).mean()
+        weight = mask / len(mask)
     optimizer.zero_grad()
-    loss.backward()
+    for part in torch.arange(len(ids), device=ids.device).split(micro_batch or len(ids)):
+        logits = model(input_ids=ids[part, :-1]).logits / loop.temperature
+        new = logits.log_softmax(-1).gather(-1, ids[part, 1:, None]).squeeze(-1)
+        ratio = (new - old[part]).exp()
+        gain = torch.minimum(
+            ratio * advantage[part, None],
+            ratio.clamp(1 - loop.clip, 1 + loop.clip) * advantage[part, None],
+        )
+        (-(gain * weight[part]).sum()).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), loop.gradient_clip)
     optimizer.step()
     return norm.item()

@@ -3,8 +3,9 @@
     python -m benchmarks.scaling            # 15 minutes; writes results/scaling.json and scaling.md
 
 Ours on verl beside the plain loop, which has the same model and so the same attention: its cost per
-token grows with the length. What grows beyond that is ours. The exponent is the slope of log
-seconds against log size, by least squares; seconds are medians of the steps of a launch.
+token grows with the length. Both put 128 rollouts through the model at a time. What grows beyond
+that is ours. The exponent is the slope of log seconds against log size, by least squares; seconds
+are medians of the steps of a launch.
 """
 
 import argparse
@@ -97,7 +98,7 @@ def main() -> None:
     fits = {axis: fitted(points, axis) for axis, points in axes.items()}
     page = "\n\n".join(table(points, axis, fits[axis]) for axis, points in axes.items())
     print(page)
-    write(given.output, {"points": axes, "exponents": fits}, page)
+    write(given.output, {"work": usual.facts, "points": axes, "exponents": fits}, page)
 
 
 if __name__ == "__main__":

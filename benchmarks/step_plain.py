@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
         ids, mask, old = pack(prompts, drawn, tokenizer.pad_token_id)
         graded = time.monotonic()
         tensors = [tensor.to(device) for tensor in (ids, mask, old, advantage)]
-        update(model, optimizer, loop, *tensors)
+        update(model, optimizer, loop, *tensors, micro_batch=work["micro_batch"])
         ended = time.monotonic()
         parts = {
             "generate": generated - began,
