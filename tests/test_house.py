@@ -63,6 +63,17 @@ def test_an_import_inside_a_function_counts_as_an_import(tmp_path):
     assert imported(source) == {"verl.trainer", "mlflow"}
 
 
+def test_what_the_project_asks_for_is_used():
+    of_verl = {"cachetools", "msgspec", "pyzmq", "transferqueue", "uvicorn"}  # it does not ask
+    of_others = {"latex2sympy2-extended", "safetensors"}  # Math-Verify's and transformers'
+    named_otherwise = {"hydra-core", "py-spy"}  # imported as hydra; run as a program
+    asked = {
+        canonicalize_name(Requirement(one).name) for one in PYPROJECT["project"]["dependencies"]
+    }
+    names = {name.split(".")[0].replace("_", "-") for path in SOURCES for name in imported(path)}
+    assert asked - names - of_verl - of_others - named_otherwise == set()
+
+
 def tracked() -> list[Path]:
     """The files of the repository, committed or about to be."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
