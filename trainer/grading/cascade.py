@@ -179,7 +179,6 @@ def _any_order(left: Shape, right: Shape, depth: int) -> bool | None:
         return False
     if any(None in row for row in table):
         return None
-    # Equality is transitive up to rounding, so classes of equal elements need only be counted.
-    if unique:
-        return all(map(any, table)) and all(map(any, columns))
-    return all(sum(row) == sum(columns[row.index(True)]) for row in table)
+    # By now each has a partner. Equality is transitive up to rounding, so that classes of equal
+    # elements need only be counted.
+    return unique or all(sum(row) == sum(columns[row.index(True)]) for row in table)

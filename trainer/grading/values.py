@@ -87,7 +87,7 @@ def _letter(name: str) -> object:
 
 
 _TOKEN = re.compile(
-    r"\s+|\\[A-Za-z]+|\\[ ,;:!]|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|[-+*/^!(){}\[\]|_]", re.ASCII
+    r"\s+|\\[A-Za-z]+|\\[ ,;:!]|\d+(?:\.\d+)?|\.\d+|[A-Za-z]|[-+*/^!(){}\[\]|]", re.ASCII
 )
 _SKIPPED = {"\\left", "\\right", "\\,", "\\;", "\\:", "\\!", "\\ ", "\\displaystyle"}
 _OPEN = {"(": ")", "[": "]", "{": "}"}
@@ -243,8 +243,6 @@ class _Reader:
         if token == "\\pi":
             return arithmetic.context().pi()
         if (len(token) == 1 and token.isalpha()) or token in _NAMED:
-            if self.peek() == "_":
-                raise UnknownError("an index")
             if token in ("e", "i"):
                 return arithmetic.context().e() if token == "e" else arithmetic.context().mpc(0, 1)
             self.letters.add(token)

@@ -104,3 +104,40 @@ def test_a_number_may_stand_behind_its_name_and_what_is_worked_out(head):
             f"{head} = {number}\\text{{ cm}}",
         ):
             assert equal(whole, number)[0] is equal(number, whole)[0] is True
+
+
+# (one, other, whether they are the same whichever is the truth; None: left to the parser)
+SEVERAL = [
+    ("\\{1, 2\\}", "2, 1", True),
+    ("\\{1, 1, 2\\}", "\\{2, 1\\}", True),
+    ("\\{1 + 1\\}", "2", True),
+    ("1, 2", "2, 1", True),
+    ("1, 1, 2", "1, 2, 2", False),
+    ("\\frac{1}{2}, 3", "3, 0.5", True),
+    ("(1, 2)", "(2, 1)", False),
+    ("(1, 2)", "1, 2", True),
+    ("(2, 1)", "1, 2", False),
+    ("[2, 1, 3]", "1, 2, 3", False),
+    ("[1, 2, 3]", "1, 2, 3", True),
+    ("x = 1, y = 2", "y = 2, x = 1", True),
+    ("x = 1, y = 2", "1, 2", True),
+    ("x = 1, y = 2", "2, 1", False),
+    ("x = 1, y = 2", "\\{2, 1\\}", True),
+    ("x = 1, x = 2", "2, 1", True),
+    ("x = 1, y = 2, x = 3", "3, 1, 2", True),
+    ("(1, 2]", "1, 2", False),  # an interval is no list of its ends
+    ("(1, 2]", "(1, 2, 3)", False),
+    ("[1, 2]", "1, 2", None),
+    ("[1, 2]", "(1, 2)", None),
+    ("\\langle 1, 2 \\rangle", "(1, 2)", None),
+    ("5", "5, 6", False),
+    ("5", "(5, 5)", None),
+    ("1 2", "1, 2", False),
+    ("x", "(1, 2)", False),
+    ("", "5", False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SEVERAL)
+def test_lists_sets_tuples_and_names_keep_their_order_or_need_not(one, other, same):
+    assert equal(one, other) == equal(other, one) == (same, False)
