@@ -84,6 +84,21 @@ def prefect(prefect_server):
         yield
 
 
+@pytest.fixture(scope="module")
+def mlflow_store(tmp_path_factory):
+    """One database for all tests of a module, which work beside it: making one takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        store = tmp_path_factory.mktemp("store") / "mlflow.db"
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        patch.chdir(store.parent)
+        yield
+
+
+@pytest.fixture
+def output(tmp_path) -> str:
+    return str(tmp_path / "out")
+
+
 @pytest.fixture
 def quick(monkeypatch) -> SimpleNamespace:
     """Stages and scores take no time.

@@ -24,24 +24,9 @@ from tasks import preflight_machine
 from tasks.artifacts import read_json
 from trainer.lab import BASE
 
-pytestmark = pytest.mark.usefixtures("prefect", "plain_figures")
+pytestmark = pytest.mark.usefixtures("prefect", "plain_figures", "mlflow_store")
 
 SMOKE = "lab/smoke"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def mlflow_store(tmp_path_factory):
-    """One database for all: making one takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        store = tmp_path_factory.mktemp("store") / "mlflow.db"
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
-        patch.chdir(store.parent)
-        yield
-
-
-@pytest.fixture
-def output(tmp_path) -> str:
-    return str(tmp_path / "out")
 
 
 def folders(output: str) -> list[str]:

@@ -19,22 +19,7 @@ from tasks import train_stage as training
 from tasks.artifacts import read_json, write_json
 from tasks.comparison import StudyIncompleteError
 
-pytestmark = pytest.mark.usefixtures("prefect", "plain_figures")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def mlflow_store(tmp_path_factory):
-    """One database for all: making one takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        store = tmp_path_factory.mktemp("store") / "mlflow.db"
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
-        patch.chdir(store.parent)
-        yield
-
-
-@pytest.fixture
-def output(tmp_path) -> str:
-    return str(tmp_path / "out")
+pytestmark = pytest.mark.usefixtures("prefect", "plain_figures", "mlflow_store")
 
 
 def summary(output: str, name: str = "lab_smoke") -> dict:
