@@ -62,9 +62,9 @@ def shape(text: str) -> Shape:
             return _of("set", "", items)
         if len(items) > 1:
             return _of("ordered", _flat(opening) + _flat(closing), items)
-    items = _split(_AND.sub(",", text)) if not name or "=" in text else [text]
+    items = [text] if name else _split(_AND.sub(",", text))
     if len(items) > 1:
-        return _of("list", "", [f"{name}={items[0]}" if name else items[0], *items[1:]])
+        return _of("list", "", items)
     return Shape("one", "", (text,), (name,))
 
 

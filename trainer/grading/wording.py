@@ -110,8 +110,6 @@ def words(text: str) -> str | None:
     bare = _TEXT_ONLY.sub(r"\1", stripped).strip(" .$*")
     if not _WORDS.fullmatch(bare) or (bare == stripped.strip(" .$*") and len(bare) < 3):
         return None
-    if len(bare) < 2:
-        return None
     return re.sub(r"[^a-z]", "", re.sub(r"^(?:the|an|a) ", "", bare.lower()))
 
 

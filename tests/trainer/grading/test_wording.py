@@ -3,7 +3,13 @@
 import pytest
 
 from trainer.grading.cascade import equal
-from trainer.grading.wording import conflict, same_choice, same_numerals, without_unit
+from trainer.grading.wording import (
+    conflict,
+    same_choice,
+    same_numerals,
+    same_words,
+    without_unit,
+)
 
 FEW_SECONDS = pytest.mark.timeout(10)
 
@@ -63,3 +69,22 @@ def test_a_unit_of_which_a_part_is_not_known_is_in_conflict_by_what_is():
 def test_a_numeral_has_its_base_and_its_sign(written):
     assert same_numerals(written, "-37_8") is same_numerals("-37", written) is True
     assert same_numerals(written, "-37_9") is same_numerals("37_8", written) is False
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("The Red house!", "red  house", True),
+        ("\\text{no}", "No.", True),
+        ("yellow", "green", False),
+        ("yellow", "7", False),  # words are no number
+        ("yellow", "x+1", None),
+        ("abc", "cab", None),  # a product of letters
+        ("\\text{abc}", "\\text{cab}", False),
+        ("red and blue", "blue and red", None),  # a list
+        ("a", "b", None),
+        ("7", "8", None),
+    ],
+)
+def test_words_are_the_same_or_not_where_they_are_words(one, other, same):
+    assert same_words(one, other) is same_words(other, one) is same
