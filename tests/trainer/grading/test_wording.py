@@ -75,7 +75,7 @@ def test_a_numeral_has_its_base_and_its_sign(written):
     ("one", "other", "same"),
     [
         ("The Red house!", "red  house", True),
-        ("\\text{no}", "No.", True),
+        ("\\text{yes}", "Yes.", True),
         ("yellow", "green", False),
         ("yellow", "7", False),  # words are no number
         ("yellow", "x+1", None),
