@@ -104,11 +104,12 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z '.,!?-]*[A-Za-z.!?)]")
 def words(text: str) -> str | None:
     """An answer in words in lower case, letters and digits alone; None for anything else.
 
-    Letters without \\text count as words when there are three of them: ab is a product.
+    Letters without \\text count as words when there are three of them, or "no": ab is a product.
     """
     stripped = plain(text)
     bare = _TEXT_ONLY.sub(r"\1", stripped).strip(" .$*")
-    if not _WORDS.fullmatch(bare) or (bare == stripped.strip(" .$*") and len(bare) < 3):
+    product = bare == stripped.strip(" .$*") and len(bare) < 3 and bare.lower() != "no"
+    if product or not _WORDS.fullmatch(bare):
         return None
     return re.sub(r"[^a-z]", "", re.sub(r"^(?:the|an|a) ", "", bare.lower()))
 

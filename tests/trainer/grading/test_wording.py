@@ -76,6 +76,9 @@ def test_a_numeral_has_its_base_and_its_sign(written):
     [
         ("The Red house!", "red  house", True),
         ("\\text{yes}", "Yes.", True),
+        ("\\text{no}", "No.", True),
+        ("No", "Yes", None),  # four letters at most: the parser's
+        ("ab", "ba", None),
         ("yellow", "green", False),
         ("yellow", "7", False),  # words are no number
         ("yellow", "x+1", None),
