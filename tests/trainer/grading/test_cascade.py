@@ -145,3 +145,38 @@ SEVERAL = [
 @pytest.mark.parametrize(("one", "other", "same"), SEVERAL)
 def test_lists_sets_tuples_and_names_keep_their_order_or_need_not(one, other, same):
     assert equal(one, other) == equal(other, one) == (same, False)
+
+
+# (one, other, whether they are the same whichever is the truth; None: left to the parser)
+SINGLE = [
+    ("\\frac{1}{3}", "0.333333", True),  # six places of a rounded one, and no fewer
+    ("\\frac{1}{3}", "0.33333", False),
+    ("\\frac{1}{3}", "0.3333333334", True),
+    ("\\frac{1}{3}", "0.3333343334", False),
+    ("\\sqrt{2}", "1.414214", True),
+    ("\\sqrt{2}", "1.41421", False),
+    ("50\\%", "0.5", True),
+    ("0.75", "75", False),
+    ("y = 2x", "2x", True),
+    ("y = 2x", "z = 2x", None),
+    ("2x", "x + x", None),  # equal, but perhaps not for every x
+    ("2x", "3x", False),
+    ("+x", "x", True),
+    ("-x", "x", False),
+    ("5m", "5", None),  # a unit, or a letter
+    ("5n", "6", False),
+    ("x", "7", False),
+    ("\\infty", "7", False),
+    ("2 + 3 = 5", "5", True),
+    ("2 + 3 = 6", "5", False),
+    ("0.1\\overline{6}", "\\frac{1}{6}", True),
+    ("\\sin 30^\\circ", "\\frac{1}{2}", True),
+    ("1\\frac{1}{2}", "\\frac{3}{2}", True),
+    ("2 \\cdot -3", "-6", True),
+    ("x_1", "x", None),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SINGLE)
+def test_single_expressions_are_the_same_by_value_as_far_as_that_is_sure(one, other, same):
+    assert equal(one, other)[0] is equal(other, one)[0] is same
