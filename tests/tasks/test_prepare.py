@@ -207,6 +207,9 @@ def test_a_stage_trains_on_what_the_one_before_did_not_solve(tmp_path):
     assert pruned(train, stage, rates, tmp_path) == left and left.path.stat().st_mtime_ns == made
     with pytest.raises(ValueError, match=r"found 0 of 6 prompts left .*needed the 3 of a step\n\n"):
         pruned(train, stage, {f"toy-{n}": 1.0 for n in range(6)}, tmp_path)
+    with pytest.raises(ValueError, match="found 2 of 6 prompts left"):
+        pruned(train, stage, {f"toy-{n}": 1.0 for n in range(4)}, tmp_path)
+    assert pruned(train, stage, {f"toy-{n}": 1.0 for n in range(3)}, tmp_path).rows == 3
 
 
 def test_prompt_sets_go_by_the_names_of_their_rule(settings):
