@@ -27,7 +27,7 @@ from trainer.rewards import ANY, Form, Limits, Reason, configure, grade_many
 __all__ = ["EvaluationFailedError", "evaluate", "evaluation_digest", "find", "grade", "scores"]
 
 # Raise it when a change of ours alters a verdict: what was graded before is then graded anew.
-GRADER_VERSION = 5
+GRADER_VERSION = 6
 GRADED = pa.schema(
     [*COLUMNS, ("correct", pa.bool_()), ("reason", pa.string()), ("answer", pa.string())]
 )
