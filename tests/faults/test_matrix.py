@@ -16,7 +16,8 @@ from truth import faults_of, finished_stages, recorded_steps, resumed, stage_fol
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(4000)]
 STEPS = 400  # a start takes as long as twenty steps, and the matrix many starts
-SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}"]
+SILENCE = 20  # seconds without a group after which those on their way are given up
+SETTINGS = ["experiment=lab/smoke", f"stages.0.steps={STEPS}", f"selection.timeout={SILENCE}"]
 NOTHING = {"processes": [], "shared memory": [], "scratch": []}
 START, END = 900, 1800  # seconds that a run may take to its first step, and to its end
 CLOCK = str(Path(__file__).parent / "clock")
@@ -134,6 +135,19 @@ def test_a_run_whose_part_is_killed_leaves_nothing_and_the_next_goes_on(part, ch
         assert re.search(r"^log: \S+trainer\.log$", run.text, re.M), run.text
         assert "Traceback" not in run.text.split("the trainer")[0], run.text
         assert "StalledError" not in run.text, "found by its silence, and not by its death"
+    chain.resume(row)
+
+
+def test_a_sampling_engine_that_hangs_is_given_up_and_the_next_run_goes_on(chain, row):
+    row.fault = "SIGSTOP of the rollout server"
+    run = chain.at_a_step()
+    run.kill("the rollout server", signal.SIGSTOP)
+    code = run.end(900)
+    row.sees = f"exit {code}: {run.message()}"
+    assert code == 1, run.text
+    # Within an update there is no group to give up: then the watch for a stall ends the stage.
+    assert re.search(r"EngineLostError|StalledError", run.text), run.text
+    check_end(run, row)
     chain.resume(row)
 
 
