@@ -44,11 +44,16 @@ def check_choice(group: str, name: str, where: str = "") -> None:
     names = choices(group)
     if name in names:
         return
-    some = ", ".join(names) if len(names) <= 20 else f"the {len(names)} that --help {group} lists"
     bare = name.removeprefix("conf/").removeprefix(f"{group}/").removesuffix(".yaml")
     outside = ELSEWHERE.fullmatch(name) or (group == "model" and "/" in name)
     if bare in names:
         hint = f"did you mean {bare}?"
+    elif not name or name == "None":
+        hint = "name one of them"
+    elif name[0] in "{[":
+        hint = f"{group}= names a file under conf/{group}; a knob is set as in {group}.KEY=VALUE"
+    elif inside := [one for one in names if one.startswith(f"{bare.rstrip('/')}/")]:
+        hint = f"{bare} is a folder: did you mean {' or '.join(inside[:3])}?"
     elif outside and group in INSTEAD and not name.endswith(".yaml"):
         hint = f"{INSTEAD[group].format(name)}; {group}= names a file under conf/{group}"
     elif outside:
@@ -56,7 +61,15 @@ def check_choice(group: str, name: str, where: str = "") -> None:
     else:
         hint = near(bare, names) or f"write conf/{group}/{bare}.yaml"
     at = f"{where}: " if where else ""
-    raise refusal(f"{at}{group}: found {name!r}, needed one of {some}", hint)
+    raise refusal(f"{at}{group}: found {name!r}, needed {some(group)}", hint)
+
+
+def some(group: str) -> str:
+    """What may be chosen of a group: its names, or how many there are and what lists them."""
+    names = choices(group)
+    if len(names) <= 20 or group not in GROUPS:
+        return f"one of {', '.join(names)}"
+    return f"one of the {len(names)} that python -m conf.load --help {group} lists"
 
 
 def check_defaults(message: str, chosen: str = "...") -> None:
@@ -73,6 +86,12 @@ def check_defaults(message: str, chosen: str = "...") -> None:
         raise refusal(
             f"conf/{merged[1]}.yaml: found keys for a part of a list, needed the whole list",
             "a file gives all stages or benchmarks, an override one: stages.0.steps=20",
+        )
+    if unread := re.match(r"In '(.+?)': Could not load '(.+?)'\.", message):
+        raise refusal(
+            f"conf/{unread[1]}.yaml: found {Path(unread[2]).name!r} in its defaults, needed the "
+            "name of a file",
+            "write - override /group: file, with a colon",
         )
     place = re.match(r"In '(.+?)': Could not (?:find|override) '(.+?)'", message)
     twice = re.match(r"Multiple values for (\w+)\. .*'override \w+: (.+)'", message)
@@ -112,6 +131,22 @@ def broken(error: yaml.MarkedYAMLError | UnicodeDecodeError) -> ConfigError:
     )
 
 
+def unreadable(error: ValueError) -> ConfigError:
+    """The refusal of a file whose first lines or `defaults` Hydra cannot take."""
+    message = str(error)
+    if header := re.search(r"'(@package.*)'", message):
+        line = re.compile(rf"^\s*#\s*{re.escape(header[1])}\s*$", re.M)
+        found = (file for file in sorted(FOLDER.rglob("*.yaml")) if line.search(file.read_text()))
+        where = " or ".join(str(_named(file)) for file in found)
+        return refusal(f"{where}: found {header[1]!r}, needed {PACKAGE} alone", "mend that line")
+    if found := re.match(r"Invalid defaults list in '(.+?)'", message):
+        return refusal(
+            f"conf/{found[1]}.yaml: found defaults that are no list, needed one",
+            "write a line for each: - override /group: file",
+        )
+    return refusal(message, f"look at the files under {FOLDER}")
+
+
 def _no_utf_8(error: UnicodeDecodeError) -> ConfigError:
     # The error knows what was read, not from where.
     for file in sorted(FOLDER.rglob("*.yaml")):
@@ -138,5 +173,5 @@ def without_package() -> list[str]:
     return [
         file.relative_to(FOLDER.parent).as_posix()
         for file in files
-        if not re.match(r"(\s*#.*\n)*?\s*#\s*@package\s+_global_\s", file.read_text("utf-8"))
+        if not re.match(r"(\s*#\s*@.*\n)*?\s*#\s*@package\s+_global_\s", file.read_text("utf-8"))
     ]

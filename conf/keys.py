@@ -31,14 +31,36 @@ def unknown(path: list[str]) -> str:
         )
     if model is None:
         return f"{key}: no such key, {at} holds a plain value\n\nhint: set {at} itself"
-    names = list(dict.fromkeys([*model.model_fields, *(() if walked else GROUPS)]))
-    matches = get_close_matches(name, names, n=3)
-    near = [".".join([*walked, match]) for match in matches]
+    groups = () if walked else GROUPS
+    names = list(dict.fromkeys([*model.model_fields, *groups]))
+    if name in groups:  # as a key of a file, or with a part behind it
+        hint = _of_a_group(name, path[1:])
+    else:
+        matches = get_close_matches(name, names, n=3)
+        near = _elsewhere(name) or [".".join([*walked, match]) for match in matches]
+        hint = f"did you mean {' or '.join(near)}?" if near else "take it out"
     return (
-        f"{key}: no such key{f' in {at}' if at else ''}, needed one of "
-        f"{', '.join(names)}\n\n"
-        f"hint: {'did you mean ' + ' or '.join(near) + '?' if near else 'take it out'}"
+        f"{key}: no such key{f' in {at}' if at else ''}, needed one of {', '.join(names)}\n\n"
+        f"hint: {hint}"
     )
+
+
+def _of_a_group(group: str, rest: list[str]) -> str:
+    if group == "curriculum" and rest:  # its files are read as the experiment's `stages`
+        inside = rest[1:] if rest[0] == "stages" else rest
+        return f"did you mean {'.'.join(['stages', *inside])}?"
+    within = "" if group == "experiment" else f", - override /{group}: ... in a file's defaults,"
+    return f"{group}=... on the command line{within} chooses a file"
+
+
+def _elsewhere(name: str) -> list[str]:
+    """Keys of the knobs of that name which stand a part deeper."""
+    found = []
+    for part, field in Experiment.model_fields.items():
+        model = _model_of(field)
+        if model and name in model.model_fields and name != "name":
+            found.append(f"{part}.0.{name}" if _is_list(field) else f"{part}.{name}")
+    return found
 
 
 def unread(experiment: Experiment, given: Mapping[str, Any]) -> str:
@@ -50,13 +72,14 @@ def unread(experiment: Experiment, given: Mapping[str, Any]) -> str:
     """
     for key, value in given.items():
         for path in _leaves(key, value):
-            *within, name = path.split(".")
             part: Any = experiment
-            for step in within:
+            walked: list[str] = []
+            for step in path.split("."):
+                is_set = isinstance(part, Knobs) and step in part.model_dump(exclude_defaults=True)
+                if is_set and (fault := part.unread(step)):
+                    return f"{'.'.join(walked)}: {fault}"
                 part = part[int(step)] if isinstance(part, list) else getattr(part, step, None)
-            is_set = isinstance(part, Knobs) and name in part.model_dump(exclude_defaults=True)
-            if is_set and (fault := part.unread(name)):
-                return f"{'.'.join(within)}: {fault}"
+                walked.append(step)
     return ""
 
 
@@ -84,10 +107,9 @@ def refused(error: ValidationError) -> str:
             fact, _, hint = str(fault["ctx"]["error"]).partition("\n\n")
             hint = hint.removeprefix("hint: ")
         else:
-            needed = fault["msg"].removeprefix("Input should be ")
-            if fault["type"] == "string_pattern_mismatch":
-                needed = "letters, digits, '.', '_' and '-' only, a letter or digit first"
-            fact, hint = f"found {fault['input']!r}, needed {needed}", _meaning(key, field)
+            fact, hint = f"found {fault['input']!r}, needed {needed(fault)}", _meaning(key, field)
+            if key in GROUPS and isinstance(fault["input"], str):  # in a file, beside its defaults
+                hint = f"to choose a file write - override /{key}: {fault['input']} in defaults"
         # The members of a union each report: one fact, several needs.
         before = facts.setdefault(key, [])
         before.append(fact if not before else fact.rsplit("needed ", 1)[-1])
@@ -98,6 +120,16 @@ def refused(error: ValidationError) -> str:
         for key, fact in facts.items()
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(f"hint: {hint}" for hint in hints.values())
+
+
+def needed(fault: Mapping[str, Any]) -> str:
+    """What pydantic wanted in place of what it found, to stand behind "needed"."""
+    kind, bounds = fault["type"], fault.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return "letters, digits, '.', '_' and '-' only, a letter or digit first"
+    if kind in ("too_short", "string_too_short"):
+        return f"{bounds['min_length']} at least" if kind == "too_short" else "a text"
+    return fault["msg"].removeprefix("Input should be ")
 
 
 def _model_of(field: FieldInfo) -> type[BaseModel] | None:

@@ -1,5 +1,7 @@
 """Names and overrides in, a checked `Experiment` out."""
 
+import re
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +24,15 @@ from conf.schema import Experiment
 __all__ = ["FOLDER", "GROUPS", "ConfigError", "checked", "choices", "load", "parsed", "refusal"]
 
 REQUIRED = ("stages", "data", "model", "method", "reward", "selection", "hardware", "evaluation")
+
+MANY = "run once for each value, or compare them in a study (docs/studies.md)"
+SHOWN = "python -m conf.load prints the settings: python -m conf.load experiment=lab/fastcurl"
+# What Hydra's users may type, and what there is in its place.
+HYDRAS = {
+    **dict.fromkeys(("-m", "--multirun"), MANY),
+    **dict.fromkeys(("-c", "--cfg", "-i", "--info", "-r", "--resolve"), SHOWN),
+    **dict.fromkeys(("-cn", "--config-name"), "experiment= chooses a file of conf/experiment"),
+}
 
 
 def load(*overrides: str) -> Experiment:
@@ -46,14 +57,17 @@ def load(*overrides: str) -> Experiment:
         raise _told(error, overrides) from error
     except (MarkedYAMLError, UnicodeDecodeError) as error:
         raise files.broken(error) from error
-    if "curriculum" in values:
+    except ValueError as error:  # Hydra's own, of a file's first lines or its `defaults`
+        raise files.unreadable(error) from error
+    if isinstance(values.get("curriculum"), dict):
         raise refusal(
             f"{' or '.join(files.without_package()) or 'the curriculum'}: its stages are not the "
             f"experiment's, needed the line {files.PACKAGE} at the top",
             f"begin the file with {files.PACKAGE}",
         )
+    strange = [fault for key in values if (fault := keys.unknown([key]))]
     for key in REQUIRED:
-        if not values.get(key):
+        if not values.get(key) and not strange:  # such as `stage` for `stages`
             raise refusal(
                 f"{key}: found nothing, needed at least one setting",
                 f"drop the override that empties {key}, or choose a file of that group",
@@ -97,7 +111,14 @@ def parsed(overrides: Iterable[str]) -> list[Override]:
 
 def _no_override(line: str, after: list[str]) -> ConfigError:
     key, equals, value = line.partition("=")
+    if line.split("=")[0] in HYDRAS:
+        return refusal(f"found {line!r}, which is Hydra's own, needed key=value", HYDRAS[key])
     if equals and not line.startswith("-"):
+        if not re.fullmatch(r"[+~]*[A-Za-z_][\w./@]*", key):
+            return refusal(
+                f"found {key!r} before the =, needed a key",
+                "its parts are joined by dots, and places in a list count from 0: stages.0.steps",
+            )
         return refusal(
             f"{key}: found {value!r}, which cannot be read",
             "close what is open, and quote a text with such signs once more: \"output='R&D runs'\"",
@@ -114,7 +135,7 @@ def _checked(override: Override) -> str:
     if override.is_sweep_override():
         raise refusal(
             f"{key}: found several values in {line!r}, needed one",
-            "run once for each value, or compare them in a study (docs/studies.md)",
+            MANY,
         )
     if key in GROUPS and not override.is_delete():
         files.check_choice(key, str(override.value()))
@@ -137,7 +158,7 @@ def _told(error: Exception, overrides: tuple[str, ...]) -> ConfigError:
     message = str(error)
     if "You must specify 'experiment@_global_'" in message:
         return refusal(
-            f"experiment: found none, needed one of {', '.join(choices('experiment'))}",
+            f"experiment: found none, needed {files.some('experiment')}",
             "add experiment=lab/fastcurl",
         )
     chosen = [line.partition("=")[2] for line in overrides if line.startswith("experiment=")]
@@ -166,15 +187,19 @@ def _told(error: Exception, overrides: tuple[str, ...]) -> ConfigError:
 
 def _main(arguments: list[str]) -> str:
     """Every setting of an experiment as YAML, or what can be set."""
-    if not {"-h", "--help"} & set(arguments):
+    asked = [place for place, word in enumerate(arguments) if word in ("-h", "--help")]
+    if not asked:
         return OmegaConf.to_yaml(load(*arguments).model_dump(mode="json")).strip()
     from conf.help import told  # which needs this module
 
+    if part := "".join(arguments[asked[0] + 1 :][:1]):
+        return told(part)
     usage = "usage: python -m conf.load experiment=lab/fastcurl [KEY=VALUE ...]"
     return f"{usage}\n\nPrint every setting of an experiment; run nothing.\n\n{told('')}"
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may close the pipe
     try:
         print(_main(sys.argv[1:]))
     except ValueError as found:

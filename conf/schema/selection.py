@@ -140,6 +140,17 @@ class Selection(Knobs):
     e2h: E2H = knob(E2H, "E2H.", "group")
     shuffle_r1: ShuffleR1 = knob(ShuffleR1, "Shuffle-R1.", "group")
 
+    def unread(self, key: str) -> str:
+        """Why a group of knobs lies idle, or ""."""
+        readers = [name for name, uses in USES.items() if key in uses]
+        if not readers or self.name in readers:
+            return ""
+        found = getattr(self, key).model_dump(exclude_defaults=True)
+        return (
+            f"found {key} {found}, which name={self.name} does not read, needed one that does\n\n"
+            f"hint: choose selection={' or selection='.join(readers)}, or leave {key} out"
+        )
+
     def fault(self, group_size: int, batch_size: int, mini_batch_size: int) -> str:
         """What makes it unusable for a stage of these sizes, with a hint, or ""."""
         screens = self.name in ("speed", "speed_mopps")

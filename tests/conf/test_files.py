@@ -42,7 +42,7 @@ WRONG = [
     ),
     (
         "defaults:\n  - override /curriculum: without_package",
-        r"^conf/curriculum/without_package\.yaml: its stages .*hint: begin .*@package _global_",
+        r"conf/curriculum/without_package\.yaml: its stages .*hint: begin .*@package _global_",
     ),
     ("data: {train: [", rf"^{MINE}, line 2: expected .*, needed YAML\n\nhint: look at colons"),
     (" seed: 1\nseed: 2", rf"^{MINE}, line 2: .*, needed YAML\n\nhint: look at colons"),
@@ -60,6 +60,37 @@ WRONG = [
         rf"^{MINE}, line 2: found the byte 0xe9, which is no UTF-8, needed a file in UTF-8\n\nhint",
     ),
     ("stpes: 3", r"^stpes: no such key, needed one of name, .*hint: did you mean stages"),
+    (
+        "defaults:\n  - override /curriculum: comment_first",
+        r"^conf/curriculum/comment_first\.yaml or .*: its stages .*hint: begin .*@package _global_",
+    ),
+    (
+        "defaults:\n  - override /curriculum: misspelt",
+        r"^stage: no such key, needed one of name, .*hint: did you mean stages\?$",
+    ),
+    (
+        "# @package _global_ # mine\nname: mine",
+        rf"^{MINE}: found '@package _global_ # mine', needed # @package _global_ alone\n\nhint: ",
+    ),
+    ("# @package\nname: mine", rf"^{MINE}: found '@package', needed # @package _global_ alone"),
+    ("defaults: mine", rf"^{MINE}: found defaults that are no list, needed one\n\nhint: "),
+    (
+        "defaults:\n  - override /data=lab",
+        rf"^{MINE}: found 'data=lab' in its defaults, .*hint: write - override /group: file",
+    ),
+    (
+        "method: dapo",
+        r"^method: found 'dapo', .*\n\nhint: to choose a file write - override /method: dapo",
+    ),
+    (
+        "curriculum: lab_smoke",
+        r"^curriculum: no such key.*hint: curriculum=.* - override /curriculum: \.\.\. in a file",
+    ),
+    ("experiment: lab/smoke", r"^experiment: no such key.*hint: experiment=\.\.\. on the command"),
+    (
+        "learning_rate: 3",
+        r"^learning_rate: no such key.*hint: did you mean stages\.0\.learning_rate\?",
+    ),
 ]
 SAY = """
 import json, sys
@@ -80,7 +111,12 @@ def test_a_slip_in_a_file_is_told_with_the_file_and_what_was_needed(tmp_path):
     """In a process of its own, whose conf/ is a copy."""
     shutil.copytree(FOLDER, tmp_path / "conf")
     stages = "# more than one line\n\nstages:\n  - name: a\n"
-    (tmp_path / "conf/curriculum/without_package.yaml").write_text(stages)
+    for name, text in (
+        ("without_package", stages),
+        ("comment_first", f"# mine\n# @package _global_\n{stages}"),
+        ("misspelt", "# @package _global_\nstage:\n  - name: a\n"),
+    ):
+        (tmp_path / f"conf/curriculum/{name}.yaml").write_text(text)
     command = [sys.executable, "-c", SAY, json.dumps([text for text, _ in WRONG])]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -108,6 +144,9 @@ def test_a_slip_in_a_file_is_told_with_the_file_and_what_was_needed(tmp_path):
         ("curriculum", "conf/curriculum/lab_smoke.yaml", "did you mean lab_smoke?"),
         ("curriculum", "mine.yaml", "write conf/curriculum/mine.yaml"),
         ("reward", "zzz", "write conf/reward/zzz.yaml"),
+        ("reward", "", "name one of them"),
+        ("experiment", "lab/speed", "lab/speed is a folder: did you mean lab/speed/dapo or "),
+        ("method", "{'name': 'x'}", "method= names a file under conf/method; a knob is set as in"),
     ],
 )
 def test_a_path_in_place_of_a_name_gets_the_setting_that_takes_one(group, name, hint):

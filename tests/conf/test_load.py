@@ -122,7 +122,7 @@ REFUSED = [
     # An experiment that is not there: near names, by the last part too.
     (["experiment=fastcrl"], r"(?s)experiment: found 'fastcrl', needed one of .*lab/fastcurl"),
     (["experiment=fastcrl"], r"hint: did you mean fastcurl or fastcurl_v3"),
-    ([], r"experiment: found none, needed one of areal/1_5b_v0_1, "),
+    ([], r"experiment: found none, needed one of the \d+ that python -m conf.load --help"),
     (["experiment=null"], r"experiment: found 'None', needed one of"),
     # A choice that is not there.
     (

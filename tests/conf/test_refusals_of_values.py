@@ -84,6 +84,47 @@ def test_what_is_read_or_left_over_from_a_file_is_taken(given):
     assert load("experiment=lab/smoke", *given).name == "lab_smoke"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["speed.screening=2"], "found speed {'screening': 2}, which name=uniform does not read"),
+        (["e2h={levels:3}"], "found e2h {'levels': 3}, which name=uniform does not read, needed"),
+        (["name=dapo", "speed.ahead=true"], "found speed {'ahead': True}, which name=dapo does"),
+    ],
+)
+def test_what_a_selection_does_not_read_is_refused(given, said):
+    text = refused(*(f"selection.{one}" for one in given))
+    assert text.startswith(f"selection: {said}") and "hint: choose selection=" in text
+
+
+def test_what_a_selection_reads_or_a_file_leaves_over_is_taken():
+    load("experiment=lab/smoke", "selection=dapo", "selection.bounds.low=0.1")
+    load("experiment=lab/smoke", "selection=speed", "selection.name=uniform")
+    load("experiment=lab/smoke", "selection.speed.screening=4")  # the default
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("batch_size=8", "hint: did you mean stages.0.batch_size or evaluation.batch_size?"),
+        ("steps=8", "hint: did you mean stages.0.steps?"),
+        ("clip_high=0.3", "hint: did you mean method.clip_high?"),
+        ("curriculum.stages.0.steps=3", "hint: did you mean stages.0.steps?"),
+        ("curriculum.0.steps=3", "hint: did you mean stages.0.steps?"),
+        ("stages[0].steps=3", "found 'stages[0].steps' before the =, needed a key"),
+        ("stages.1-L1-64.steps=3", "found 'stages.1-L1-64.steps' before the =, needed a key"),
+        ("stages+=[{name:c}]", "found 'stages+' before the =, needed a key"),
+        ("-m", "found '-m', which is Hydra's own, needed key=value\n\nhint: run once for each"),
+        ("--cfg", "found '--cfg', which is Hydra's own, needed key=value\n\nhint: python -m conf"),
+        ("--config-name=x", "hint: experiment= chooses a file of conf/experiment"),
+        ("output=", "output: found '', needed a text"),
+        ("evaluation.benchmarks=[]", "evaluation.benchmarks: found [], needed 1 at least"),
+    ],
+)
+def test_what_hydra_has_otherwise_and_keys_without_their_part_get_what_is_meant(given, said):
+    assert said in refused(given)
+
+
 def test_a_penalty_over_no_share_of_the_context_is_refused():
     said = refused("reward.overlong_penalty=2")
     assert said.startswith("reward: found overlong_penalty 2.0 and overlong_share 0, over which")
