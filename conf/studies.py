@@ -10,12 +10,18 @@ import yaml
 from pydantic import ValidationError
 
 from conf import files
+from conf.keys import needed
 from conf.load import ConfigError, load, parsed, refusal
 from conf.overrides import written
 from conf.refusals import near
 from conf.schema import Experiment, Stage
 from conf.schema.study import Arm, Study
 
+OF_RUNS = {
+    "seed": "seeds says which, as in seeds=[{value}]; every arm is trained with each",
+    "name": "an arm's own `name` says what its runs are called",
+}
+"""What a study gives each of its runs, and what says it."""
 OWN = tuple(Study.model_fields)
 """Keys of a study; every other key of a command line is a setting of all its arms."""
 
@@ -71,7 +77,9 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
         )
     own, others = _divided(overrides)
     values = {"name": name.replace("/", "-"), **values, **own}
-    values["overrides"] = [*values.get("overrides", []), *others]
+    given = values.setdefault("overrides", [])
+    if isinstance(given, list):  # a text would fall apart into its letters
+        values["overrides"] = [*given, *others]
     try:
         return Study.model_validate(values)
     except ValidationError as error:
@@ -121,7 +129,13 @@ def _check_scored_alike(found: Sequence[Run]) -> None:
 
 def _composed(study: Study, arm: Arm, output: str | None) -> tuple[list[str], Experiment]:
     """An arm's overrides, all but the seed, and its experiment."""
-    lines = [*study.overrides, *arm.overrides, f"name={study.name}-{arm.name}"]
+    lines = [*study.overrides, *arm.overrides]
+    for override in parsed(lines):
+        key, line = override.key_or_group, override.input_line
+        if key in OF_RUNS:
+            hint = OF_RUNS[key].format(value=line.partition("=")[2])
+            raise refusal(f"found {line!r} among the overrides, which no run would get", hint)
+    lines.append(f"name={study.name}-{arm.name}")
     lines += [f"output={written(output)}"] if output else []
     settings = load(f"experiment={arm.experiment}", *lines)
     if arm.stages:
@@ -188,8 +202,9 @@ def _told(name: str, own: dict[str, Any], error: ValidationError) -> str:
             fact = "no such key"
             hint = near(str(fault["loc"][-1]), {**Study.model_fields, **Arm.model_fields})
         else:
-            needed = fault["msg"].removeprefix("Input should be ")
-            fact, hint = f"found {fault['input']!r}, needed {needed}", ""
+            fact, hint = f"found {fault['input']!r}, needed {needed(fault)}", ""
+            if where.endswith("overrides") and isinstance(fault["input"], str):
+                hint = f"as in overrides: [{fault['input']}]"
         if not hint and fault["loc"] and fault["loc"][0] in own:
             key = fault["loc"][0]
             usual = Study.model_fields[key].get_default(call_default_factory=True)

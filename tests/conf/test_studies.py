@@ -147,8 +147,42 @@ def test_a_key_of_a_study_is_read_as_hydra_reads_it(targets):
         ("seeds=0,1", "seeds: found several values in 'seeds=0,1', needed one"),
         ("~seeds", "seeds: "),
         ("seeds", "'seeds' is no override"),
+        ("name=a b", "name: found 'a b', needed letters, digits, "),
     ],
 )
 def test_a_malformed_key_of_a_study_is_refused_in_words(override, said):
     with pytest.raises(ConfigError, match=said):
         load_study("lab_smoke", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("seed=1", r"as in seeds=\[1\]"),
+        ("+seed=1", "as in seeds"),
+        ("name=x", "an arm's own `name`"),
+    ],
+)
+def test_what_every_run_gets_from_its_study_is_no_override(override, hint):
+    said = (
+        rf"arm short: found '\+?{override.lstrip('+')}' among the overrides, .*\n\nhint: .*{hint}"
+    )
+    arm = Arm(name="short", experiment="lab/smoke")
+    with pytest.raises(ConfigError, match=said):
+        runs(Study(arms=[arm.model_copy(update={"overrides": [override]})]))
+    with pytest.raises(ConfigError, match=said):
+        runs(Study(arms=[arm], overrides=[override]))
+
+
+def test_overrides_that_are_one_text_are_no_letters(tmp_path, monkeypatch):
+    (tmp_path / "study").mkdir()
+    file = tmp_path / "study" / "mine.yaml"
+    monkeypatch.setattr("conf.files.FOLDER", tmp_path)
+    for text, where in (
+        ("overrides: seed=1", "overrides"),
+        ("arms: [{name: a, overrides: seed=1}]", "arms.0.overrides"),
+    ):
+        file.write_text(text)
+        said = rf"^{where}: found 'seed=1', needed a valid list\n\nhint: .*\[seed=1\]$"
+        with pytest.raises(ConfigError, match=said):
+            load_study("mine")
