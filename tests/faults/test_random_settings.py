@@ -68,7 +68,7 @@ OF_A_STAGE: Mapping[str, Sequence[object]] = {
     "reference": ("keep",),
 }
 OF_ALL, OF_ONE = 0.15, 0.25  # the shares of knobs that are set
-ALWAYS = ["selection.speed.screening=2"]  # most groups are too small for the usual 4
+SCREENING = "selection.speed.screening=2"  # most groups are too small for the usual 4
 # What of a step's record depends on the hour, the machine, and on who was sampled together.
 FINITE = ("loss", "grad_norm", "reward/mean", "entropy")
 TIMED = re.compile(r"time$|seconds/|tokens_per_second|memory|probability_difference/|kl_to_engine")
@@ -78,7 +78,8 @@ NOTHING_LEFT = "NothingToTrainOnError"
 
 def drawn(draw: random.Random) -> list[str]:
     """Settings of a run of lab/smoke, as words of a command line."""
-    words = [f"{group}={draw.choice(choices(group))}" for group in GROUPS] + ALWAYS
+    words = [f"{group}={draw.choice(choices(group))}" for group in GROUPS]
+    words += [SCREENING] if any(word.startswith("selection=speed") for word in words) else []
     for key, values in KNOBS.items():
         words += [f"{key}={draw.choice(values)}"] if draw.random() < OF_ALL else []
     for stage in (0, 1):

@@ -163,7 +163,8 @@ def test_settings_that_cannot_work_are_refused_and_a_plan_says_so(smoke, overrid
 def test_what_ranks_are_admitted_verl_can_share_among(smoke, selection, mini_batch):
     """It wants whole rollouts for each rank, and equal passes of them."""
     sizes = [f"stages.{stage}.mini_batch_size={mini_batch}" for stage in (0, 1)]
-    chosen = smoke(f"selection={selection}", "selection.speed.screening=2", *sizes)
+    screening = ["selection.speed.screening=2"] if selection != "uniform" else []
+    chosen = smoke(f"selection={selection}", *screening, *sizes)
     paths = {name: Path(name) for name in ("start", "prompts", "folder")}
     admitted = []
     for ranks in range(1, 40):
