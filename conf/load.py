@@ -200,6 +200,7 @@ def _main(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may close the pipe
+    sys.stdout.reconfigure(errors="replace")  # a terminal may have no Greek letters
     try:
         print(_main(sys.argv[1:]))
     except ValueError as found:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from conf.help import told
 from conf.load import load
 from conf.overrides import written
 from flows import services
@@ -32,6 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if part := _asked_for(words):
+        try:
+            _say(told(part))
+        except ValueError as error:
+            print(f"\n{error}", file=sys.stderr)
+            return 2
+        return 0
     parser = _parser()
     given, more = parser.parse_known_args(arguments)
     # Settings may stand before and after options; argparse takes only the first stretch.
@@ -54,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _asked_for(words: Sequence[str]) -> str:
+    """The part of the settings that `plan --help PART` asks for, if it does."""
+    places = [place for place, word in enumerate(words) if word in ("-h", "--help")]
+    after = [*words[places[0] + 1 :], ""][0] if places and words[0] == "plan" else ""
+    return "" if after.startswith("-") else after
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stagecraft", description="Curriculum RL: what is on disk and what a run would do."
@@ -69,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan",
         _plan,
         "Show which stages a run would train, resume or find done, and why",
-        "Runs and downloads nothing.",
+        "Runs and downloads nothing. --help PART tells settings, as in --help stages.",
     )
     planned.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="as for python -m flows.pipeline"

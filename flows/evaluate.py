@@ -25,14 +25,20 @@ def settings_of(
     overrides: list[str] | None = None,
     output: str | None = None,
     checkpoint: str | None = None,
+    stage: int | str | None = None,
 ) -> Experiment:
     """The settings of what is to be scored, checked without reading data.
 
     Raises:
-        ConfigError: an unknown experiment or setting, or one that cannot work.
+        ConfigError: an unknown experiment, setting or stage, or one that cannot work.
     """
     if checkpoint is None:
-        return parameters.settings_of(experiment, overrides, output, trains=False)
+        settings = parameters.settings_of(experiment, overrides, output, trains=False)
+        if stage is not None:
+            parameters.position_of(settings, stage)
+        return settings
+    if stage is not None:
+        raise ConfigError("stage and checkpoint: found both, needed one\n\nhint: drop one of them")
     settings = load(*parameters.lines(experiment, overrides, output))
     preflight_model.local_model(checkpoint, "checkpoint")
     preflight.check_scoring(settings)
@@ -68,9 +74,9 @@ def evaluate(
         ValueError: the stage is not finished, or one before it; there is no such model.
         RuntimeError: the sampling process failed.
     """
-    settings = settings_of(experiment, overrides, output, checkpoint)
+    settings = settings_of(experiment, overrides, output, checkpoint, stage)
     if checkpoint is not None:
-        return _one(settings, experiment, checkpoint, stage, overrides, output)
+        return _one(settings, experiment, checkpoint, overrides, output)
     wanted = None if stage is None else parameters.position_of(settings, stage)
     command = ["python", "-m", "flows.evaluate", *([] if stage is None else [f"stage={stage}"])]
     settings_lines = parameters.lines(experiment, overrides, output)
@@ -95,12 +101,9 @@ def _one(
     settings: Experiment,
     experiment: str,
     checkpoint: str,
-    stage: int | str | None,
     overrides: list[str] | None,
     output: str | None,
 ) -> dict[str, dict[str, float]]:
-    if stage is not None:
-        raise ConfigError("stage and checkpoint: found both, needed one\n\nhint: drop one of them")
     folder = Path(os.path.expanduser(checkpoint))
     label = folder.absolute().name if folder.is_dir() else checkpoint
     command = ["python", "-m", "flows.evaluate", f"checkpoint={checkpoint}"]

@@ -122,6 +122,8 @@ def _settings(plan: Plan, whole: bool) -> list[str]:
         # Long values, such as paths, would push the others out of sight.
         short = [value if len(value) <= 40 else f"...{value[-37:]}" for value in values]
         rows.append([name.lstrip("+"), *short])
+    if not shown:  # the settings are refused
+        return []
     hidden = len(names) - len(shown)
     more = [f"and {hidden} more: add --settings"] if hidden else []
     return [*table(rows, left=len(rows[0])), *more]

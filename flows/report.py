@@ -7,9 +7,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from prefect import flow
 
+from conf.schema import Experiment
 from flows import parameters, shown, steps
 from flows.terminal import run
 from tasks import reports
@@ -40,14 +42,14 @@ def report(
     settings = settings_of(experiment, overrides, output)
     settings_lines = parameters.lines(experiment, overrides, output)
     command = ["python", "-m", "flows.pipeline", *settings_lines]
+    there = Path(settings.output).absolute()
+    if not ((there / "stages").is_dir() or (there / "evaluations").is_dir()):
+        raise _nothing(there, settings)  # before data are brought into a folder that was not meant
     with steps.session(settings, command, "report") as work:
         given = steps.inputs(work, trains=False)
         stages, evaluations = steps.there(work, given)
         if not stages and not evaluations:
-            raise ValueError(
-                f"{work.output} holds no finished stage and no score of {settings.name} seed "
-                f"{settings.seed}\n\nhint: run it first, or give the overrides it ran with"
-            )
+            raise _nothing(work.output, settings)
         scoring = shlex.join(["python", "-m", "flows.evaluate", *settings_lines])
         if not evaluations:
             _check_nothing_scored_before(work, list(given.benchmarks), scoring)
@@ -58,6 +60,13 @@ def report(
         print(f"the last checkpoint has no score on {names} with these settings")
         print(f"to score it: {scoring}")
     return page
+
+
+def _nothing(output: Path, settings: Experiment) -> ValueError:
+    return ValueError(
+        f"{output} holds no finished stage and no score of {settings.name} seed {settings.seed}"
+        "\n\nhint: run it first, or give the overrides it ran with, output= among them"
+    )
 
 
 def _check_nothing_scored_before(

@@ -29,6 +29,7 @@ from flows.deploying import HUNG, answers, deploy
 from flows.machine import LAST_PORT, OPTIONS, PORTS, ROOT, SILENCE, Services, answer
 from tasks.words import things
 
+DEPLOYED = "prefect.yaml"
 START = 180.0  # seconds that a service may take to become healthy
 RUNS_END = 9.5  # seconds for running flows to end when told: guards may take nine, beside `_grace`
 RUNS_TOLD = 2.0  # for the worker to tell the server that they have ended
@@ -93,6 +94,12 @@ def add_to(commands: Any, names: Sequence[str] = ("up", "down")) -> None:
 
 
 def _up(services: Services) -> int:
+    if not (ROOT / DEPLOYED).is_file():
+        raise ValueError(
+            f"found no {DEPLOYED} in {ROOT}, needed a clone of the repository: it says what can be "
+            "started by name\n\nhint: install the clone with pip install --editable, or start runs "
+            "with python -m flows.pipeline"
+        )
     _check_ports(services)  # before a folder is made for them
     (services.folder / "prefect").mkdir(parents=True, exist_ok=True)
     with _alone(services.folder):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from tempfile import NamedTemporaryFile
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -73,7 +74,8 @@ class TemporaryServer:
                 if code is not None:
                     died += 1
                     if died == SERVERS:
-                        raise RuntimeError(f"{NAME} {_how(code)} as it started, {died} times{HINT}")
+                        how = f"{NAME} {_how(code)} as it started, {died} times"
+                        raise RuntimeError(f"{how}{_homeless() or HINT}")
                     self._begin()
                 if time.monotonic() > deadline:
                     raise RuntimeError(
@@ -127,6 +129,22 @@ class TemporaryServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _homeless() -> str:
+    """What is wrong with the folder of Prefect's database, and a hint, or ""."""
+    from prefect.settings import PREFECT_HOME
+
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=home):
+            return ""
+    except OSError as error:
+        return (
+            f": cannot write in {home} ({error.strerror}), needed a folder for its database\n\n"
+            "hint: set PREFECT_HOME to a folder that can be written to"
+        )
 
 
 def _how(code: int) -> str:

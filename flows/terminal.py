@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 from prefect import Flow
+from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
 from conf.load import ConfigError
@@ -83,6 +84,7 @@ def run(
     told = _sigterm_is_ctrl_c()
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_in_a_line)
+    logging.getLogger("prefect.flows").addFilter(_no_mistyped)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
         asked = flow.validate_parameters({**parameters, "overrides": overrides})
@@ -98,6 +100,9 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 128 + (told[0] if told else signal.SIGINT)
+    except ParameterTypeError as error:
+        print(f"\n{_mistyped(parameters, error)}", file=sys.stderr)
+        return 2
     except ConfigError as error:  # a refusal: settings, data, model or disk do not allow it
         print(f"\n{error}", file=sys.stderr)
         return 2
@@ -144,6 +149,23 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _mistyped(given: dict[str, Any], error: ParameterTypeError) -> str:
+    """What is wrong with parameters of the flow's own, by what Prefect says of them."""
+    needs: dict[str, list[str]] = {}
+    for name, need in re.findall(r"^ - (\w+)\S*: (?:Input should be )?(.+)$", str(error), re.M):
+        needs.setdefault(name, []).append(need)
+    facts = [
+        f"{name}: found {given.get(name)!r}, needed {' or '.join(need)}"
+        for name, need in needs.items()
+    ]
+    return "\n".join(facts) + f"\n\nhint: --help {next(iter(needs), '')} tells what it is"
+
+
+def _no_mistyped(record: logging.LogRecord) -> bool:
+    """`run` says what is wrong with a parameter."""
+    return not record.getMessage().startswith("Parameter validation failed")
 
 
 def _in_a_line(record: logging.LogRecord) -> bool:

@@ -9,9 +9,26 @@ from typing import Any
 
 from prefect import flow
 
+from conf.schema import Experiment
 from flows import parameters, steps
 from flows.terminal import run
 from tasks import again
+
+
+def settings_of(
+    experiment: str,
+    overrides: list[str] | None = None,
+    output: str | None = None,
+    stage: int | str = 1,
+) -> Experiment:
+    """The settings of the experiment that a stage is of, checked without reading data.
+
+    Raises:
+        ConfigError: an unknown experiment, setting or stage.
+    """
+    settings = parameters.settings_of(experiment, overrides, output)
+    parameters.position_of(settings, stage, base=False)
+    return settings
 
 
 @flow(name="train-stage", log_prints=True)
@@ -42,7 +59,7 @@ def train_stage(
             read.
         StageFailedError: the stage failed; run again, it resumes.
     """
-    settings = parameters.settings_of(experiment, overrides, output)
+    settings = settings_of(experiment, overrides, output, stage)
     parameters.tell_doubts(settings)
     wanted = parameters.position_of(settings, stage, base=False)
     name = settings.stages[wanted].name
@@ -70,4 +87,4 @@ def train_stage(
 
 
 if __name__ == "__main__":
-    sys.exit(run(train_stage, sys.argv[1:]))
+    sys.exit(run(train_stage, sys.argv[1:], check=settings_of))

@@ -30,6 +30,7 @@ def usage(flow: Flow, given: str, knobs: type[BaseModel], part: str) -> int:
         Exit code: 0 done, 2 there is no such part.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` may close the pipe
+    sys.stdout.reconfigure(errors="replace")  # a terminal may have no Greek letters
     arguments = _arguments(flow)
     if part in arguments and part not in GROUPS:
         named = f"\n\n{', '.join(choices(part))}" if part == given else ""

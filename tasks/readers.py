@@ -45,9 +45,11 @@ def parts(file: Path, name: str, columns: Collection[str]) -> Iterator[tuple[str
         raise ValueError(f"{place} {error}") from error
     # Of a damaged parquet Arrow says one or the other.
     except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        hint = "write the file again, or download it again"
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            hint = f"if it has one object a line, call it {file.stem}.jsonl"
         raise ValueError(
-            f"{place} is no readable {file.suffix[1:]} file: {error}\n\n"
-            "hint: write the file again, or download it again"
+            f"{place} is no readable {file.suffix[1:]} file: {error}\n\nhint: {hint}"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from conf.schema.study import Study
 from tasks.sharing import Sharing
-from tasks.words import count, percent, things
+from tasks.words import count, number, percent, things
 
 UNITS = {
     "steps_at_128": "steps of 128 prompts",
@@ -44,8 +44,9 @@ def study_plan(study: Study, shared: Sharing, cached: set[str]) -> str:
     ]
     for unit, name in UNITS.items():
         alone, together = shared.alone[unit], shared.shared[unit]
+        show = number if alone < 10 else count  # the lab's come to less than one step of 128
         lines.append(
-            f"  {name}: {count(alone)} > {count(together)}, {percent(shared.saved(unit))} saved"
+            f"  {name}: {show(alone)} > {show(together)}, {percent(shared.saved(unit))} saved"
         )
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ the name is the registration.
 
 import hashlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
@@ -40,7 +41,11 @@ def find(name: str, ours: Mapping[str, Callable]) -> Callable:
             )
         return ours[name]
     try:
-        module = _read(Path(place)) if place.endswith(".py") else import_module(place)
+        module = (
+            _read(Path(os.path.expanduser(place)))
+            if place.endswith(".py")
+            else import_module(place)
+        )
     except Exception as error:  # the user's own code: whatever it raises is told
         raise ValueError(
             f"{place} cannot be loaded: {type(error).__name__}: {error}\n\n"
@@ -61,7 +66,11 @@ def absolute(name: str) -> str:
     ('grpo', 'math:hypot')
     """
     place, _, attribute = name.rpartition(":")
-    return f"{Path(place).resolve()}:{attribute}" if place.endswith(".py") else name
+    return (
+        f"{Path(os.path.expanduser(place)).resolve()}:{attribute}"
+        if place.endswith(".py")
+        else name
+    )
 
 
 def source(name: str) -> str:
@@ -77,7 +86,8 @@ def source(name: str) -> str:
     """
     place, _, attribute = name.rpartition(":")
     if place.endswith(".py"):
-        return f"{_contents(Path(place))}:{attribute}" if Path(place).is_file() else name
+        file = Path(os.path.expanduser(place))
+        return f"{_contents(file)}:{attribute}" if file.is_file() else name
     if not place:
         return name
     file = _file_of(place)

@@ -314,6 +314,7 @@ def test_the_program_tells_its_usage_and_prints_settings():
         return done.stdout
 
     assert said("--help").startswith("usage: python -m conf.load experiment=")
+    assert said("--help", "stages.0.steps").startswith("stages.N.steps  int, steps, default 100")
     assert "\nname: lab_smoke\n" in "\n" + said("experiment=lab/smoke")
 
 

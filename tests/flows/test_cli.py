@@ -125,11 +125,22 @@ def test_a_slip_is_refused_with_a_hint(arguments, said, capsys):
     assert said in error and "hint: " in error
 
 
+def test_help_on_a_part_of_the_settings_is_told_by_plan(capsys):
+    for words in (["--help", "stages.0.steps"], ["experiment=lab/smoke", "-h", "stages.0.steps"]):
+        assert main(["plan", *words]) == 0
+        assert capsys.readouterr().out.startswith("stages.N.steps  int, steps, default 100")
+    assert main(["plan", "--help", "experiment"]) == 0
+    assert "lab/fastcurl_ablation/9" in capsys.readouterr().out
+    assert main(["plan", "--help", "stagess"]) == 2
+    assert "hint: did you mean stages" in capsys.readouterr().err
+
+
 def test_settings_that_the_pipeline_refuses_are_planned_and_refused(output, capsys):
     arguments = ["plan", "experiment=lab/smoke", f"output={output}", "stages.0.group_size=1"]
     assert main(arguments) == 2
     told = capsys.readouterr()
     assert "1-L1-64" in told.out and "a run would be refused" in told.err
+    assert "verl's setting" not in told.out  # a table of nothing
 
 
 @pytest.mark.parametrize("arguments", [[], ["plan", "--no"], ["status", "x=1"], ["nothing"]])

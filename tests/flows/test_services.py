@@ -483,3 +483,11 @@ def test_down_ends_everything_within_15_seconds_runs_included(here, sleeping):
     assert "including 1 run;" in done.stdout
     assert left_behind(here.folder) == []
     assert "nothing is running" in services("down", *here.options).stdout
+
+
+def test_what_is_no_clone_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    assert command.main(["up", "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"found no prefect.yaml in {tmp_path}, needed a clone" in said and "hint: " in said
+    assert not (tmp_path / "out").exists()

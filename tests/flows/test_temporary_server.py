@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
 
 from flows import PROGRAMS, temporary_server
 
@@ -193,6 +194,19 @@ def test_servers_that_all_die_as_they_start_are_not_waited_for(monkeypatch):
     with pytest.raises(RuntimeError, match=said):
         server.wait()
     server.end()
+
+
+def test_a_folder_for_its_database_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with temporary_settings({PREFECT_HOME: tmp_path / "file" / "home"}):
+        said = temporary_server._homeless()
+    assert re.fullmatch(
+        rf": cannot write in {tmp_path}/file/home \(Not a directory\), needed a folder for its "
+        r"database\n\nhint: set PREFECT_HOME to .*",
+        said,
+    )
+    with temporary_settings({PREFECT_HOME: tmp_path / "home"}):
+        assert temporary_server._homeless() == ""
 
 
 def test_one_that_never_answers_is_not_waited_for_longer_than_prefect_allows(started):

@@ -264,6 +264,7 @@ REFUSED = [
     ("a.csv", "a,b", r"ends in '\.csv', needed one of \.parquet, \.json, \.jsonl"),
     ("a.parquet", "no parquet", r"a\.parquet is no readable parquet file"),
     ("a.json", "[", r"a\.json is no readable json file"),
+    ("a.json", "{}\n{}", r"a\.json is no readable json(.|\n)*hint: if .*, call it a\.jsonl$"),
     ("a.json", '{"a": 1}', r"toy: .*a\.json holds no list of objects"),
     ("a.json", "[]", r"toy: found no rows in .*a\.json, needed at least one"),
     ("a.json", [{"text": "q"}], r"row 0 has the columns text; needed prompt and reward_model"),

@@ -110,3 +110,12 @@ def test_arguments_are_those_that_the_function_takes():
     ):
         with pytest.raises(ValueError, match=told):
             check_arguments(function, settings, ["rewards"], "knob")
+
+
+def test_a_file_in_ones_home_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("def twice(x):\n    return 2 * x\n")
+    assert find("~/mine.py:twice", {})(3) == 6
+    assert absolute("~/mine.py:twice") == f"{tmp_path}/mine.py:twice"
+    assert source("~/mine.py:twice") == source(f"{tmp_path}/mine.py:twice") != "~/mine.py:twice"
+    assert absolute("~nobody-here/x.py:f").endswith("~nobody-here/x.py:f")
