@@ -4,10 +4,24 @@ import atexit
 import gc
 import os
 import sys
+from types import TracebackType
 
 from conf import telemetry
 from flows.loopback import exempted
 from trainer.lean import only_tokenizers
+
+
+def _no_trace_of_ctrl_c(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Where a program was as it imported, for seconds, says nothing to who interrupts it."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _no_trace_of_ctrl_c
 
 # Before Prefect is imported anywhere: it reads these once.
 telemetry.switch_off()

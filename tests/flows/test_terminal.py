@@ -116,3 +116,12 @@ def test_a_program_makes_no_model_and_takes_nothing_apart_in_the_end(program, tm
     is_program = program.startswith("-m")
     assert collects and without_torch == is_program
     assert (left < 1_000) == is_program, left
+
+
+def test_ctrl_c_while_a_program_imports_shows_no_trace_and_a_fault_does():
+    def said(error: str) -> str:
+        command = [sys.executable, "-c", f"import flows; raise {error}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
+
+    assert said("KeyboardInterrupt") == "interrupted\n"
+    assert said("ZeroDivisionError('x')").startswith("Traceback")
