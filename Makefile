@@ -20,7 +20,7 @@ export VENV PYTHON
 .PHONY: help demo test test-vllm test-methods test-faults bench bench-gpu ui gpu lint format lock clean environment environment-vllm
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: environment ## train and score FastCuRL's four stages in miniature, no GPU (5 minutes)
 	@$(bin)/python -m flows.pipeline experiment=lab/fastcurl $(RUN)

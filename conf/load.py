@@ -179,10 +179,10 @@ def _told(error: Exception, overrides: tuple[str, ...]) -> ConfigError:
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
     if any("index out of range" in fact for fact in facts):
         return refusal(f"{key}: found no such entry, the list is shorter", "entries count from 0")
-    return refusal(
-        (f"{key}: " if key else "") + "\n".join(facts),
-        f"look at the overrides {' '.join(overrides) or '(none)'}",
-    )
+    hint = f"look at the overrides {' '.join(overrides) or '(none)'}"
+    if any(fact.startswith("Interpolation key") for fact in facts):
+        hint = "${...} finds what a file of conf/ or another override sets, and no default"
+    return refusal((f"{key}: " if key else "") + "\n".join(facts), hint)
 
 
 def _main(arguments: list[str]) -> str:

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, more = parser.parse_known_args(arguments)
     # Settings may stand before and after options; argparse takes only the first stretch.
     if more and (given.command != "plan" or any(word.startswith("-") for word in more)):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        meant = "; a plan takes output=FOLDER" if "--output" in more and words[0] == "plan" else ""
+        parser.error(f"unrecognized arguments: {' '.join(more)}{meant}")
     if more:
         given.settings += more
     try:

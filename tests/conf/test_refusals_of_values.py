@@ -118,6 +118,7 @@ def test_what_a_selection_reads_or_a_file_leaves_over_is_taken():
         ("--cfg", "found '--cfg', which is Hydra's own, needed key=value\n\nhint: python -m conf"),
         ("--config-name=x", "hint: experiment= chooses a file of conf/experiment"),
         ("output=", "output: found '', needed a text"),
+        ("name=x_${seed}", "not found\n\nhint: ${...} finds what a file of conf/ or another"),
         ("evaluation.benchmarks=[]", "evaluation.benchmarks: found [], needed 1 at least"),
     ],
 )

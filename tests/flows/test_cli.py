@@ -150,6 +150,12 @@ def test_an_unknown_argument_shows_the_usage(arguments, capsys):
     assert ended.value.code == 2 and "usage: stagecraft" in capsys.readouterr().err
 
 
+def test_a_plan_is_told_how_its_folder_is_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "experiment=lab/smoke", "--output", "mine"])
+    assert capsys.readouterr().err.endswith("; a plan takes output=FOLDER\n")
+
+
 @pytest.mark.parametrize("command", ["plan", "status", "gc", "reindex", "up", "down"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
