@@ -120,10 +120,18 @@ def check_defaults(message: str, chosen: str = "...") -> None:
     )
 
 
-def broken(error: yaml.MarkedYAMLError | UnicodeDecodeError) -> ConfigError:
+def broken(
+    error: yaml.MarkedYAMLError | yaml.reader.ReaderError | UnicodeDecodeError,
+) -> ConfigError:
     """The refusal of a file that is no YAML, with the line at which reading it ended."""
     if isinstance(error, UnicodeDecodeError):
         return _no_utf_8(error)
+    if isinstance(error, yaml.reader.ReaderError):
+        return refusal(
+            f"{_named(Path(error.name))}: found a character of code {error.character}, which no "
+            "YAML has, needed text",
+            "write the file anew, or take the character out",
+        )
     mark = error.problem_mark
     return refusal(
         f"{_named(Path(mark.name))}, line {mark.line + 1}: {error.problem}, needed YAML",

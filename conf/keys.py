@@ -108,6 +108,9 @@ def refused(error: ValidationError) -> str:
             hint = hint.removeprefix("hint: ")
         else:
             fact, hint = f"found {fault['input']!r}, needed {needed(fault)}", _meaning(key, field)
+            if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float):
+                text = f"'{fault['input']}'"
+                hint = f'a text is quoted: {key}: {text} in a file, "{key}={text}" in a shell'
             if key in GROUPS and isinstance(fault["input"], str):  # in a file, beside its defaults
                 hint = f"to choose a file write - override /{key}: {fault['input']} in defaults"
         # The members of a union each report: one fact, several needs.
@@ -127,6 +130,8 @@ def needed(fault: Mapping[str, Any]) -> str:
     kind, bounds = fault["type"], fault.get("ctx", {})
     if kind == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-' only, a letter or digit first"
+    if kind == "invalid_key":
+        return "a text as a key"
     if kind in ("too_short", "string_too_short"):
         return f"{bounds['min_length']} at least" if kind == "too_short" else "a text"
     return fault["msg"].removeprefix("Input should be ")

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import MarkedYAMLError
+from yaml.reader import ReaderError
 
 from conf import files, keys
 from conf.compose import compose
@@ -55,7 +56,7 @@ def load(*overrides: str) -> Experiment:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _told(error, overrides) from error
-    except (MarkedYAMLError, UnicodeDecodeError) as error:
+    except (MarkedYAMLError, ReaderError, UnicodeDecodeError) as error:
         raise files.broken(error) from error
     except ValueError as error:  # Hydra's own, of a file's first lines or its `defaults`
         raise files.unreadable(error) from error
@@ -65,7 +66,7 @@ def load(*overrides: str) -> Experiment:
             f"experiment's, needed the line {files.PACKAGE} at the top",
             f"begin the file with {files.PACKAGE}",
         )
-    strange = [fault for key in values if (fault := keys.unknown([key]))]
+    strange = [fault for key in values if (fault := keys.unknown([str(key)]))]
     for key in REQUIRED:
         if not values.get(key) and not strange:  # such as `stage` for `stages`
             raise refusal(

@@ -68,7 +68,7 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     try:
         with (files.FOLDER / "study" / f"{name}.yaml").open(encoding="utf-8") as file:
             values = yaml.safe_load(file)  # of a stream, so that an error names it
-    except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+    except (yaml.MarkedYAMLError, yaml.reader.ReaderError, UnicodeDecodeError) as error:
         raise files.broken(error) from error
     if not isinstance(values, dict):
         raise refusal(

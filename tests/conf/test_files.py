@@ -91,6 +91,9 @@ WRONG = [
         "learning_rate: 3",
         r"^learning_rate: no such key.*hint: did you mean stages\.0\.learning_rate\?",
     ),
+    ("seed: 1\nname: mine  # \x1b", rf"^{MINE}: found a character of code 27, .*\n\nhint: write "),
+    ("1: 2", r"^found 1, needed a text as a key\n\nhint: "),
+    ("name: 2024", r"^name: found 2024, .*hint: a text is quoted: name: '2024' in a file, \"name="),
 ]
 SAY = """
 import json, sys
