@@ -4,6 +4,7 @@ The runs share an output folder and build on each other, as they do for a person
 the run that resumed from the fault before.
 """
 
+import math
 import re
 import shutil
 import signal
@@ -134,19 +135,23 @@ def test_a_run_whose_part_is_killed_leaves_nothing_and_the_next_goes_on(part, ch
     if code > 0:
         assert re.search(r"^log: \S+trainer\.log$", run.text, re.M), run.text
         assert "Traceback" not in run.text.split("the trainer")[0], run.text
-        assert "StalledError" not in run.text, "found by its silence, and not by its death"
+        assert "no line in the log" not in run.text, "found by its silence, and not by its death"
     chain.resume(row)
 
 
 def test_a_sampling_engine_that_hangs_is_given_up_and_the_next_run_goes_on(chain, row):
     row.fault = "SIGSTOP of the rollout server"
     run = chain.at_a_step()
-    run.kill("the rollout server", signal.SIGSTOP)
+    server, used = run.find("the rollout server"), math.inf
+    while sum(server.cpu_times()[:2]) - used < 0.1 * 1.2:  # until it samples, by two threads
+        used = sum(server.cpu_times()[:2])
+        time.sleep(0.1)
+    server.send_signal(signal.SIGSTOP)
     code = run.end(900)
     row.sees = f"exit {code}: {run.message()}"
     assert code == 1, run.text
-    # Within an update there is no group to give up: then the watch for a stall ends the stage.
-    assert re.search(r"EngineLostError|StalledError", run.text), run.text
+    # At the end of its sampling by chance: then the next weights wait, and the watch for a stall.
+    assert re.search(r"EngineLostError|no progress and no line in the log", run.text), run.text
     check_end(run, row)
     chain.resume(row)
 
