@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -195,7 +196,8 @@ class Attempt:
     def destroy(self) -> None:
         """End whatever is left of it, for a test that failed."""
         for process in self.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         if self.alive():
             self.process.kill()
         self.process.wait(30)
