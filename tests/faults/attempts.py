@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -196,7 +195,7 @@ class Attempt:
     def destroy(self) -> None:
         """End whatever is left of it, for a test that failed."""
         for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if self.alive():
             self.process.kill()
