@@ -362,6 +362,8 @@ def scratch(tmp_path):
     scratch.mkdir()
     marked = {**os.environ, "RAY_TMPDIR": str(scratch)}
     with subprocess.Popen(["sleep", "600"], env=marked) as left:
+        while b"RAY_TMPDIR" not in Path(f"/proc/{left.pid}/environ").read_bytes():
+            time.sleep(0.01)  # it is started before it can be told by its environment
         yield scratch, left
         left.kill()
 
