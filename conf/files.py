@@ -144,7 +144,9 @@ def unreadable(error: ValueError) -> ConfigError:
     message = str(error)
     if header := re.search(r"'(@package.*)'", message):
         line = re.compile(rf"^\s*#\s*{re.escape(header[1])}\s*$", re.M)
-        found = (file for file in sorted(FOLDER.rglob("*.yaml")) if line.search(file.read_text()))
+        found = (
+            file for file in sorted(FOLDER.rglob("*.yaml")) if line.search(file.read_text("utf-8"))
+        )
         where = " or ".join(str(_named(file)) for file in found)
         return refusal(f"{where}: found {header[1]!r}, needed {PACKAGE} alone", "mend that line")
     if found := re.match(r"Invalid defaults list in '(.+?)'", message):

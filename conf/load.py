@@ -18,7 +18,7 @@ from yaml.reader import ReaderError
 from conf import files, keys
 from conf.compose import compose
 from conf.files import FOLDER, GROUPS, choices
-from conf.overrides import written
+from conf.overrides import asked, written
 from conf.refusals import ConfigError, refusal
 from conf.schema import Experiment
 
@@ -112,7 +112,7 @@ def parsed(overrides: Iterable[str]) -> list[Override]:
 
 def _no_override(line: str, after: list[str]) -> ConfigError:
     key, equals, value = line.partition("=")
-    if line.split("=")[0] in HYDRAS:
+    if key in HYDRAS:
         return refusal(f"found {line!r}, which is Hydra's own, needed key=value", HYDRAS[key])
     if equals and not line.startswith("-"):
         if not re.fullmatch(r"[+~]*[A-Za-z_][\w./@]*", key):
@@ -188,12 +188,12 @@ def _told(error: Exception, overrides: tuple[str, ...]) -> ConfigError:
 
 def _main(arguments: list[str]) -> str:
     """Every setting of an experiment as YAML, or what can be set."""
-    asked = [place for place, word in enumerate(arguments) if word in ("-h", "--help")]
-    if not asked:
+    part = asked(arguments)
+    if part is None:
         return OmegaConf.to_yaml(load(*arguments).model_dump(mode="json")).strip()
     from conf.help import told  # which needs this module
 
-    if part := "".join(arguments[asked[0] + 1 :][:1]):
+    if part:
         return told(part)
     usage = "usage: python -m conf.load experiment=lab/fastcurl [KEY=VALUE ...]"
     return f"{usage}\n\nPrint every setting of an experiment; run nothing.\n\n{told('')}"

@@ -1,7 +1,21 @@
-"""Values as Hydra's grammar of overrides reads them. Text only: importing it costs nothing."""
+"""Words of a command line, and values as Hydra's grammar of overrides reads them.
+
+Text only: importing it costs nothing.
+"""
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+
+def asked(words: Sequence[str]) -> str | None:
+    """The part of the settings that a command line asks about; None if it asks for no help.
+
+    >>> asked(["a=1", "--help", "stages"]), asked(["-h"]), asked(["a=1"])
+    ('stages', '', None)
+    """
+    places = [place for place, word in enumerate(words) if word in ("-h", "--help")]
+    return "".join(words[places[0] + 1 :][:1]) if places else None
 
 
 def written(value: Any) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from conf.help import told
 from conf.load import load
-from conf.overrides import written
+from conf.overrides import asked, written
 from flows import services
 from tasks.disk import readable
 from tasks.words import ABSENT, duration, plain, table, things
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if part := _asked_for(words):
+    part = asked(words) if words[:1] == ["plan"] else None
+    if part and not part.startswith("-"):
         try:
             _say(told(part))
         except ValueError as error:
@@ -62,13 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a disk, or MLflow's store
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-
-
-def _asked_for(words: Sequence[str]) -> str:
-    """The part of the settings that `plan --help PART` asks for, if it does."""
-    places = [place for place, word in enumerate(words) if word in ("-h", "--help")]
-    after = [*words[places[0] + 1 :], ""][0] if places and words[0] == "plan" else ""
-    return "" if after.startswith("-") else after
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
 from conf.load import ConfigError
+from conf.overrides import asked
 from conf.schema import Experiment
 from flows import temporary_server
 from flows.parameters import settings_of
@@ -71,9 +72,9 @@ def run(
     gc.enable()
     parameters = dict([given])
     own = set(flow.parameters.properties) - OF_SETTINGS
-    asked = [place for place, word in enumerate(arguments) if word in ("-h", "--help")]
-    if asked:
-        return usage(flow, given[0], knobs, "".join(arguments[asked[0] + 1 :][:1]))
+    part = asked(arguments)
+    if part is not None:
+        return usage(flow, given[0], knobs, part)
     overrides = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -87,9 +88,9 @@ def run(
     logging.getLogger("prefect.flows").addFilter(_no_mistyped)
     try:
         # Before the flow starts, so that a slip of the keyboard costs no start-up.
-        asked = flow.validate_parameters({**parameters, "overrides": overrides})
+        valid = flow.validate_parameters({**parameters, "overrides": overrides})
         taken = inspect.signature(check).parameters
-        settings = check(**{name: value for name, value in asked.items() if name in taken})
+        settings = check(**{name: value for name, value in valid.items() if name in taken})
         temporary_server.begin()
         if _begins(settings):  # while it starts
             if trains:

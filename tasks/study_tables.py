@@ -73,9 +73,9 @@ def scores(found: Comparison, on: OnBenchmark) -> Table:
     problems = next(
         (arm["estimate"]["problems"] for arm in on.arms.values() if arm["estimate"]), None
     )
-    title = on.name + (
-        f": {things(problems, 'problem')}, {k} response{'s' * (k != 1)} each" if problems else ""
-    )
+    title = on.name
+    if problems:
+        title += f": {things(problems, 'problem')}, {things(k, 'response')} each"
     return Table(columns, rows, title, notes)
 
 

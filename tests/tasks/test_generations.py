@@ -219,7 +219,7 @@ def test_responses_are_graded_in_pieces_and_kept_in_order(
     assert whole["id"].to_pylist() == sorted(whole["id"].to_pylist())
 
 
-def test_texts_of_more_than_two_gibibytes_can_be_sorted(wanted, benchmark, tmp_path):
+def test_texts_are_read_as_a_type_that_sorts_more_than_two_gibibytes(wanted, benchmark, tmp_path):
     """What a column of `string` cannot: Arrow counts its bytes with 32 bits, and one sign."""
     generate.generate(wanted, tmp_path)
     table, _ = generations.read(tmp_path, benchmark, 2)
